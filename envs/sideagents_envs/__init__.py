@@ -1,0 +1,1 @@
+"""Gymnasium environments for point navigation: scenes, ray-cast renderer, PointNav, occupancy map, expert."""

@@ -1,0 +1,108 @@
+"""Settings of the environments: plain dataclasses, units in the names, checked when made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+from sideagents_envs.errors import EnvsError
+
+_STRICT = {"extra": "forbid", "allow_inf_nan": False}  # read by pydantic when a config file is checked
+
+
+def _positive(owner: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if not (math.isfinite(value) and value > 0):
+            raise EnvsError(f"{name} must be a positive number, got {value!r}")
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """The agent's camera: a pinhole at `height_m` above the floor, looking along the heading.
+
+    `hfov_deg` is the horizontal field of view; pixels are square.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    width: int = 64
+    height: int = 64
+    hfov_deg: float = 90.0
+    height_m: float = 1.25
+
+    def __post_init__(self) -> None:
+        _positive(self, "width", "height", "height_m")
+        if not 1.0 <= self.hfov_deg < 179.0:
+            raise EnvsError(f"hfov_deg must lie in [1, 179), got {self.hfov_deg!r}")
+
+
+@dataclass(frozen=True)
+class NavMeshConfig:
+    """Walkable space: Habitat's navmesh defaults, on a grid of `cell_m`."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    cell_m: float = 0.05
+    agent_radius_m: float = 0.1
+    agent_height_m: float = 1.5
+    max_climb_m: float = 0.2
+    max_slope_deg: float = 45.0
+
+    def __post_init__(self) -> None:
+        _positive(self, *(f.name for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Point navigation as in the side-tuning paper (automatic stop) or with Habitat's own stop action.
+
+    Reward of a step: `slack_reward + distance_reward * (previous - current geodesic distance)`, plus `success_reward`
+    on the step that ends a successful episode, minus `collision_penalty` for a blocked forward step (0 in the paper).
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    stop: Literal["auto", "explicit"] = "auto"
+    max_steps: int = 500
+    success_distance_m: float = 0.2
+    forward_m: float = 0.25
+    turn_deg: float = 10.0
+    slack_reward: float = -0.01
+    distance_reward: float = 1.0
+    success_reward: float = 10.0
+    collision_penalty: float = 0.0
+    allow_sliding: bool = True
+    map_size_m: float = 22.0
+    map_cells: int = 84
+    depth: bool = False
+
+    def __post_init__(self) -> None:
+        _positive(self, "max_steps", "success_distance_m", "forward_m", "turn_deg", "map_size_m", "map_cells")
+        if self.stop not in ("auto", "explicit"):
+            raise EnvsError(f"stop must be 'auto' or 'explicit', got {self.stop!r}")
+
+
+@dataclass(frozen=True)
+class ScenesConfig:
+    """Where buildings and episodes come from.
+
+    `dataset` is `bundled` (procedural buildings, made on first use) or a folder with `{split}/*.glb`.
+    `buildings` limits how many of the training buildings are used (0 = all); a building is switched every
+    `episodes_per_building` episodes, as in the paper. `episodes` optionally names a PointNav-v1 `.json.gz` file
+    (`{split}` is filled in); without it training episodes are drawn at random and held-out ones come from the dataset.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    dataset: str = "bundled"
+    buildings: int = 0
+    episodes_per_building: int = 10
+    episodes: str | None = None
+    navmesh: NavMeshConfig = NavMeshConfig()
+
+    def __post_init__(self) -> None:
+        _positive(self, "episodes_per_building")
+        if self.buildings < 0:
+            raise EnvsError(f"buildings must be 0 (all) or more, got {self.buildings}")

@@ -1,0 +1,28 @@
+"""Errors of the toolkit: each carries what was wrong, where, and the mend, in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SideAgentsError(ValueError):
+    """A user's mistake; the command line prints its one line and exits with 2."""
+
+
+class ConfigError(SideAgentsError):
+    """A configuration is wrong; the message holds the key path."""
+
+
+class CheckpointError(SideAgentsError):
+    """A checkpoint cannot be read, or belongs to another model."""
+
+
+class BaseError(SideAgentsError):
+    """A base cannot be found, read, or fed with the given images."""
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """Return `", did you mean 'x'?"` for the closest option, or an empty string."""
+    match = difflib.get_close_matches(name, list(options), n=1)
+    return f", did you mean {match[0]!r}?" if match else ""
