@@ -27,9 +27,7 @@ class Registry(Generic[T]):
         """Return the object of that name; raises `SideAgentsError` with the known names."""
         if name not in self._targets:
             known = ", ".join(self.names())
-            raise SideAgentsError(
-                f"unknown {self.kind} {name!r}{nearest(name, self._targets)} (known: {known})"
-            )
+            raise SideAgentsError(f"unknown {self.kind} {name!r}{nearest(name, self._targets)} (known: {known})")
         target = self._targets[name]
         if isinstance(target, str):
             module, _, attribute = target.partition(":")
