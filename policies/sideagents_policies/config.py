@@ -1,0 +1,132 @@
+"""The configuration of a navigation agent: one typed tree, read from YAML, the same for every verb."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelConfig(_Section):
+    """What the agent perceives and thinks with; `base` and `method` are the two words people swap."""
+
+    method: str = Field("sidetune", description="sidetune, features, finetune, scratch or stagewise")
+    base: str = Field("curvature", description="name of the frozen base, see `sideagents list bases`")
+    base_weights: str | None = Field(None, description="weights file of the base where the name needs one")
+    side: str = Field("conv", description="side network: conv, fcn5, copy or a dotted path")
+    side_init: str = Field("default", description="default, copy, low_energy, or a distilled weights file")
+    merge: str = Field("alpha", description="how base and side are combined, see `sideagents list merges`")
+    alpha: str = Field("learned", description="learned, fixed:VALUE, stagewise:FRACTION, linear or hyperbolic:K")
+    use_rgb: bool = Field(True, description="false: a blind agent that has the goal and the map only")
+    use_map: bool = Field(True, description="the occupancy map of visited places")
+    frames: int = Field(1, ge=1, le=8, description="base codes of the last frames that go in (newest last)")
+    goal_history: int = Field(4, ge=1, le=16, description="goal readings of the last steps that go in")
+    hidden: int = Field(512, ge=8, description="width of the fully connected layer")
+
+
+class VecConfig(_Section):
+    """Environments of one process; `subproc` spreads them over `processes` worker processes."""
+
+    n_envs: int = Field(16, ge=1)
+    kind: Literal["dummy", "subproc"] = "dummy"
+    processes: int = Field(2, ge=1)
+
+
+class DemosConfig(_Section):
+    """Expert demonstrations for cloning."""
+
+    trajectories: int = Field(1000, ge=1)
+    images: bool = Field(True, description="store the images; without them they are rendered again when read")
+
+
+class CloneConfig(_Section):
+    """Behaviour cloning, with DAgger rounds when `dagger_frames` is above 0.
+
+    DAgger lets the policy act and asks the expert what it would have done: after the epochs on the demonstrations,
+    `dagger_frames` environment steps are collected in rounds of `dagger_round_frames`, each followed by
+    `dagger_epochs` passes over the newest `dagger_buffer_frames` labelled frames.
+    """
+
+    epochs: float = Field(3.0, ge=0.0, description="passes over the demonstrations")
+    batch_size: int = Field(256, ge=1)
+    learning_rate: float = Field(5e-4, gt=0.0)
+    alpha_learning_rate: float = Field(1e-2, gt=0.0)
+    weight_decay: float = Field(1e-5, ge=0.0)
+    max_grad_norm: float = Field(1.0, gt=0.0)
+    final_lr_fraction: float = Field(0.1, ge=0.0, le=1.0, description="cosine decay down to this share of the rate")
+    dagger_frames: int = Field(0, ge=0)
+    dagger_round_frames: int = Field(8192, ge=1)
+    dagger_epochs: float = Field(1.0, gt=0.0)
+    dagger_buffer_frames: int = Field(100_000, ge=1)
+    checkpoint_every_s: float = Field(120.0, gt=0.0)
+
+
+class PPOConfig(_Section):
+    """PPO as in stable-baselines3; rates and coefficients under their names there."""
+
+    frames: int = Field(500_000, ge=1, description="environment steps over all processes")
+    n_steps: int = Field(128, ge=1)
+    batch_size: int = Field(256, ge=1)
+    n_epochs: int = Field(3, ge=1)
+    learning_rate: float = Field(2.5e-4, gt=0.0)
+    alpha_learning_rate: float = Field(1e-2, gt=0.0)
+    final_lr_fraction: float = Field(0.1, ge=0.0, le=1.0, description="linear decay down to this share of the rate")
+    gamma: float = Field(0.99, gt=0.0, le=1.0)
+    gae_lambda: float = Field(0.95, ge=0.0, le=1.0)
+    clip_range: float = Field(0.1, gt=0.0)
+    ent_coef: float = Field(5e-3, ge=0.0)
+    vf_coef: float = Field(0.5, ge=0.0)
+    max_grad_norm: float = Field(0.5, gt=0.0)
+    amsgrad: bool = False
+    target_kl: float | None = Field(None, gt=0.0)
+    critic_warmup_frames: int = Field(0, ge=0, description="frames at the start in which only the critic learns")
+    checkpoint_every_frames: int = Field(100_000, ge=1)
+
+
+class EvalConfig(_Section):
+    """Evaluation on a fixed list of episodes."""
+
+    split: Literal["train", "val", "test"] = "val"
+    episodes: int = Field(0, ge=0, description="the first N of the list; 0 = all")
+    n_envs: int = Field(16, ge=1)
+    deterministic: bool = Field(False, description="arg-max instead of sampled actions")
+    temperature: float = Field(1.0, gt=0.0, description="of the sampled actions")
+
+
+class AgentConfig(_Section):
+    """Everything about one agent. Any key can be overridden on the command line as `section.key=value`."""
+
+    name: str = Field("agent", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names the run folder")
+    seed: int = Field(1, ge=0)
+    env: Literal["embedded", "habitat"] = "embedded"
+    runs: str = Field("runs", description="folder of all runs")
+    workers: int = Field(1, ge=1, le=64, description="data-parallel training processes")
+    threads: int = Field(1, ge=1, description="torch threads of each process")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    bf16: bool = Field(True, description="bfloat16 autocast of the networks (losses stay float32)")
+    camera: CameraConfig = CameraConfig()
+    task: TaskConfig = TaskConfig()
+    scenes: ScenesConfig = ScenesConfig()
+    vec: VecConfig = VecConfig()
+    model: ModelConfig = ModelConfig()
+    demos: DemosConfig = DemosConfig()
+    clone: CloneConfig = CloneConfig()
+    ppo: PPOConfig = PPOConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AgentConfig:
+        rollout = self.vec.n_envs * self.ppo.n_steps
+        if rollout % self.ppo.batch_size:
+            raise ValueError(
+                f"ppo.batch_size={self.ppo.batch_size} must divide vec.n_envs * ppo.n_steps = {rollout}, "
+                "or the last mini-batch of every epoch is cut"
+            )
+        if not (self.model.use_rgb or self.model.use_map):
+            raise ValueError("model.use_rgb and model.use_map cannot both be false: nothing would be seen")
+        return self
