@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from sideagents_envs.errors import EnvsError
 
-_STRICT = {"extra": "forbid", "allow_inf_nan": False}  # read by pydantic when a config file is checked
+_STRICT = {"extra": "forbid", "allow_inf_nan": False, "strict": True}  # read by pydantic when a config file is checked
 
 
 def _positive(owner: Any, *names: str) -> None:
