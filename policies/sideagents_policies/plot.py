@@ -1,0 +1,92 @@
+"""Learning curves of runs, averaged over seeds with bootstrap intervals."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sideagents.run.stats import bootstrap_interval
+
+from sideagents.errors import SideAgentsError
+
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+METRICS = {
+    "rollout/success": "success",
+    "rollout/spl": "SPL",
+    "rollout/nav_reward": "return",
+    "train/alpha": "alpha (weight of the base)",
+}
+
+
+def read_curves(run: Path) -> dict[str, Curve]:
+    """Return metric -> (frames, values) of a run's progress.csv; raises `SideAgentsError` when there is none."""
+    path = run / "progress.csv"
+    if not path.is_file():
+        raise SideAgentsError(f"{run}: no progress.csv in it; is it a run folder made by train or clone?")
+    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for metric in METRICS:
+                if row.get(metric) and row.get("frames"):
+                    points[metric].append((float(row["frames"]), float(row[metric])))
+    return {metric: (np.array([x for x, _ in p]), np.array([y for _, y in p])) for metric, p in points.items()}
+
+
+def label_of(run: Path) -> str:
+    """Return the name in the run's configuration, which runs of several seeds share."""
+    try:
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        return str(config["name"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        raise SideAgentsError(f"{run}: its config.yaml is missing or broken") from None
+
+
+def average(curves: Sequence[Curve], points: int = 200) -> tuple[NDArray[np.float64], ...]:
+    """Interpolate curves of several seeds on common frames; return (frames, mean, low, high).
+
+    With a single seed the interval has no width.
+    """
+    start = max(x[0] for x, _ in curves)
+    end = min(x[-1] for x, _ in curves)
+    grid = np.linspace(start, max(end, start), points)
+    values = np.stack([np.interp(grid, x, y) for x, y in curves])
+    if len(curves) == 1:
+        return grid, values[0], values[0], values[0]
+    stats = np.array([bootstrap_interval(values[:, i]) for i in range(points)])
+    return grid, stats[:, 0], stats[:, 1], stats[:, 2]
+
+
+def plot_runs(runs: Sequence[Path], out: Path) -> Path:
+    """Draw success, SPL, return and alpha against environment frames; one line for each name, a band over its seeds."""
+    groups: dict[str, list[dict[str, Curve]]] = defaultdict(list)
+    for run in runs:
+        groups[label_of(run)].append(read_curves(run))
+    shown = [m for m in METRICS if any(m in curves for group in groups.values() for curves in group)]
+    if not shown:
+        raise SideAgentsError(f"{runs[0]}: progress.csv has no curve yet ({', '.join(METRICS)})")
+    figure = Figure(figsize=(4.2 * len(shown), 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, metric in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
+        for label, group in groups.items():
+            curves = [curves[metric] for curves in group if metric in curves]
+            if not curves:
+                continue
+            frames, mean, low, high = average(curves)
+            name = f"{label} ({len(curves)} seeds)" if len(curves) > 1 else label
+            (line,) = axis.plot(frames / 1e3, mean, label=name, linewidth=1.5)
+            if len(curves) > 1:
+                axis.fill_between(frames / 1e3, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        axis.set_xlabel("environment frames (thousands)")
+        axis.set_title(METRICS[metric])
+        axis.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize="small")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120)
+    return out

@@ -1,0 +1,110 @@
+"""Experiments cell by cell: each finished cell is one JSON line, and a cell that stands there is not run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sideagents.errors import SideAgentsError
+
+Key = Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: `key` names it, `config_hash` its settings, `estimate_s` how long it should take."""
+
+    key: Key
+    config_hash: str
+    estimate_s: float
+
+
+def git_commit() -> str:
+    """Return the short commit of the working tree, with `+` when files differ from it, or `unknown`."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+" if changes.strip() else "")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a results file, none when it is absent; raises `SideAgentsError` with the broken line."""
+    if not path.is_file():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise SideAgentsError(f"{path}:{number}: not a line of JSON ({error.msg})") from None
+    return rows
+
+
+def pending(path: Path, cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells that have no row with the same key and settings yet."""
+    done = {(json.dumps(row["cell"], sort_keys=True), row["config_hash"]) for row in read_rows(path)}
+    return [c for c in cells if (json.dumps(dict(c.key), sort_keys=True), c.config_hash) not in done]
+
+
+def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    """Keep the cells that match every `key=value` of `only`; raises `SideAgentsError` when none does."""
+    wanted = dict(item.partition("=")[::2] for item in only)
+    kept = [c for c in cells if all(str(c.key.get(k)) == v for k, v in wanted.items())]
+    if not kept:
+        raise SideAgentsError(f"--only {' '.join(only)}: no cell matches; the first cell is {dict(cells[0].key)}")
+    return kept
+
+
+def run_cells(
+    path: Path,
+    cells: Sequence[Cell],
+    work: Callable[[Cell], Mapping[str, Any]],
+    say: Callable[[str], None] = print,
+    limit_s: float | None = None,
+) -> list[dict[str, Any]]:
+    """Run what is missing, append one row for each finished cell, return all rows.
+
+    Says first how many cells are missing and how long they should take. With `limit_s` no cell is started whose
+    estimate would pass that many seconds.
+    """
+    todo = pending(path, cells)
+    total = sum(c.estimate_s for c in todo)
+    say(f"{path.name}: {len(cells) - len(todo)} of {len(cells)} cells done, about {total / 60:.0f} minutes to go")
+    started = time.monotonic()
+    for cell in todo:
+        if limit_s is not None and time.monotonic() - started + cell.estimate_s > limit_s:
+            say(f"stopping before {dict(cell.key)}: it would pass the limit; run the command again to go on")
+            break
+        begin = time.monotonic()
+        result = work(cell)
+        row = {
+            "cell": dict(cell.key),
+            "config_hash": cell.config_hash,
+            "commit": git_commit(),
+            "seconds": round(time.monotonic() - begin, 1),
+            **result,
+        }
+        append_row(path, row)
+        say(f"{dict(cell.key)} done in {row['seconds']:.0f} s")
+    return read_rows(path)
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one JSON line and flush it to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,74 @@
+"""Cell-by-cell experiments: what is done is skipped, what changed is run again, estimates bound a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sideagents.errors import SideAgentsError
+from sideagents.run.cells import Cell, pending, read_rows, run_cells, select
+
+CELLS = [Cell({"method": m, "seed": s}, "abc", 10.0) for m in ("side", "fine") for s in (1, 2)]
+
+
+def test_runs_each_cell_once(tmp_path: Path) -> None:
+    path = tmp_path / "table.jsonl"
+    seen: list[str] = []
+
+    def work(cell: Cell) -> dict[str, float]:
+        seen.append(str(cell.key["method"]))
+        return {"score": 0.5}
+
+    rows = run_cells(path, CELLS[:2], work, say=lambda _: None)
+    assert [row["score"] for row in rows] == [0.5, 0.5]
+    assert rows[0]["cell"] == {"method": "side", "seed": 1}
+    assert {"config_hash", "commit", "seconds"} <= rows[0].keys()
+    run_cells(path, CELLS, work, say=lambda _: None)
+    assert seen == ["side", "side", "fine", "fine"]
+
+
+def test_other_settings_are_another_cell(tmp_path: Path) -> None:
+    path = tmp_path / "table.jsonl"
+    run_cells(path, CELLS, lambda _: {}, say=lambda _: None)
+    assert pending(path, CELLS) == []
+    changed = Cell(CELLS[0].key, "other", 1.0)
+    assert pending(path, [changed]) == [changed]
+
+
+def test_a_crash_keeps_the_finished_cells(tmp_path: Path) -> None:
+    path = tmp_path / "table.jsonl"
+
+    def work(cell: Cell) -> dict[str, int]:
+        if cell.key["seed"] == 2:
+            raise RuntimeError("power cut")
+        return {}
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run_cells(path, CELLS, work, say=lambda _: None)
+    assert [row["cell"]["seed"] for row in read_rows(path)] == [1]
+
+
+def test_limit_and_estimate(tmp_path: Path) -> None:
+    said: list[str] = []
+    rows = run_cells(tmp_path / "t.jsonl", CELLS, lambda _: {}, say=said.append, limit_s=25.0)
+    assert "about 1 minutes" in said[0]
+    assert len(rows) == 4  # each took no time, so the sum never passed 25 s
+    rows = run_cells(tmp_path / "u.jsonl", CELLS, lambda _: {}, say=said.append, limit_s=5.0)
+    assert rows == []
+    assert "stopping before" in said[-1]
+
+
+def test_select(tmp_path: Path) -> None:
+    assert [c.key["seed"] for c in select(CELLS, ["method=fine"])] == [1, 2]
+    assert len(select(CELLS, ["method=fine", "seed=2"])) == 1
+    with pytest.raises(SideAgentsError, match="no cell matches"):
+        select(CELLS, ["method=nope"])
+
+
+def test_broken_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "table.jsonl"
+    path.write_text(json.dumps({"cell": {}}) + "\n{broken\n")
+    with pytest.raises(SideAgentsError, match=r"table\.jsonl:2: not a line of JSON"):
+        read_rows(path)
