@@ -1,0 +1,310 @@
+"""Typed configuration from YAML and `key.sub=value` overrides; every mistake is one line that carries the mend.
+
+A configuration is a pydantic model, whose sections may be pydantic models or stdlib dataclasses with a
+`__pydantic_config__`. Values are checked as strictly as JSON: "12" is no integer, nan and infinity are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from sideagents.errors import ConfigError, nearest
+from sideagents.run.files import read_text
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+KeyPath = tuple[str | int, ...]
+
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def load_config(model_cls: type[ModelT], path: Path | None, overrides: Sequence[str] = ()) -> ModelT:
+    """Return the checked configuration: the file's values (or the defaults), then the overrides from left to right.
+
+    Raises `ConfigError` with one line: file or override, key path, what is allowed, the nearest name.
+    """
+    tree = {} if path is None else _read_yaml(path)
+    set_by: dict[KeyPath, str] = {}
+    for override in overrides:
+        key, value = _parse_override(override)
+        set_by[key] = override
+        _check_known(model_cls, key, override)
+        tree = _set(tree, key, value)
+    file_name = "configuration" if path is None else str(path)
+    _check_plain(tree, (), set_by, file_name)
+    try:
+        return model_cls.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        raise ConfigError(_explain(model_cls, error, tree, set_by, file_name)) from None
+
+
+def dump_config(model: BaseModel) -> str:
+    """Return the whole configuration, defaults included, as YAML that `load_config` reads back equal."""
+    return OmegaConf.to_yaml(OmegaConf.create(_escape(model.model_dump(mode="json"))))
+
+
+def config_hash(model: BaseModel) -> str:
+    """Return the sha256 hex digest of all values; the order of keys does not matter."""
+    values = json.dumps(model.model_dump(mode="json"), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(values.encode()).hexdigest()
+
+
+def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
+    """Return `{key path: (old value, new value)}` of every leaf in which two configurations differ."""
+    before, after = dict(_leaves(old.model_dump(mode="json"))), dict(_leaves(new.model_dump(mode="json")))
+    keys = [*before, *(key for key in after if key not in before)]
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def key_paths(model_cls: type[Any]) -> list[str]:
+    """Return every dotted key a configuration class knows, sections included, in the order of definition."""
+    paths = []
+    for name, section in _fields(model_cls).items():
+        paths.append(name)
+        paths += [f"{name}.{rest}" for rest in key_paths(section)] if section is not None else []
+    return paths
+
+
+# reading
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    text = read_text(path, ConfigError)
+    try:
+        tree = OmegaConf.to_container(OmegaConf.create(text), resolve=True) if text.strip() else {}
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise ConfigError(f"{path}{where}: is no valid YAML ({error.problem})") from None
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
+        raise ConfigError(f"{path}: is no valid YAML ({_one_line(error)})") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: must hold `key: value` lines, not a {_kind(tree)}")
+    return typing.cast("dict[str, Any]", tree)
+
+
+def _parse_override(override: str) -> tuple[KeyPath, Any]:
+    key, equals, text = override.partition("=")
+    parts = tuple(key.split("."))
+    if not equals or not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in parts):
+        raise ConfigError(f"override {override!r}: must have the form key.sub=value")
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
+        problem = getattr(error, "problem", None) or _one_line(error)
+        raise ConfigError(f"override {override!r}: the value is no valid YAML ({problem})") from None
+    assert isinstance(value, dict)
+    return parts, value["value"]
+
+
+def _set(tree: dict[str, Any], key: KeyPath, value: Any) -> dict[str, Any]:
+    """Return `tree` with `value` at `key`; a mapping is merged into the mapping that is there."""
+    head, rest = str(key[0]), key[1:]
+    below = tree.get(head)
+    if rest:
+        value = _set(below if isinstance(below, dict) else {}, rest, value)
+    elif isinstance(value, dict) and isinstance(below, dict):
+        for name, entry in value.items():
+            below = _set(below, (name,), entry)
+        value = below
+    return {**tree, head: value}
+
+
+def _check_known(model_cls: type[Any], key: KeyPath, override: str) -> None:
+    """Refuse an override of a key that no section has, before a mapping is built from it."""
+    owner: type[Any] | None = model_cls
+    for depth, part in enumerate(key):
+        if owner is None:
+            section = ".".join(map(str, key[:depth]))
+            raise ConfigError(f"override {override!r}: {section} is a single value, it has no keys below it")
+        known = _fields(owner)
+        if part not in known:
+            raise ConfigError(f"override {override!r}: {_unknown(model_cls, key[: depth + 1])}")
+        owner = known[str(part)]
+        if owner is None and _open_mapping(model_cls, key[: depth + 1]):
+            return
+
+
+def _check_plain(value: Any, where: KeyPath, set_by: dict[KeyPath, str], file_name: str) -> None:
+    """Refuse what JSON cannot hold: nan, infinity, keys that are no text, binary values."""
+    source = _source(where, set_by, file_name)
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            if not isinstance(key, str):
+                raise ConfigError(f"{source}: {_dotted((*where, str(key)))}: keys must be text, got {key!r}")
+            _check_plain(entry, (*where, key), set_by, file_name)
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            _check_plain(entry, (*where, index), set_by, file_name)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{source}: {_dotted(where)} must be a finite number, got {value}")
+    elif value is not None and not isinstance(value, str | int | float):
+        raise ConfigError(f"{source}: {_dotted(where)} must be text, a number, true, false or null, got {value!r}")
+
+
+# explaining
+
+
+def _explain(
+    model_cls: type[Any], error: ValidationError, tree: Any, set_by: dict[KeyPath, str], file_name: str
+) -> str:
+    """Return one line for the first fault (unions report one per alternative: they are joined)."""
+    faults: dict[KeyPath, list[str]] = {}
+    for fault in error.errors(include_url=False):
+        where = _existing(tree, fault["loc"], missing_last=fault["type"] == "missing")
+        if fault["type"] in _UNKNOWN:
+            text = _unknown(model_cls, where)
+        elif fault["type"] == "missing":
+            text = f"the key {_dotted(where)!r} is missing"
+        elif fault["type"] == "value_error":
+            text = f"{_dotted(where)}: {fault['ctx']['error']}" if where else str(fault["ctx"]["error"])
+        elif fault["type"] in ("model_type", "dataclass_type"):
+            known = ", ".join(_fields(_section(model_cls, where)))
+            text = f"{_dotted(where)} must be a section with the keys {known}, got {fault['input']!r}"
+        else:
+            text = f"{_dotted(where)} must {_allowed(fault['msg'])}, got {_short(fault['input'])}"
+            text += _nearest_choice(str(fault.get("ctx", {}).get("expected", "")), fault["input"])
+        faults.setdefault(where, []).append(text)
+    where, texts = next(iter(faults.items()))
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return _one_line(f"{_source(where, set_by, file_name)}: {' or '.join(texts)}{more}")
+
+
+def _unknown(model_cls: type[Any], where: KeyPath) -> str:
+    """Say that the last key of `where` is unknown, with the section it belongs to or the nearest name."""
+    name, parent = str(where[-1]), where[:-1]
+    siblings = list(_fields(_section(model_cls, parent)))
+    elsewhere = [path for path in key_paths(model_cls) if path.rpartition(".")[2] == name]
+    hint = f", did you mean {elsewhere[0]!r}?" if elsewhere else nearest(name, siblings)
+    hint = hint or nearest(_dotted(where), key_paths(model_cls))
+    known = ", ".join(siblings)
+    return f"unknown key {_dotted(where)!r}{hint or f' (known: {known})'}"
+
+
+def _allowed(message: str) -> str:
+    """Turn pydantic's "Input should be ..." into "be ..."."""
+    return re.sub(r"^(Input|String|List|Dictionary|Value|Tuple|Set) should ", "", message.rstrip("."))
+
+
+def _nearest_choice(expected: str, value: Any) -> str:
+    return nearest(value, re.findall(r"'([^']*)'", expected)) if isinstance(value, str) and expected else ""
+
+
+def _existing(tree: Any, location: KeyPath, missing_last: bool) -> KeyPath:
+    """Cut from `location` what is no key of the data: pydantic adds names of union members."""
+    where: list[str | int] = []
+    for depth, part in enumerate(location):
+        inside = (isinstance(tree, dict) and part in tree) or (
+            isinstance(tree, list) and isinstance(part, int) and part < len(tree)
+        )
+        if inside:
+            tree = tree[part]
+            where.append(part)
+        elif missing_last and depth == len(location) - 1:
+            where.append(part)
+    return tuple(where)
+
+
+def _source(where: KeyPath, set_by: dict[KeyPath, str], file_name: str) -> str:
+    """Name the override that set a key (or something below or above it), else the file."""
+    text = tuple(map(str, where))
+    for key, override in reversed(list(set_by.items())):
+        shared = min(len(key), len(text))
+        if shared and key[:shared] == text[:shared]:
+            return f"override {override!r}"
+    return file_name if not set_by or where else f"{file_name} with {' '.join(set_by.values())}"
+
+
+# the classes
+
+
+def _annotations(owner: type[Any] | None) -> dict[str, Any]:
+    if owner is None:
+        return {}
+    if issubclass(owner, BaseModel):
+        return {name: field.annotation for name, field in owner.model_fields.items()}
+    hints = typing.get_type_hints(owner)
+    return {field.name: hints[field.name] for field in dataclasses.fields(owner) if field.init}
+
+
+def _fields(owner: type[Any] | None) -> dict[str, type[Any] | None]:
+    """Return `{field name: class of the section, or None for a value}` of a model or dataclass."""
+    return {name: _section_class(annotation) for name, annotation in _annotations(owner).items()}
+
+
+def _section_class(annotation: Any) -> type[Any] | None:
+    """Return the first model or dataclass in an annotation (`X`, `X | None`, `list[X]`), or None."""
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        is_section = issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)
+        return annotation if is_section else None
+    for argument in typing.get_args(annotation):
+        found = _section_class(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def _section(model_cls: type[Any], where: KeyPath) -> type[Any] | None:
+    owner: type[Any] | None = model_cls
+    for part in where:
+        if not isinstance(part, int):
+            owner = _fields(owner).get(part)
+    return owner
+
+
+def _open_mapping(model_cls: type[Any], where: KeyPath) -> bool:
+    """Say whether the field at `where` is a free mapping, whose keys are the user's own."""
+    annotation = _annotations(_section(model_cls, where[:-1])).get(str(where[-1]))
+    return any(typing.get_origin(part) is dict or part is dict for part in (annotation, *typing.get_args(annotation)))
+
+
+# small helpers
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, entry in value.items():
+            yield from _leaves(entry, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _escape(value: Any) -> Any:
+    """Protect a literal `${` from being read as an interpolation."""
+    if isinstance(value, dict):
+        return {key: _escape(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_escape(entry) for entry in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
+
+
+def _dotted(where: KeyPath) -> str:
+    text = ""
+    for part in where:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _kind(value: Any) -> str:
+    return {list: "list", str: "text", type(None): "null"}.get(type(value), type(value).__name__)
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

@@ -1,0 +1,91 @@
+"""Files that are never half written, and JSON that says which file is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sideagents.errors import SideAgentsError, nearest
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable; a no-op where folders cannot be opened (Windows)."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` under a temporary name beside `path`, flush it to disk, then rename it to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all; raises `ValueError` for nan and infinity."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def missing_message(path: Path) -> str:
+    """Return `"PATH: no such file"` with the nearest name in its folder, or the first folder that is missing."""
+    folder = path.parent
+    if folder.is_dir():
+        return f"{path}: no such file{nearest(path.name, sorted(entry.name for entry in folder.iterdir()))}"
+    while not folder.parent.is_dir():
+        folder = folder.parent
+    return f"{path}: no such file (the folder {folder} does not exist)"
+
+
+def read_bytes(path: Path, error: type[SideAgentsError] = SideAgentsError) -> bytes:
+    """Return the bytes of `path`; raises `error` with one line when it is missing or cannot be read."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise error(missing_message(path)) from None
+    except IsADirectoryError:
+        raise error(f"{path}: is a folder, a file is needed") from None
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({problem.strerror})") from None
+
+
+def read_text(path: Path, error: type[SideAgentsError] = SideAgentsError) -> str:
+    """Return the UTF-8 text of `path`; raises `error` with one line."""
+    try:
+        return read_bytes(path, error).decode()
+    except UnicodeDecodeError as problem:
+        raise error(f"{path}: is no UTF-8 text (byte {problem.start})") from None
+
+
+def read_json(path: Path, error: type[SideAgentsError] = SideAgentsError) -> Any:
+    """Return the value in a JSON file; raises `error` with one line naming the file, and line and column of a fault."""
+    text = read_text(path, error)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as problem:
+        where = f"line {problem.lineno}, column {problem.colno}"
+        raise error(f"{path}: is no valid JSON ({problem.msg}, {where})") from None
+    except (RecursionError, ValueError) as problem:  # nested too deep, or an integer of thousands of digits
+        raise error(f"{path}: is no valid JSON ({problem})") from None
