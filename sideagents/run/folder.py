@@ -1,0 +1,185 @@
+"""The folder of a run, which explains itself.
+
+runs/NAME_1/
+    config.yaml  command.txt  versions.json     what ran, exactly
+    progress.csv  tensorboard/                  scalars over training
+    checkpoints/step_...                        see `sideagents.run.checkpoint`
+    eval/  videos/  plots/                      what later verbs write
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sideagents.errors import CheckpointError, ConfigError, nearest
+from sideagents.run.checkpoint import BEST, best_name, list_checkpoints, step_of
+from sideagents.run.files import missing_message, read_json, read_text, write_json, write_text
+from sideagents.run.provenance import command_line, versions
+from sideagents.run.scalars import ScalarTable, Value
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class RunFolder:
+    """One run on disk. `selected` is the checkpoint the run was opened at, when one was named."""
+
+    def __init__(self, path: Path, selected: Path | None = None) -> None:
+        self.path = path
+        self.selected = selected
+        self._purge_step: int | None = None
+
+    # making and opening
+
+    @classmethod
+    def create(cls, root: Path, name: str, config_text: str, resume: bool = False) -> RunFolder:
+        """Make `root/NAME_n` with the next free n, and write config, command and versions into it.
+
+        With `resume`, return the newest run of that name that has a checkpoint instead: its config.yaml stays as it is
+        (the caller compares), the command is added to command.txt. Raises `ConfigError` for a bad name and
+        `CheckpointError` when there is nothing to resume.
+        """
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"name {name!r}: a run's name has letters, digits, '_', '.' and '-' only")
+        if resume:
+            return cls._resume(root, name)
+        number = max((number for number, _ in _numbered(root, name)), default=0) + 1
+        root.mkdir(parents=True, exist_ok=True)
+        while True:
+            path = root / f"{name}_{number}"
+            try:
+                path.mkdir()
+                break
+            except FileExistsError:  # another process took it just now
+                number += 1
+        write_text(path / "command.txt", command_line() + "\n")
+        write_json(path / "versions.json", versions())
+        write_text(path / "config.yaml", config_text)  # last: a folder with a config is a run
+        return cls(path)
+
+    @classmethod
+    def _resume(cls, root: Path, name: str) -> RunFolder:
+        for _, path in sorted(_numbered(root, name), reverse=True):
+            if list_checkpoints(path / "checkpoints") and (path / "config.yaml").is_file():
+                run = cls(path)
+                run.note_resume()
+                return run
+        raise CheckpointError(f"{root}: no run {name}_1, {name}_2, ... with a checkpoint to resume from")
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open a run, or the run around a checkpoint (`RUN/checkpoints/step_...`); raises `CheckpointError`."""
+        path = Path(path)
+        if path.is_file():
+            raise CheckpointError(f"{path}: is a file; give the folder of a run or one of its checkpoints")
+        if not path.is_dir():
+            if path.parent.is_dir():
+                near = nearest(path.name, sorted(entry.name for entry in path.parent.iterdir()))
+                raise CheckpointError(f"{path}: no such run{near}")
+            raise CheckpointError(missing_message(path).replace("no such file", "no such run"))
+        inside = path.resolve()
+        if (path / "config.yaml").is_file():
+            return cls(path)
+        if inside.parent.name == "checkpoints" and (inside.parents[1] / "config.yaml").is_file():
+            step_of(inside)
+            if not (inside / "meta.json").is_file():
+                raise CheckpointError(f"{path}: is a half-written checkpoint (no meta.json)")
+            return cls(path.parents[1] if len(path.parts) > 2 else inside.parents[1], selected=path)
+        raise CheckpointError(f"{path}: is no run (no config.yaml in it)")
+
+    def note_resume(self) -> None:
+        """Add the command that continues this run to command.txt, and the versions when they are other ones."""
+        write_text(self.path / "command.txt", read_text(self.path / "command.txt") + command_line() + "\n")
+        recorded = read_json(self.path / "versions.json")
+        now = versions()
+        past = [recorded, *recorded.get("resumed", [])][-1]
+        if any(past.get(key) != value for key, value in now.items()):
+            write_json(self.path / "versions.json", {**recorded, "resumed": [*recorded.get("resumed", []), now]})
+
+    # what is in it
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder for `save_checkpoint`."""
+        return self.path / "checkpoints"
+
+    def subfolder(self, name: str) -> Path:
+        """Return `eval`, `videos`, `plots` or another folder of the run, made when missing."""
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def latest(self) -> Path | None:
+        """Return the newest whole checkpoint, or None."""
+        found = list_checkpoints(self.checkpoints)
+        return found[-1] if found else None
+
+    def best(self) -> Path | None:
+        """Return the checkpoint marked by `mark_best`, or None."""
+        name = best_name(self.checkpoints)
+        found = [path for path in list_checkpoints(self.checkpoints) if path.name == name]
+        return found[0] if found else None
+
+    def mark_best(self, checkpoint: Path, metrics: Mapping[str, float]) -> None:
+        """Mark a checkpoint as the best so far, with the metrics that say so; pruning spares it."""
+        write_json(self.checkpoints / BEST, {"checkpoint": checkpoint.name, **metrics})
+
+    def checkpoint(self) -> Path:
+        """Return the selected checkpoint, else the latest; raises `CheckpointError` when there is none."""
+        chosen = self.selected or self.latest()
+        if chosen is None:
+            raise CheckpointError(f"{self.path}: has no checkpoint yet")
+        return chosen
+
+    # scalars
+
+    @cached_property
+    def progress(self) -> ScalarTable:
+        """The table progress.csv."""
+        return ScalarTable(self.path / "progress.csv")
+
+    @cached_property
+    def tensorboard(self) -> SummaryWriter:
+        """The TensorBoard writer, opened on first use."""
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        folder = str(self.path / "tensorboard")
+        return SummaryWriter(folder, purge_step=self._purge_step)
+
+    def rewind(self, step: int) -> None:
+        """Drop the scalars after `step`, before a resumed run writes them again."""
+        self.progress.truncate(step)
+        self._purge_step = step + 1
+
+    def log(self, step: int, values: Mapping[str, Value]) -> None:
+        """Write one row to progress.csv and its numbers to TensorBoard."""
+        self.progress.write(step, values)
+        for name, value in values.items():
+            if not isinstance(value, str):
+                self.tensorboard.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close the TensorBoard file, when one was opened."""
+        writer: Any = self.__dict__.pop("tensorboard", None)
+        if writer is not None:
+            writer.close()
+
+
+def _numbered(root: Path, name: str) -> Iterator[tuple[int, Path]]:
+    """Yield `(n, path)` of everything called `name_n` in `root`."""
+    if root.is_dir():
+        for path in root.iterdir():
+            stem, _, number = path.name.rpartition("_")
+            if stem == name and number.isdigit():
+                yield int(number), path
