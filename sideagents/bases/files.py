@@ -1,0 +1,147 @@
+"""Weights files of bases: NAME.safetensors with a card NAME.json beside it. Reading them never runs code."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from sideagents.core.base import FrozenBase
+from sideagents.errors import BaseError
+from sideagents.registry import Registry
+
+CARD_KEYS = ("name", "architecture", "options", "input_size", "mean", "std", "fingerprint")
+
+ARCHITECTURES: Registry[Callable[..., nn.Module]] = Registry("base architecture")
+ARCHITECTURES.register("midlevel", "sideagents.bases.encoder:MidLevelEncoder")
+ARCHITECTURES.register("taskonomy", "sideagents.bases.taskonomy:TaskonomyEncoder")
+
+
+def save_base(
+    path: str | Path, base: FrozenBase, architecture: str, options: dict[str, Any], card: dict[str, Any]
+) -> Path:
+    """Write `base` to `path` (.safetensors) and its card to the .json beside it; each appears whole or not at all.
+
+    architecture, options: the registered constructor of the encoder and its arguments. card: what else is to be known
+    (data, loss, seed, command); the keys that loading needs are filled in here. Returns the path of the weights.
+    """
+    path = Path(path).with_suffix(".safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    needed = {
+        "name": base.name,
+        "architecture": architecture,
+        "options": options,
+        "input_size": list(base.input_size),
+        "mean": list(base.mean),
+        "std": list(base.std),
+        "fingerprint": base.fingerprint,
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in base.encoder.state_dict().items()}
+    _write(path, save(tensors))
+    _write(path.with_suffix(".json"), (json.dumps(card | needed, indent=2) + "\n").encode())
+    return path
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Read the card beside a weights file; raises `BaseError` when it is absent or incomplete."""
+    card_path = Path(path).with_suffix(".json")
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BaseError(f"{path} has no card {card_path.name} beside it; `sideagents pretrain` writes both") from None
+    except (OSError, ValueError) as error:
+        raise BaseError(f"card {card_path} cannot be read: {error}") from error
+    missing = [key for key in CARD_KEYS if not isinstance(card, dict) or key not in card]
+    if missing:
+        raise BaseError(f"card {card_path} lacks {', '.join(missing)}")
+    return dict(card)
+
+
+def load_saved(
+    path: Path,
+    name: str | None = None,
+    *,
+    input_size: tuple[int, int] | None = None,
+    resize: bool = True,
+    dtype: torch.dtype | None = None,
+) -> FrozenBase:
+    """Load a base written by `save_base`; options as in `FrozenBase`.
+
+    Raises `BaseError` when a file is unreadable, or weights and card do not belong together.
+    """
+    tensors = read_tensors(path)
+    card = read_card(path)
+    try:
+        encoder = ARCHITECTURES.get(str(card["architecture"]))(**card["options"])
+        height, width = card["input_size"]
+        trained = FrozenBase(encoder, name or str(card["name"]), (height, width), card["mean"], card["std"])
+    except (TypeError, ValueError) as error:
+        raise BaseError(f"card {path.with_suffix('.json')} does not describe a base: {error}") from error
+    fit_weights(trained.encoder, tensors, path)
+    if trained.fingerprint != card["fingerprint"]:
+        raise BaseError(
+            f"{path} is not the file its card describes: fingerprint {trained.fingerprint[:12]}..., "
+            f"in the card {str(card['fingerprint'])[:12]}..."
+        )
+    if input_size is None and resize and dtype is None:
+        return trained
+    size = input_size or trained.input_size
+    return FrozenBase(trained.encoder, trained.name, size, trained.mean, trained.std, resize=resize, dtype=dtype)
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read named tensors from .safetensors, or from a .pth/.pt/.dat file by torch's weights-only reader.
+
+    `{"state_dict": ...}` is unwrapped and a `module.` prefix removed. Raises `BaseError` for anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BaseError(f"weights file {path} does not exist")
+    try:
+        content: Any
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise BaseError(f"weights file {path} cannot be read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # torch raises pickle.UnpicklingError for files that would run code
+        raise BaseError(f"weights file {path} is refused: it holds more than tensors") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise BaseError(f"weights file {path} is not a table of named tensors")
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def fit_weights(encoder: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Load `tensors` into `encoder`; raises `BaseError` naming the first that does not fit."""
+    wanted = encoder.state_dict()
+    # torch added this counter later; files from before lack it and inference does not use it.
+    missing = sorted(name for name in wanted.keys() - tensors.keys() if not name.endswith("num_batches_tracked"))
+    unknown = sorted(tensors.keys() - wanted.keys())
+    shapes = [name for name in wanted if name in tensors and wanted[name].shape != tensors[name].shape]
+    if missing or unknown or shapes:
+        groups = (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
+        what = "; ".join(f"{len(names)} {kind} such as {names[0]!r}" for kind, names in groups if names)
+        raise BaseError(f"weights file {path} does not fit {type(encoder).__name__}: {what}")
+    encoder.load_state_dict(tensors, strict=False)
+
+
+def _write(path: Path, content: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)

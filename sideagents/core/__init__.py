@@ -1,0 +1,1 @@
+"""The method: frozen base, side network, merge, alpha, and `SideTuned`, which puts them together."""

@@ -1,0 +1,195 @@
+"""The frozen base: an encoder that no optimizer, mode switch, initialiser or checkpoint can reach."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from sideagents.core.images import fit_images, unit_images
+from sideagents.errors import BaseError
+
+
+class FrozenBase(nn.Module):
+    """A pretrained encoder B(x) with its own normalisation and size, frozen for good.
+
+    The encoder is held outside of torch's module tree, so a network that contains this base never sees the encoder's
+    tensors: they are not in its `parameters()`, `state_dict()`, optimizer or checkpoint, strict loading does not ask
+    for them, and `apply` (SB3's orthogonal initialisation) does not touch them. They still move with `.to(device)`,
+    are deep-copied and pickled, and are listed by this module's own `named_parameters()` and `named_buffers()`.
+    Their dtype never changes. `encoder` is taken over: it is put in eval mode and its gradients are switched off.
+
+    Args:
+        encoder: maps (B, C, H, W) normalised images to (B, *out_shape) codes.
+        name: for messages, tables and checkpoints.
+        input_size: (height, width) in pixels; images of another size are resized bilinearly.
+        mean, std: per channel, applied to images in [0, 1].
+        resize: False refuses images of another size instead.
+        dtype: `torch.bfloat16` computes under autocast in that type; codes are float32 all the same.
+
+    Raises `BaseError` when the encoder cannot read such images or its code is not finite.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        name: str = "base",
+        input_size: tuple[int, int] = (64, 64),
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+        *,
+        resize: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if len(mean) != len(std) or not mean or min(std) <= 0:
+            raise BaseError(f"base {name!r}: mean and std need one number per channel, std above 0")
+        self.name = name
+        self.input_size = (int(input_size[0]), int(input_size[1]))
+        self.resize = resize
+        self.dtype = dtype
+        encoder = encoder.eval().requires_grad_(False)
+        encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        # A tuple, because nn.Module registers modules and parameters that are set directly.
+        self._hidden = (encoder, _compute_copy(encoder, dtype))
+        self._mean = (torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1))
+        self.training = False
+        self.out_shape = self._probe()
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The frozen encoder itself."""
+        return self._hidden[0]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self._mean[0].shape[1]
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean per channel of images in [0, 1]."""
+        return tuple(self._mean[0].flatten().tolist())
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation per channel of images in [0, 1]."""
+        return tuple(self._mean[1].flatten().tolist())
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of all that decides the code: sizes, normalisation; name, dtype, shape, bytes of each tensor."""
+        digest = hashlib.sha256(f"input {self.input_size} code {self.out_shape}\n".encode())
+        tensors = {f"encoder.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
+        tensors |= {"mean": self._mean[0], "std": self._mean[1]}
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode images (B, C, H, W), uint8 or float in [0, 1], to float32 codes (B, *out_shape) without gradient.
+
+        Raises `BaseError` for a wrong channel count, type, range or size, and for NaN.
+        """
+        with torch.no_grad():
+            return self._encode(unit_images(images, self.channels, f"base {self.name!r}"))
+
+    def encode_hwc(self, images: Tensor | npt.NDArray[np.uint8]) -> Tensor:
+        """Encode uint8 images (B, H, W, C), numpy or torch, as environments give them; see `forward`."""
+        images = torch.as_tensor(images, device=self._mean[0].device)
+        if images.dim() != 4 or images.dtype != torch.uint8:
+            raise BaseError(
+                f"base {self.name!r}: encode_hwc takes uint8 (B, H, W, {self.channels}), "
+                f"got {images.dtype} {tuple(images.shape)}"
+            )
+        return cast(Tensor, self(images.permute(0, 3, 1, 2)))
+
+    def _encode(self, images: Tensor) -> Tensor:
+        if not self.resize and tuple(images.shape[-2:]) != self.input_size:
+            raise BaseError(
+                f"base {self.name!r} takes {_size(self.input_size)} images (height x width), got "
+                f"{_size(images.shape[-2:])}; load it with resize=True to have them resized"
+            )
+        mean, std = self._mean
+        images = (fit_images(images, self.input_size) - mean) / std
+        images = images.contiguous(memory_format=torch.channels_last)
+        # The caller's autocast must not change the code: this base computes as it was told, wherever it is called.
+        with torch.autocast(images.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            code = self._hidden[1](images)
+        return cast(Tensor, code).float().contiguous()
+
+    def _probe(self) -> tuple[int, ...]:
+        try:
+            code = self(torch.full((1, self.channels, *self.input_size), 0.5))
+        except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BaseError(
+                f"base {self.name!r} cannot encode {self.channels}-channel {_size(self.input_size)} images: {reason}"
+            ) from error
+        if code.dim() < 2 or not bool(torch.isfinite(code).all()):
+            raise BaseError(f"base {self.name!r} gives codes of shape {tuple(code.shape)} that are not finite or flat")
+        return tuple(code.shape[1:])
+
+    # -- Law 1: what torch and SB3 would otherwise do to these tensors ------------------------------------------------
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode, whatever the parent does."""
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Stay without gradient; `sideagents.trainable_copy` gives a copy that can be trained."""
+        return self
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the frozen parameters; a parent's `parameters()` does not include them."""
+        if recurse:
+            yield from self.encoder.named_parameters(_join(prefix, "encoder"), True, remove_duplicate)
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield the encoder's buffers; a parent's `buffers()` does not include them."""
+        if recurse:
+            yield from self.encoder.named_buffers(_join(prefix, "encoder"), True, remove_duplicate)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        # Devices are followed, dtypes are not: `policy.half()` must not change what the base computes.
+        device = fn(torch.empty(0, device=self._mean[0].device)).device
+        for module in self._hidden:
+            module.to(device)
+        self._mean = (self._mean[0].to(device), self._mean[1].to(device))
+        return self
+
+    def extra_repr(self) -> str:
+        """Name, sizes and number of frozen weights, for `print(model)`."""
+        weights = sum(parameter.numel() for parameter in self.parameters())
+        return f"{self.name!r}, {_size(self.input_size)} -> {self.out_shape}, {weights:,} frozen weights"
+
+
+def _compute_copy(encoder: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    # Autocast casts frozen weights anew in every forward; a copy whose big weights are cast once avoids that.
+    if dtype is None:
+        return encoder
+    lowered = copy.deepcopy(encoder)
+    for module in lowered.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.to(dtype)
+    return lowered
+
+
+def _size(size: Sequence[int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name

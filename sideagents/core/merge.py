@@ -1,0 +1,178 @@
+"""Merges: how a base code B and a side code S become one representation (paper, sections 3.1 and 5.2, table 4).
+
+Codes are maps (B, C, h, w) or vectors (B, C); base, side and result have the same shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from sideagents.errors import SideAgentsError
+from sideagents.registry import Registry
+
+_FILM_WIDTH = 64
+_ADAPTER_SCALE = 0.9  # starting value of the adapter's learned input scale, as in progressive nets' lateral layers
+
+
+class Merge(nn.Module):
+    """Combine base and side codes.
+
+    `exact_ends` promises that alpha = 1 returns the base code and alpha = 0 the side code, bit for bit, whatever the
+    other one holds; merges without it take no alpha.
+    """
+
+    exact_ends: ClassVar[bool] = False
+
+    def __init__(self, out_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.out_shape = tuple(out_shape)
+
+    def forward(self, base: Tensor, side: Tensor, alpha: Tensor) -> Tensor:
+        """Merge codes of shape (B, *out_shape); `alpha` is the scalar weight of the base where the merge uses one."""
+        raise NotImplementedError
+
+
+class AlphaMerge(Merge):
+    """alpha B + (1 - alpha) S."""
+
+    exact_ends = True
+
+    def forward(self, base: Tensor, side: Tensor, alpha: Tensor) -> Tensor:
+        """Blend; at exactly 1 or 0 the other code is not even multiplied by zero, so its NaN cannot leak."""
+        value = float(alpha.detach())
+        if value == 1.0:
+            return base
+        if value == 0.0:
+            return side
+        return alpha * base + (1.0 - alpha) * side
+
+
+class SumMerge(Merge):
+    """B + S."""
+
+    def forward(self, base: Tensor, side: Tensor, alpha: Tensor) -> Tensor:
+        """Add the codes."""
+        return base + side
+
+
+class ProductMerge(Merge):
+    """B * S, element-wise."""
+
+    def forward(self, base: Tensor, side: Tensor, alpha: Tensor) -> Tensor:
+        """Multiply the codes."""
+        return base * side
+
+
+class _Scale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(_ADAPTER_SCALE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(2 if channels % 2 == 0 else 1, channels)
+
+
+def _adapter(out_shape: Sequence[int]) -> nn.Sequential:
+    """Make the lateral adapter of progressive nets: 145 weights on 8-channel maps, 8,448 on 64-vectors.
+
+    On vectors GroupNorm stands where the original has BatchNorm: the same weights, but alike in train and eval mode.
+    """
+    channels = out_shape[0]
+    if len(out_shape) == 1:
+        return nn.Sequential(nn.Linear(channels, channels), _norm(channels), nn.ReLU(), nn.Linear(channels, channels))
+    return nn.Sequential(
+        _Scale(),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        _norm(channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, 1, bias=False),
+    )
+
+
+class MLPMerge(Merge):
+    """F(B) + S, with F a small trained adapter, as in progressive nets."""
+
+    def __init__(self, out_shape: Sequence[int]) -> None:
+        super().__init__(out_shape)
+        self.base_adapter = _adapter(out_shape)
+
+    def forward(self, base: Tensor, side: Tensor, alpha: Tensor) -> Tensor:
+        """Adapt the base code and add the side's."""
+        return cast(Tensor, self.base_adapter(base)) + side
+
+
+class MLP2Merge(MLPMerge):
+    """F(B) + G(S): both codes adapted, as the original's iCIFAR demonstration does."""
+
+    def __init__(self, out_shape: Sequence[int]) -> None:
+        super().__init__(out_shape)
+        self.side_adapter = _adapter(out_shape)
+
+    def forward(self, base: Tensor, side: Tensor, alpha: Tensor) -> Tensor:
+        """Adapt both codes and add them."""
+        return cast(Tensor, self.base_adapter(base)) + cast(Tensor, self.side_adapter(side))
+
+
+class FilmMerge(Merge):
+    """gamma(B) * S + beta(B), gamma and beta the two heads of one small network on the base code (FiLM).
+
+    The base modulates the side, as the paper writes (section 5.2); the original code modulates the base by the side.
+    Heads are residual, gamma = 1 + g(B) and beta = B + b(B), so training starts near B + S. 1,680 weights on
+    8-channel maps.
+    """
+
+    def __init__(self, out_shape: Sequence[int]) -> None:
+        super().__init__(out_shape)
+        channels = out_shape[0]
+        linear = _pointwise(out_shape)
+        self.trunk = nn.Sequential(linear(channels, _FILM_WIDTH, False), _norm(_FILM_WIDTH), nn.ReLU())
+        self.gamma = linear(_FILM_WIDTH, channels, True)
+        self.beta = linear(_FILM_WIDTH, channels, True)
+
+    def forward(self, base: Tensor, side: Tensor, alpha: Tensor) -> Tensor:
+        """Scale and shift the side code by functions of the base code."""
+        hidden = self.trunk(base)
+        return cast(Tensor, (1.0 + self.gamma(hidden)) * side + base + self.beta(hidden))
+
+
+class ConcatMerge(Merge):
+    """Concatenate along channels, then a trained 1x1 convolution (a linear layer on vectors) back to C channels."""
+
+    def __init__(self, out_shape: Sequence[int]) -> None:
+        super().__init__(out_shape)
+        self.project = _pointwise(out_shape)(2 * out_shape[0], out_shape[0], True)
+
+    def forward(self, base: Tensor, side: Tensor, alpha: Tensor) -> Tensor:
+        """Concatenate and project."""
+        return cast(Tensor, self.project(torch.cat((base, side), dim=1)))
+
+
+def _pointwise(out_shape: Sequence[int]) -> Callable[[int, int, bool], nn.Module]:
+    if len(out_shape) == 1:
+        return nn.Linear
+    return lambda inputs, outputs, bias: nn.Conv2d(inputs, outputs, 1, bias=bias)
+
+
+MERGES: Registry[type[Merge]] = Registry("merge")
+MERGES.register("alpha", AlphaMerge)
+MERGES.register("sum", SumMerge)
+MERGES.register("product", ProductMerge)
+MERGES.register("mlp", MLPMerge)
+MERGES.register("mlp2", MLP2Merge)
+MERGES.register("film", FilmMerge)
+MERGES.register("concat", ConcatMerge)
+
+
+def make_merge(name: str, out_shape: Sequence[int]) -> Merge:
+    """Build a merge by name for codes of shape (C, h, w) or (C,); raises `SideAgentsError` for others."""
+    if len(out_shape) not in (1, 3):
+        raise SideAgentsError(f"merges take codes of shape (C, h, w) or (C,), got {tuple(out_shape)}")
+    return MERGES.get(name)(out_shape)

@@ -1,0 +1,105 @@
+"""Methods: what is frozen, what is trained, and how alpha moves (paper, sections 3.1 and 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from sideagents.core.base import FrozenBase
+from sideagents.core.init import initialise_side
+from sideagents.core.side import make_side
+from sideagents.core.sidetuned import SideTuned
+from sideagents.core.trainable import trainable_copy
+from sideagents.errors import SideAgentsError
+from sideagents.registry import Registry
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a method builds from; fields as in `build_perception`."""
+
+    base: FrozenBase
+    side: str
+    merge: str
+    alpha: str | float
+    side_init: str
+    input_size: tuple[int, int]
+    side_options: dict[str, Any] = field(default_factory=dict)
+
+    def make_side(self) -> nn.Module:
+        """Build and initialise the side network."""
+        side = make_side(
+            self.side,
+            self.base.out_shape,
+            self.base.channels,
+            self.input_size,
+            base=self.base,
+            options=self.side_options,
+        )
+        initialise_side(side, self.side_init, self.base, self.input_size)
+        return side
+
+
+def _sidetune(parts: Parts) -> SideTuned:
+    """Base frozen, side and alpha trained."""
+    return SideTuned(parts.base, parts.make_side(), parts.merge, parts.alpha, input_size=parts.input_size)
+
+
+def _features(parts: Parts) -> SideTuned:
+    """Base frozen and alone: alpha fixed at 1."""
+    return SideTuned(parts.base, None, "alpha", 1.0)
+
+
+def _finetune(parts: Parts) -> SideTuned:
+    """The same graph as sidetune with the base unfrozen: everything is trained, as in the paper's comparisons."""
+    base = trainable_copy(parts.base)
+    return SideTuned(base, parts.make_side(), parts.merge, parts.alpha, input_size=parts.input_size)
+
+
+def _scratch(parts: Parts) -> SideTuned:
+    """The graph of finetune with fresh weights everywhere; a side initialised from the base would not be scratch."""
+    base = trainable_copy(parts.base, random=True)
+    side = trainable_copy(parts.base, random=True) if parts.side == "copy" else parts.make_side()
+    return SideTuned(base, side, parts.merge, parts.alpha, input_size=parts.input_size)
+
+
+def _stagewise(parts: Parts) -> SideTuned:
+    """Base alone first (alpha 1), then a trainable copy of it alone (alpha 0): continuous where alpha switches."""
+    alpha = "stagewise" if parts.alpha == "learned" else parts.alpha
+    if not str(alpha).startswith("stagewise"):
+        raise SideAgentsError(f"method 'stagewise' switches alpha: alpha is stagewise:FRACTION, got {alpha!r}")
+    return SideTuned(parts.base, trainable_copy(parts.base), "alpha", alpha, input_size=parts.input_size)
+
+
+METHODS: Registry[Callable[[Parts], SideTuned]] = Registry("method")
+METHODS.register("sidetune", _sidetune)
+METHODS.register("features", _features)
+METHODS.register("finetune", _finetune)
+METHODS.register("scratch", _scratch)
+METHODS.register("stagewise", _stagewise)
+
+
+def build_perception(
+    method: str,
+    base: FrozenBase,
+    side: str = "conv",
+    merge: str = "alpha",
+    alpha: str | float = "learned",
+    side_init: str = "default",
+    *,
+    input_size: tuple[int, int] | None = None,
+    side_options: dict[str, Any] | None = None,
+) -> SideTuned:
+    """Build the perception of an agent, or of any model.
+
+    method: `sidetune`, `features`, `finetune`, `scratch` or `stagewise`. `features` has no side; `stagewise` uses a
+    copy of the base as its side and takes `alpha="stagewise:FRACTION"`; the others take everything.
+    side, merge, alpha, side_init: see `make_side`, `make_merge`, `make_alpha`, `initialise_side`.
+    input_size: (height, width) of the images the side will get, by default the base's.
+    Raises `SideAgentsError` for unknown names and for parts that do not fit.
+    """
+    parts = Parts(base, side, merge, alpha, side_init, input_size or base.input_size, side_options or {})
+    return METHODS.get(method)(parts)
