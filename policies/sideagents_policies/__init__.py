@@ -1,1 +1,35 @@
 """Navigation agents: stable-baselines3 extractors and policies, PPO, behaviour cloning, evaluation, command line."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sideagents_policies.encode import EncodeOnce as EncodeOnce
+    from sideagents_policies.extractor import SideTunedExtractor as SideTunedExtractor
+    from sideagents_policies.policy import PerEnvNoise as PerEnvNoise
+    from sideagents_policies.policy import SideTunedPolicy as SideTunedPolicy
+    from sideagents_policies.ppo import SideTunedPPO as SideTunedPPO
+    from sideagents_policies.stack import ExpertLabels as ExpertLabels
+    from sideagents_policies.stack import StackKeys as StackKeys
+
+# Loaded on first use: `sideagents --help` must not wait for torch.
+_HOMES = {
+    "EncodeOnce": "encode",
+    "ExpertLabels": "stack",
+    "PerEnvNoise": "policy",
+    "SideTunedExtractor": "extractor",
+    "SideTunedPPO": "ppo",
+    "SideTunedPolicy": "policy",
+    "StackKeys": "stack",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,305 @@
+"""From an observation to features: side-tuned perception, occupancy map and goal, as in the paper's agents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space_channels_first
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor, nn
+
+from sideagents.bases import load_base
+from sideagents.core.base import FrozenBase
+from sideagents.core.methods import build_perception
+from sideagents.core.sidetuned import SideTuned
+from sideagents.errors import CheckpointError, SideAgentsError, nearest
+
+READ = ("rgb", "base", "map", "goal", "depth")  # what the network may see
+UNREAD = ("expert",)  # labels for losses
+_RGB = 3
+_GROUP, _GROUPS = 4, 8  # channels in a group of the group norm on codes, and most groups in a frame
+_GOAL_WIDTH = 64
+_DEPTH_SCALE_M = 10.0
+
+
+class GoalFeatures(nn.Module):
+    """Scale goal readings (B, 3k) = k times (r in metres, cos phi, sin phi), newest last, for a network.
+
+    Each reading gives r / 10, log(1 + r) / 2, cos, sin; each pair of neighbours the change of r in steps of 0.25 m and
+    the sine of the turn of the goal's direction, five times: together they show whether the last move was blocked.
+    Readings before the episode's start are zeros and stay zeros. Output (B, 4k + 2(k - 1)).
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        if size % 3 or not size:
+            raise SideAgentsError(f"obs['goal'] holds readings of 3 numbers (r, cos, sin), got {size} numbers")
+        self.out_features = 6 * (size // 3) - 2
+
+    def forward(self, goal: Tensor) -> Tensor:
+        """Scale the readings."""
+        r, cos, sin = goal.float().reshape(len(goal), -1, 3).unbind(2)
+        known = (cos.square() + sin.square() > 0.5).float()
+        both = known[:, 1:] * known[:, :-1]
+        closer = both * (4.0 * (r[:, 1:] - r[:, :-1])).clamp(-2.0, 2.0)
+        turned = both * 5.0 * (sin[:, 1:] * cos[:, :-1] - cos[:, 1:] * sin[:, :-1])
+        return torch.cat([r / 10.0, torch.log1p(r.clamp(min=0.0)) / 2.0, cos, sin, closer, turned], dim=1)
+
+
+class SideTunedExtractor(BaseFeaturesExtractor):
+    """Perception merged from base and side, group-normed, joined by the goal; map tower; one hidden layer.
+
+    Observation: a plain image, or a Dict with any of `rgb` (image, H x W x 3 or 3 x H x W), `base` (codes of
+    `EncodeOnce`, (kC, h, w) when k are stacked), `map` (image), `goal` (3k numbers), `depth` (image in metres). Images
+    are uint8, or float in [0, 1]; rgb of 3k channels holds k frames. Output (B, hidden), as in the paper's policy
+    at a size for 64 x 64 images.
+
+    With `base` in the observation the frozen base is never run here; without it, it runs inside, without gradient.
+    When as many images as codes are stacked, each pair is merged with the one alpha (the paper's agents); otherwise
+    the newest code is merged with the side's and older base codes are put beside it.
+
+    base: name for `load_base` (with `weights` where the name needs a file) or a FrozenBase; method, side, merge, alpha,
+    side_init: see `build_perception`; use_rgb=False: a blind agent; use_map=False: without the map.
+    Raises `SideAgentsError` for an observation it cannot read.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        base: str | FrozenBase = "curvature",
+        weights: str | None = None,
+        method: str = "sidetune",
+        side: str = "conv",
+        merge: str = "alpha",
+        alpha: str | float = "learned",
+        side_init: str = "default",
+        hidden: int = 512,
+        use_rgb: bool = True,
+        use_map: bool = True,
+    ) -> None:
+        super().__init__(observation_space, features_dim=hidden)
+        self._spaces = _readable(observation_space)
+        boxes = self._spaces
+        self._last = {key: _channels_last(box) for key, box in boxes.items() if len(box.shape) == 3 and key != "base"}
+        self.perception: SideTuned | None = None
+        self.trunk: _Trunk | None = None
+        self.map_tower: _Tower | None = None
+        self.depth_tower: _Tower | None = None
+        self.goal_features: GoalFeatures | None = None
+        self.goal_layer: nn.Module | None = None
+        width = 0
+        if "goal" in boxes:
+            self.goal_features = GoalFeatures(math.prod(boxes["goal"].shape))
+            self.goal_layer = nn.Sequential(nn.Linear(self.goal_features.out_features, _GOAL_WIDTH), nn.ReLU())
+            width += _GOAL_WIDTH
+        if use_rgb and ("rgb" in boxes or "base" in boxes):
+            frozen = load_base(base, weights=weights) if isinstance(base, str) else base
+            size = self._image_shape("rgb")[1:] if "rgb" in boxes else None
+            self.perception = build_perception(method, frozen, side, merge, alpha, side_init, input_size=size)
+            self.frames = self._count_frames(frozen)
+            goal = self.goal_features.out_features if self.goal_features is not None else 0
+            self.trunk = _Trunk(frozen.out_shape, self.frames, goal)
+            width += self.trunk.out_features
+        if use_map and "map" in boxes:
+            channels, height, cells = self._image_shape("map")
+            # the third channel of the occupancy map is always empty (Sax et al.'s code; kept in the observation)
+            self._map_channels = min(channels, 2) if channels == 3 else channels
+            self.map_tower = _Tower(self._map_channels, (height, cells))
+            width += self.map_tower.out_features
+        if use_rgb and "depth" in boxes:
+            channels, *size_2d = self._image_shape("depth")
+            self.depth_tower = _Tower(channels, (size_2d[0], size_2d[1]))
+            width += self.depth_tower.out_features
+        if not width:
+            raise SideAgentsError(f"nothing to see: observation {list(boxes)}, use_rgb={use_rgb}, use_map={use_map}")
+        self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU())
+        _orthogonal(self.head)
+
+    @property
+    def base(self) -> nn.Module | None:
+        """The frozen base, or None (blind agents, and methods that train theirs)."""
+        frozen = self.perception is not None and self.perception.uses_frozen_base
+        return self.perception.base if self.perception is not None and frozen else None
+
+    def forward(self, observations: Mapping[str, Tensor] | Tensor) -> Tensor:
+        """Return features (B, hidden) of raw observations, or of those that SB3 has preprocessed."""
+        obs = observations if isinstance(observations, Mapping) else {"rgb": observations}
+        parts: list[Tensor] = []
+        goal = None
+        if self.goal_features is not None and self.goal_layer is not None:
+            goal = self.goal_features(obs["goal"])
+            parts.append(self.goal_layer(goal))
+        if self.trunk is not None:
+            parts.append(self.trunk(self.merged_code(obs), goal))
+        if self.map_tower is not None:
+            image = self._image(obs, "map")[:, : self._map_channels]
+            parts.append(self.map_tower(_symmetric(image)))
+        if self.depth_tower is not None:
+            parts.append(self.depth_tower(self._image(obs, "depth").float() / _DEPTH_SCALE_M))
+        features: Tensor = self.head(torch.cat(parts, dim=1))
+        return features
+
+    def merged_code(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """Return the codes the trunk reads, (B, kC, h, w) or (B, kC): merged ones, oldest first."""
+        perception = self.perception
+        assert perception is not None
+        images = self._image(obs, "rgb") if "rgb" in self._spaces else None
+        codes = obs["base"].float() if "base" in obs and perception.uses_frozen_base else None
+        pictures = images.shape[1] // _RGB if images is not None else 0
+        channels = perception.out_shape[0]
+        if pictures > 1 and (codes is None or codes.shape[1] == pictures * channels):
+            assert images is not None
+            flat = None if codes is None else codes.reshape(-1, *perception.out_shape)
+            merged: Tensor = perception(images.reshape(-1, _RGB, *images.shape[2:]), flat)
+            return merged.reshape(len(images), -1, *perception.out_shape[1:])
+        newest = images[:, -_RGB:] if images is not None and pictures > 1 else images
+        if codes is None or self.frames == 1:
+            merged = perception(newest, codes)
+            return merged
+        return torch.cat([codes[:, :-channels], perception(newest, codes[:, -channels:])], dim=1)
+
+    def alpha_value(self) -> float:
+        """Return the weight of the base now; nan where there is none."""
+        return self.perception.alpha_value() if self.perception is not None else float("nan")
+
+    def set_progress(self, fraction: float, epochs: float = 0.0) -> None:
+        """Move alpha's curriculum: `fraction` of training done in [0, 1], `epochs` done."""
+        if self.perception is not None:
+            self.perception.set_progress(fraction, epochs)
+
+    def get_extra_state(self) -> Tensor:
+        """Return the base's fingerprint as bytes: it stands in checkpoints in the place of the base's tensors."""
+        base = self.base
+        text = base.fingerprint if isinstance(base, FrozenBase) else ""
+        return torch.frombuffer(bytearray(text.encode() or b"-"), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Raise `CheckpointError` when the checkpoint was trained on another base."""
+        mine = self.get_extra_state()
+        if not isinstance(state, Tensor) or state.tolist() != mine.tolist():
+            saved = bytes(state.tolist()).decode(errors="replace")[:12] if isinstance(state, Tensor) else "none"
+            raise CheckpointError(
+                f"trained on the base with fingerprint {saved}..., but {getattr(self.base, 'name', None)!r} here has "
+                f"{bytes(mine.tolist()).decode()[:12]}...; load the base (and weights) it was trained on"
+            )
+
+    def _image_shape(self, key: str) -> tuple[int, int, int]:
+        first, second, third = self._spaces[key].shape
+        return (third, first, second) if self._last[key] else (first, second, third)
+
+    def _image(self, obs: Mapping[str, Tensor], key: str) -> Tensor:
+        return obs[key].permute(0, 3, 1, 2) if self._last[key] else obs[key]
+
+    def _count_frames(self, base: FrozenBase) -> int:
+        """Return how many codes the trunk reads; check that images, codes and base belong together."""
+        assert self.perception is not None
+        boxes = self._spaces
+        pictures = 1
+        if "rgb" in boxes and (self.perception.needs_images or "base" not in boxes):
+            channels = self._image_shape("rgb")[0]
+            if base.channels != _RGB or channels % _RGB:
+                raise SideAgentsError(f"base {base.name!r} reads {base.channels} channels, the images have {channels}")
+            pictures = channels // _RGB
+        elif "base" not in boxes or self.perception.needs_images:
+            raise SideAgentsError("this method needs images: obs['rgb'] is missing")
+        if "base" not in boxes or not self.perception.uses_frozen_base:
+            return pictures
+        shape = boxes["base"].shape
+        if len(shape) != len(base.out_shape) or shape[1:] != base.out_shape[1:] or shape[0] % base.out_shape[0]:
+            raise SideAgentsError(
+                f"obs['base'] has shape {shape}, but base {base.name!r} makes {base.out_shape}: EncodeOnce got another"
+            )
+        return shape[0] // base.out_shape[0]
+
+
+class _Trunk(nn.Module):
+    """Group norm of the codes, goal tiled over them, one strided convolution, ReLU, flat.
+
+    Codes without a grid (vectors) are normed and joined by the goal. (B, kC, h, w) -> (B, out_features).
+    """
+
+    def __init__(self, code: tuple[int, ...], frames: int, goal: int, width: int = 32) -> None:
+        super().__init__()
+        channels = frames * code[0]
+        # four neighbouring channels of one frame share a group, as in the paper's agents (more in wide codes)
+        groups = 1 if code[0] % _GROUP else math.gcd(_GROUPS, code[0] // _GROUP)
+        self.norm = nn.GroupNorm(frames * groups, channels, affine=False)
+        self.conv: nn.Module = nn.Identity()
+        self.out_features = channels + goal
+        if len(code) == 3:
+            kernel, padding = (4, 0) if min(code[1:]) >= 16 else (3, 1)
+            self.conv = nn.Sequential(nn.Conv2d(channels + goal, width, kernel, 2, padding), nn.ReLU(), nn.Flatten())
+            rows, columns = ((side + 2 * padding - kernel) // 2 + 1 for side in code[1:])
+            self.out_features = width * rows * columns
+
+    def forward(self, code: Tensor, goal: Tensor | None) -> Tensor:
+        normed = self.norm(code)
+        if goal is not None:
+            tiled = goal.to(normed.dtype).reshape(*goal.shape, *[1] * (code.dim() - 2))
+            normed = torch.cat([normed, tiled.expand(*goal.shape, *code.shape[2:])], dim=1)
+        features: Tensor = self.conv(normed)
+        return features
+
+
+class _Tower(nn.Module):
+    """The Atari tower of the paper's agents for the map, narrower: 84 x 84 cells -> (32, 7, 7), flat."""
+
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 16, 8, 4),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 4, 2),
+            nn.ReLU(),
+            nn.Conv2d(32, 32, 3, 1),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        if min(size) < 36:
+            raise SideAgentsError(f"maps and depth images need at least 36 x 36 pixels, got {size[0]} x {size[1]}")
+        with torch.no_grad():
+            self.out_features = int(self.body(torch.zeros(1, channels, *size)).shape[1])
+        _orthogonal(self.body)
+
+    def forward(self, image: Tensor) -> Tensor:
+        features: Tensor = self.body(image)
+        return features
+
+
+def _readable(space: spaces.Space[Any]) -> dict[str, spaces.Box]:
+    """Return the Boxes of an observation that the network reads; a plain image is `rgb`."""
+    parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"rgb": space}
+    boxes: dict[str, spaces.Box] = {}
+    for key, part in parts.items():
+        if key in UNREAD:
+            continue
+        if key not in READ:
+            raise SideAgentsError(f"obs[{key!r}] is unknown{nearest(key, READ)} (understood: {', '.join(READ)})")
+        if not isinstance(part, spaces.Box) or (key in ("rgb", "map", "depth") and len(part.shape) != 3):
+            raise SideAgentsError(f"obs[{key!r}] must be {'an image' if key != 'goal' else 'a vector'}, got {part}")
+        boxes[key] = part
+    return boxes
+
+
+def _channels_last(box: spaces.Box) -> bool:
+    return not is_image_space_channels_first(box)
+
+
+def _symmetric(image: Tensor) -> Tensor:
+    """Return an image in [-1, 1], in autocast's dtype, from uint8 or from floats in [0, 1]."""
+    device = image.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+    middle = 127.5 if image.dtype == torch.uint8 else 0.5
+    return image.to(dtype, memory_format=torch.channels_last).sub(middle).mul_(1.0 / middle)
+
+
+def _orthogonal(module: nn.Module) -> None:
+    """Initialise as PPO's networks are: orthogonal with gain sqrt(2), biases 0."""
+    for part in module.modules():
+        if isinstance(part, (nn.Conv2d, nn.Linear)):
+            nn.init.orthogonal_(part.weight, math.sqrt(2.0))
+            nn.init.zeros_(part.bias) if part.bias is not None else None

@@ -1,0 +1,206 @@
+"""Data-parallel training on torch.distributed: every process has its own environments, gradients are averaged.
+
+Decentralised as in Habitat's DD-PPO (Wijmans et al. 2020): no parameter server, one all-reduce for each mini-batch.
+Works under `torchrun --nproc-per-node N`, or under `launch`, which starts N processes on this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from sideagents.errors import SideAgentsError
+
+_PARENT = "SIDEAGENTS_PARENT_PID"
+_PATIENCE_S = 10.0  # between the polite and the final signal to a process
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers: its rank, how many there are, and the device it computes on."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_main(self) -> bool:
+        """True in the one process that writes files and prints."""
+        return self.rank == 0
+
+
+def init(device: str = "auto", timeout_s: float = 300.0) -> World:
+    """Join the peers that torchrun or `launch` started; alone, return a world of one.
+
+    gloo on the CPU, NCCL on GPUs (one for each local rank). A peer that dies breaks the connection at once;
+    `timeout_s` bounds the wait for one that hangs. Ends this process when the one that started it is gone.
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if kind == "cuda" and size > 1:
+        kind = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+    where = torch.device(kind)
+    if _PARENT in os.environ:
+        _end_with(int(os.environ[_PARENT]))
+    if size > 1 and not dist.is_initialized():
+        if where.type == "cuda":
+            torch.cuda.set_device(where)
+        backend = "nccl" if where.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    return World(rank, size, where)
+
+
+def finish() -> None:
+    """Leave the group of processes, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """Return the number of processes that train together (1 without torch.distributed)."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def all_sum(values: Tensor) -> Tensor:
+    """Return the sum of `values` over all processes; raises `SideAgentsError` when a peer is lost."""
+    if world_size() > 1:
+        try:
+            dist.all_reduce(values)
+        except RuntimeError as error:
+            raise SideAgentsError(f"another training process stopped: {str(error).splitlines()[0]}") from error
+    return values
+
+
+def average_gradients(parameters: Iterable[Tensor], extra: Tensor) -> Tensor:
+    """Average the gradients of `parameters` over all processes, in place; return `extra` averaged.
+
+    One all-reduce carries everything in one flat vector. A parameter without a gradient counts as zero where a peer
+    has one, so every process must pass the same parameters in the same order.
+    """
+    size = world_size()
+    if size == 1:
+        return extra
+    trained = list(parameters)
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+    flat = all_sum(torch.cat([g.reshape(-1).float() for g in grads] + [extra.reshape(-1).float()])) / size
+    start = 0
+    for parameter, grad in zip(trained, grads, strict=True):
+        piece = flat[start : start + grad.numel()].view_as(grad)
+        parameter.grad = grad.copy_(piece)
+        start += grad.numel()
+    return flat[start:].view_as(extra)
+
+
+@torch.no_grad()
+def share_parameters(module: nn.Module) -> None:
+    """Give every process the trainable parameters of rank 0, so that all start from the same point.
+
+    Raises `SideAgentsError` when the processes hold different networks.
+    """
+    if world_size() == 1:
+        return
+    trained = [p for p in module.parameters() if p.requires_grad]
+    flat = torch.cat([p.reshape(-1) for p in trained])
+    require_equal("number of trained parameters", flat.numel())
+    dist.broadcast(flat, src=0)
+    start = 0
+    for parameter in trained:
+        parameter.copy_(flat[start : start + parameter.numel()].view_as(parameter))
+        start += parameter.numel()
+
+
+def require_equal(what: str, value: int) -> None:
+    """Raise `SideAgentsError` in every process unless all of them pass the same `value`."""
+    device = "cuda" if world_size() > 1 and dist.get_backend() == "nccl" else "cpu"
+    total = all_sum(torch.tensor([value, value * value], dtype=torch.float64, device=device))
+    mean = total / world_size()
+    if float(mean[1] - mean[0] ** 2) > 0.25 / world_size() ** 2:
+        raise SideAgentsError(f"the training processes differ in {what}: {value} here, {float(mean[0]):g} on average")
+
+
+def launch(workers: int, argv: Sequence[str]) -> int:
+    """Run `python *argv` in `workers` local processes that train together; return the exit code of the run.
+
+    When one of them fails, the others are stopped and its code is returned. SIGINT and SIGTERM are passed on, so that
+    every process may save and end. The processes end by themselves when this one dies.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {
+        "WORLD_SIZE": str(workers),
+        "LOCAL_WORLD_SIZE": str(workers),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        _PARENT: str(os.getpid()),
+    }
+    children: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for rank in range(workers):
+            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            # a session of its own: a Ctrl-C of the terminal reaches the child once, from here
+            children.append(
+                subprocess.Popen([sys.executable, *argv], env={**os.environ, **common, **ranks}, start_new_session=True)
+            )
+        return _wait(children)
+    finally:
+        _stop(children)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait until all children are done or one fails; return 0 or the failing exit code."""
+    while True:
+        codes = [child.poll() for child in children]
+        failed = [(rank, code) for rank, code in enumerate(codes) if code]
+        if failed:
+            rank, code = min(failed, key=lambda item: item[1])  # a killed one first: the others fail because of it
+            print(f"training process {rank} of {len(children)} stopped with code {code}; stopping all", file=sys.stderr)
+            return code if code > 0 else 128 - code
+        if None not in codes:
+            return 0
+        time.sleep(0.1)
+
+
+def _stop(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    for child in children:
+        if child.poll() is None:
+            child.terminate()
+    deadline = time.monotonic() + _PATIENCE_S
+    for child in children:
+        try:
+            child.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _end_with(parent: int) -> None:
+    """Watch the process that started this one and end at once when it is gone: no orphan keeps a core busy."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -1,0 +1,218 @@
+"""The actor-critic policy of side-tuned agents: initialises its heads only, optimises what is trainable only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.distributions import CategoricalDistribution, Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+
+from sideagents.errors import SideAgentsError
+from sideagents_policies.extractor import SideTunedExtractor
+
+OWN_RATE = "own_lr"  # key of a parameter group whose learning rate belongs to the group
+
+_GOLDEN, _MIX1, _MIX2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble 64-bit integers (the finaliser of splitmix64, Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(30))) * _MIX1
+        x = (x ^ (x >> np.uint64(27))) * _MIX2
+    return x ^ (x >> np.uint64(31))
+
+
+class PerEnvNoise:
+    """Gumbel noise for sampling actions, one stream for each environment.
+
+    A value depends only on the seed, the environment's number and its step count, so a run samples the same actions
+    however its environments are spread over processes.
+    """
+
+    def __init__(self, seed: int, env_ids: Sequence[int]) -> None:
+        self.seed = int(seed)
+        self._ids = np.asarray(env_ids, dtype=np.uint64)
+        self._steps = np.zeros(len(self._ids), dtype=np.uint64)
+
+    def gumbel(self, n_actions: int) -> NDArray[np.float64]:
+        """Return the next noise, float64 (n_envs, n_actions); argmax(logits + noise) samples the softmax."""
+        with np.errstate(over="ignore"):
+            stream = _mix(_mix(np.array([self.seed], np.uint64)) + _GOLDEN * (self._ids + np.uint64(1)))
+            step = _mix(stream + _GOLDEN * (self._steps + np.uint64(1)))
+            bits = _mix(step[:, None] + _GOLDEN * np.arange(1, n_actions + 1, dtype=np.uint64))
+        self._steps += np.uint64(1)
+        uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53  # in (0, 1), never 0 or 1
+        return np.asarray(-np.log(-np.log(uniform)))
+
+    def get_state(self) -> dict[str, Any]:
+        """Return seed, environment numbers and step counts as JSON values."""
+        return {"seed": self.seed, "env_ids": self._ids.tolist(), "steps": self._steps.tolist()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restore `get_state()`; raises `SideAgentsError` when the environments are others."""
+        if list(state["env_ids"]) != self._ids.tolist():
+            raise SideAgentsError(f"saved noise of environments {state['env_ids']}, in use are {self._ids.tolist()}")
+        self.seed, self._steps = int(state["seed"]), np.asarray(state["steps"], dtype=np.uint64)
+
+
+class SideTunedPolicy(ActorCriticPolicy):
+    """Actor and critic heads on one shared `SideTunedExtractor` (or any other SB3 extractor).
+
+    Differs from SB3's policies where those break a frozen base: orthogonal initialisation touches the heads alone
+    (actor gain 0.01, critic 1), and the optimizer holds trainable parameters only, in two groups: all weights, and
+    alpha, which keeps its own learning rate `alpha_lr` and has no weight decay. The extractor is registered once, so
+    `state_dict()` holds no doubles and nothing of the base.
+
+    `bf16` runs the extractor under bfloat16 autocast; heads and losses stay float32. `net_arch` adds hidden layers to
+    the heads (none by default). `action_noise`, when set, takes the place of torch's generator in sampling;
+    `temperature` applies to `predict` only.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        features_extractor_class: type[BaseFeaturesExtractor] = SideTunedExtractor,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = True,
+        alpha_lr: float = 1e-3,
+        bf16: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if not share_features_extractor:
+            raise SideAgentsError("SideTunedPolicy: actor and critic share one extractor, False is not supported")
+        self.alpha_lr, self.bf16 = alpha_lr, bf16
+        self.action_noise: PerEnvNoise | None = None
+        self.temperature = 1.0
+        defaults = {"eps": 1e-5} if issubclass(optimizer_class, torch.optim.Adam) else {}
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=[] if net_arch is None else net_arch,
+            features_extractor_class=features_extractor_class,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs={**defaults, **(optimizer_kwargs or {})},
+            **kwargs,
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "alpha_lr": self.alpha_lr, "bf16": self.bf16}
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        for alias in ("pi_features_extractor", "vf_features_extractor"):
+            del self._modules[alias]  # plain attributes instead: the state dict names each tensor once
+            self.__dict__[alias] = self.features_extractor
+        orthogonal, self.ortho_init = self.ortho_init, False
+        super()._build(lr_schedule)
+        self.ortho_init = orthogonal
+        if orthogonal:
+            for module, gain in ((self.mlp_extractor, np.sqrt(2)), (self.action_net, 0.01), (self.value_net, 1.0)):
+                for part in module.modules():
+                    self.init_weights(part, gain=float(gain))
+        groups = parameter_groups(self, self.alpha_lr)
+        self.optimizer = self.optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.optimizer.register_step_pre_hook(_restore_own_rates)
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None) -> Tensor:
+        """Return float32 features (B, features_dim).
+
+        A `SideTunedExtractor` gets the observation as it is stored (uint8 images) and normalises it itself; any other
+        extractor gets SB3's preprocessing.
+        """
+        extractor = self.features_extractor if features_extractor is None else features_extractor
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            if isinstance(extractor, SideTunedExtractor):
+                features: Tensor = extractor(obs)
+            else:
+                features = super(ActorCriticPolicy, self).extract_features(obs, extractor)
+        return features.float()
+
+    def get_distribution(self, obs: PyTorchObs) -> Distribution:
+        """Return the distribution of actions for a batch of observations."""
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(self.extract_features(obs)))
+
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """Return the critic's values, float32 (B, 1)."""
+        return self._value(self.mlp_extractor.forward_critic(self.extract_features(obs)))
+
+    def evaluate(self, obs: PyTorchObs, critic_only: bool = False) -> tuple[Distribution, Tensor]:
+        """Return the distribution of actions and the values (B,); with `critic_only` those train the critic's head alone."""
+        features = self.extract_features(obs)
+        distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(features))
+        critic = self.mlp_extractor.forward_critic(features.detach() if critic_only else features)
+        return distribution, self._value(critic).flatten()
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Return actions, values (B, 1) and log-probabilities (B,) for collecting rollouts."""
+        distribution, values = self.evaluate(obs)
+        actions = self._choose(distribution, deterministic, temperature=1.0)
+        log_prob = distribution.log_prob(actions)
+        return actions.reshape((-1, *(self.action_space.shape or ()))), values.unsqueeze(1), log_prob
+
+    def logits(self, observations: Mapping[str, NDArray[Any]] | NDArray[Any]) -> NDArray[np.float32]:
+        """Return action scores, float32 (n_envs, n_actions), for numpy observations; discrete actions only."""
+        tensor, _ = self.obs_to_tensor(observations)  # type: ignore[arg-type]
+        self.set_training_mode(False)
+        with torch.no_grad():
+            scores: NDArray[np.float32] = _categorical(self.get_distribution(tensor)).logits.cpu().numpy()
+        return scores
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        return self._choose(self.get_distribution(observation), deterministic, self.temperature)
+
+    def _choose(self, distribution: Distribution, deterministic: bool, temperature: float) -> Tensor:
+        """Pick actions: most likely, or sampled from `action_noise` where it is set."""
+        if deterministic or (self.action_noise is None and temperature == 1.0):
+            return distribution.get_actions(deterministic=deterministic)
+        logits = _categorical(distribution).logits / temperature
+        if self.action_noise is None:
+            return torch.multinomial(logits.softmax(dim=1), 1).flatten()
+        noise = torch.from_numpy(self.action_noise.gumbel(logits.shape[1])).to(logits.device)
+        if noise.shape != logits.shape:
+            raise SideAgentsError(f"action_noise serves {len(noise)} environments, but {len(logits)} observations came")
+        return (logits.double() + noise).argmax(dim=1)
+
+    def _value(self, latent: Tensor) -> Tensor:
+        values: Tensor = self.value_net(latent)
+        return values
+
+
+def _categorical(distribution: Distribution) -> torch.distributions.Categorical:
+    if not isinstance(distribution, CategoricalDistribution):
+        raise SideAgentsError("action scores, action_noise and temperature need discrete actions")
+    categorical: torch.distributions.Categorical = distribution.distribution
+    return categorical
+
+
+def _named_trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
+
+
+def parameter_groups(module: nn.Module, alpha_lr: float) -> list[dict[str, Any]]:
+    """Return optimizer groups of the trainable parameters: weights, and alpha with its own rate and no weight decay."""
+    alphas = [p for name, p in _named_trainable(module) if "alpha" in name]
+    weights = [p for name, p in _named_trainable(module) if "alpha" not in name]
+    groups: list[dict[str, Any]] = [{"params": weights}]
+    if alphas:
+        groups.append({"params": alphas, "lr": alpha_lr, OWN_RATE: alpha_lr, "weight_decay": 0.0})
+    return groups
+
+
+def _restore_own_rates(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Undo SB3's setting of one learning rate on all groups at each update, just before the step."""
+    for group in optimizer.param_groups:
+        if OWN_RATE in group:
+            group["lr"] = group[OWN_RATE]

@@ -1,0 +1,233 @@
+"""PPO for side-tuned policies: SB3's algorithm, in parallel processes, in bfloat16, resumable to the bit."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+from torch.nn import functional
+
+from sideagents.errors import CheckpointError, SideAgentsError
+from sideagents.run.checkpoint import flatten_optimizer, pack_state, restore_optimizer, unpack_state
+from sideagents_policies import parallel
+from sideagents_policies.extractor import SideTunedExtractor
+from sideagents_policies.policy import OWN_RATE, SideTunedPolicy
+from sideagents_policies.rollout import DictRollout, Rollout
+
+AuxiliaryLoss = Callable[[Mapping[str, Tensor], Distribution], Tensor]
+_LOGGED = ("approx_kl", "policy_gradient_loss", "value_loss", "entropy_loss", "clip_fraction", "loss", "auxiliary_loss")
+
+
+def expert_cross_entropy(coefficient: float) -> AuxiliaryLoss:
+    """Return a loss that pulls the policy towards obs["expert"] (see `ExpertLabels`): coefficient * cross-entropy."""
+
+    def loss(observations: Mapping[str, Tensor], distribution: Distribution) -> Tensor:
+        return -coefficient * distribution.log_prob(observations["expert"].flatten().long()).mean()
+
+    return loss
+
+
+class SideTunedPPO(PPO):
+    """SB3's PPO with the same arguments, objective and defaults, for a `SideTunedPolicy`.
+
+    Added: under torch.distributed the processes collect from their own environments and take every step together:
+    gradients, advantage statistics and the early stop on `target_kl` are those of all processes, as of one process
+    with the union of the environments; `num_timesteps` counts the frames of all. alpha keeps its own learning rate.
+    `auxiliary_loss(observations, distribution)` is added to the objective. During the first `critic_warmup` frames
+    only the value head learns. `get_training_state()` holds what a resumed run needs beside weights and environments.
+    """
+
+    policy: SideTunedPolicy
+
+    def __init__(
+        self,
+        *args: Any,
+        auxiliary_loss: AuxiliaryLoss | None = None,
+        critic_warmup: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        self.auxiliary_loss = auxiliary_loss
+        self.critic_warmup = critic_warmup
+        super().__init__(*args, **kwargs)
+
+    def _setup_model(self) -> None:
+        if self.rollout_buffer_class is None:
+            is_dict = isinstance(self.observation_space, spaces.Dict)
+            self.rollout_buffer_class = DictRollout if is_dict else Rollout
+        super()._setup_model()
+        if not isinstance(self.policy, SideTunedPolicy):
+            raise SideAgentsError(f"SideTunedPPO trains a SideTunedPolicy, got {type(self.policy).__name__}")
+        parallel.require_equal("n_steps * n_envs", self.n_steps * self.n_envs)
+        parallel.share_parameters(self.policy)
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Fill the buffer from this process's environments; count the frames of all processes."""
+        if isinstance(self.policy.features_extractor, SideTunedExtractor):
+            # before the rollout, so that acting and learning see the same alpha
+            self.policy.features_extractor.set_progress(1.0 - self._current_progress_remaining, self._n_updates)
+        before = self.num_timesteps
+        go_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        self.num_timesteps = before + (self.num_timesteps - before) * parallel.world_size()
+        return go_on
+
+    def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
+        super()._update_learning_rate(optimizers)
+        for optimizer in [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group.get(OWN_RATE, group["lr"])
+
+    def train(self) -> None:
+        """Update the policy on the rollout: SB3's `n_epochs` passes, every step agreed between the processes."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        history: list[Tensor] = []
+        stopped = False
+        for _ in range(self.n_epochs):
+            for batch in self.rollout_buffer.get(self.batch_size):
+                statistics = self._backward(batch)
+                statistics = parallel.average_gradients(self._trained(), statistics)
+                history.append(statistics)
+                # after the backward pass, so that one all-reduce carries gradients and divergence
+                stopped = self.target_kl is not None and float(statistics[0]) > 1.5 * self.target_kl
+                if stopped:
+                    break
+                torch.nn.utils.clip_grad_norm_(self._trained(), self.max_grad_norm)
+                self.policy.optimizer.step()
+            self._n_updates += 1
+            if stopped:
+                break
+        self._log(torch.stack(history).mean(dim=0))
+
+    def _trained(self) -> list[Tensor]:
+        return [p for group in self.policy.optimizer.param_groups for p in group["params"]]
+
+    def _backward(self, batch: Any) -> Tensor:
+        """Compute the gradients of one mini-batch's loss; return what `_LOGGED` names, for logging and stopping."""
+        warmup = self.num_timesteps <= self.critic_warmup
+        clip = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
+        actions = batch.actions
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.long().flatten()
+        distribution, values = self.policy.evaluate(batch.observations, critic_only=warmup)
+        log_prob = distribution.log_prob(actions)
+        entropy = distribution.entropy()
+        advantages = _normalised(batch.advantages) if self.normalize_advantage else batch.advantages
+        log_ratio = log_prob - batch.old_log_prob
+        ratio = log_ratio.exp()
+        policy_loss = -torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip, 1 + clip)).mean()
+        value_loss = functional.mse_loss(batch.returns, self._clipped(values, batch.old_values))
+        entropy_loss = -(entropy if entropy is not None else -log_prob).mean()
+        auxiliary = torch.zeros((), device=values.device)
+        if self.auxiliary_loss is not None:
+            auxiliary = self.auxiliary_loss(batch.observations, distribution)
+        loss = self.vf_coef * value_loss
+        if not warmup:
+            loss = loss + policy_loss + self.ent_coef * entropy_loss + auxiliary
+        self.policy.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            kl = (ratio - 1 - log_ratio).mean()
+            clipped = ((ratio - 1).abs() > clip).float().mean()
+            return torch.stack([kl, policy_loss, value_loss, entropy_loss, clipped, loss, auxiliary]).detach()
+
+    def _clipped(self, values: Tensor, old: Tensor) -> Tensor:
+        if self.clip_range_vf is None:
+            return values
+        limit = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+        return old + (values - old).clamp(-limit, limit)
+
+    def _log(self, statistics: Tensor) -> None:
+        for name, value in zip(_LOGGED, statistics.tolist(), strict=True):
+            if name != "auxiliary_loss" or self.auxiliary_loss is not None:
+                self.logger.record(f"train/{name}", value)
+        buffer = self.rollout_buffer
+        variance = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
+        self.logger.record("train/explained_variance", float(variance))
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/clip_range", self.clip_range(self._current_progress_remaining))  # type: ignore[operator]
+        if isinstance(self.policy.features_extractor, SideTunedExtractor):
+            self.logger.record("train/alpha", self.policy.features_extractor.alpha_value())
+
+    def get_training_state(self) -> dict[str, Any]:
+        """Return what, beside the weights and the environments' state, makes a run go on: a tree for `pack_state`.
+
+        To be taken between updates: optimizer, counters, all random generators, the last observation, and the
+        episode statistics that the logs average.
+        """
+        moments, groups = flatten_optimizer(self.policy.optimizer)
+        return {
+            "optimizer": unpack_state(groups, moments),
+            "num_timesteps": self.num_timesteps,
+            "n_updates": self._n_updates,
+            "episodes": self._episode_num,
+            "progress_remaining": self._current_progress_remaining,
+            "last_obs": {key: np.array(array) for key, array in _named(self._last_obs).items()},
+            "episode_starts": np.array(self._last_episode_starts),
+            "rng_python": random.getstate(),
+            "rng_numpy": np.random.get_state(),  # noqa: NPY002 (SB3 shuffles with numpy's global generator)
+            "rng_torch": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "action_noise": self.policy.action_noise.get_state() if self.policy.action_noise else None,
+            "episode_infos": [{k: float(v) for k, v in info.items()} for info in self.ep_info_buffer or ()],
+            "episode_successes": [float(value) for value in self.ep_success_buffer or ()],
+        }
+
+    def set_training_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from `get_training_state()`; then call `learn(..., reset_num_timesteps=False)`.
+
+        Raises `CheckpointError` when the state belongs to another network, observation or number of environments.
+        """
+        observation = {key: np.array(array) for key, array in state["last_obs"].items()}
+        expected = {key: (self.n_envs, *(space.shape or ())) for key, space in _named(self.observation_space).items()}
+        if {key: array.shape for key, array in observation.items()} != expected:
+            raise CheckpointError("the saved observation has other keys, shapes or environments than the run")
+        groups, moments = pack_state(state["optimizer"])
+        restore_optimizer(self.policy.optimizer, moments, groups)
+        self._last_obs = observation if isinstance(self.observation_space, spaces.Dict) else observation["observation"]
+        self._last_episode_starts = np.array(state["episode_starts"])
+        self.num_timesteps, self._n_updates = state["num_timesteps"], state["n_updates"]
+        self._episode_num, self._current_progress_remaining = state["episodes"], state["progress_remaining"]
+        random.setstate(state["rng_python"])
+        np.random.set_state(state["rng_numpy"])  # noqa: NPY002
+        torch.set_rng_state(state["rng_torch"])
+        if self.device.type == "cuda" and state["rng_cuda"] is not None:
+            torch.cuda.set_rng_state(state["rng_cuda"], self.device)
+        if self.policy.action_noise is not None and state["action_noise"] is not None:
+            self.policy.action_noise.set_state(state["action_noise"])
+        self.ep_info_buffer = deque(state["episode_infos"], maxlen=self._stats_window_size)
+        self.ep_success_buffer = deque(state["episode_successes"], maxlen=self._stats_window_size)
+
+
+def _named(value: Any) -> dict[str, Any]:
+    """Return a dict of observations or spaces; a single one is named "observation"."""
+    if isinstance(value, spaces.Dict):
+        return dict(value.spaces)
+    return dict(value) if isinstance(value, dict) else {"observation": value}
+
+
+def _normalised(advantages: Tensor) -> Tensor:
+    """Return the mini-batch's advantages with mean 0 and standard deviation 1 over all processes."""
+    wide = advantages.double()
+    count, total = parallel.all_sum(torch.stack([torch.ones_like(wide).sum(), wide.sum()])).tolist()
+    if count < 2:
+        return advantages
+    centred = wide - total / count
+    squares = float(parallel.all_sum(centred.square().sum()))
+    deviation = math.sqrt(squares / (count - 1)) + 1e-8
+    normal: Tensor = (centred / deviation).float()
+    return normal

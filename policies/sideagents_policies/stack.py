@@ -1,0 +1,170 @@
+"""Vector wrappers that add memory and labels to observations, and the state of a whole stack of wrappers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+from sideagents.errors import SideAgentsError, nearest
+
+Observation = dict[str, NDArray[Any]]
+StepReturn = tuple[Observation, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]
+
+
+def dict_space(venv: VecEnv, wrapper: str) -> spaces.Dict:
+    """Return the Dict observation space of `venv`; raises `SideAgentsError` for any other space."""
+    if not isinstance(venv.observation_space, spaces.Dict):
+        raise SideAgentsError(f"{wrapper} needs a Dict observation space, got {venv.observation_space}")
+    return venv.observation_space
+
+
+class StackKeys(VecEnvWrapper):
+    """Replace chosen keys by their last k readings, newest last, zeros before the start of the episode.
+
+    `StackKeys(venv, {"goal": 4, "base": 2})` turns goal (3,) into (12,) and base (C, h, w) into (2C, h, w). Vectors and
+    channel-first arrays grow along their first axis, channel-last images along their last. Terminal observations are
+    stacked with the readings of the episode that ended. The paper stacks four frames of everything.
+    Raises `SideAgentsError` for an unknown key or a count below 1.
+    """
+
+    def __init__(self, venv: VecEnv, frames: Mapping[str, int]) -> None:
+        space = dict_space(venv, "StackKeys")
+        stacked: dict[str, spaces.Space[Any]] = dict(space.spaces)
+        self._axes: dict[str, int] = {}  # of a single observation
+        self._frames: dict[str, int] = {}
+        for key, count in frames.items():
+            box = space.spaces.get(key)
+            if not isinstance(box, spaces.Box):
+                boxes = [k for k, s in space.spaces.items() if isinstance(s, spaces.Box)]
+                raise SideAgentsError(f"StackKeys: no array {key!r} in the observation{nearest(key, boxes)} ({boxes})")
+            if count < 1:
+                raise SideAgentsError(f"StackKeys: {key} must keep at least 1 reading, got {count}")
+            if count == 1:
+                continue
+            axis = len(box.shape) - 1 if is_image_space(box) and not is_image_space_channels_first(box) else 0
+            low, high = (np.concatenate([bound] * count, axis=axis) for bound in (box.low, box.high))
+            # an empty slot is zero, whatever the bounds of a reading are
+            low, high = np.minimum(low, 0), np.maximum(high, 0)
+            stacked[key] = spaces.Box(low.astype(box.dtype), high.astype(box.dtype), dtype=box.dtype.type)
+            self._axes[key], self._frames[key] = axis, count
+        super().__init__(venv, observation_space=spaces.Dict(stacked))
+        self._single = space
+        self._stacks: Observation = {}
+        self._clear()
+
+    def reset(self) -> Observation:
+        """Reset all environments; every stack holds zeros and the first reading."""
+        observation = self.venv.reset()
+        assert isinstance(observation, dict)
+        self._clear()
+        return self._push(observation, np.zeros(self.num_envs, dtype=bool), [])
+
+    def step_wait(self) -> StepReturn:
+        """Return the step's result with stacked readings, those in `terminal_observation` included."""
+        observation, rewards, dones, infos = self.venv.step_wait()
+        assert isinstance(observation, dict)
+        return self._push(observation, dones, infos), rewards, dones, infos
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the readings kept, for `set_state`; the wrapped environments keep their own state."""
+        return {"stacks": {key: stack.copy() for key, stack in self._stacks.items()}}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restore `get_state()`; raises `SideAgentsError` when keys or shapes differ."""
+        stacks = {key: np.asarray(stack) for key, stack in state["stacks"].items()}
+        if {k: s.shape for k, s in stacks.items()} != {k: s.shape for k, s in self._stacks.items()}:
+            raise SideAgentsError("StackKeys: the saved state belongs to other keys, counts or environments")
+        self._stacks = {key: stack.astype(self._stacks[key].dtype) for key, stack in stacks.items()}
+
+    def _clear(self) -> None:
+        assert isinstance(self.observation_space, spaces.Dict)
+        for key in self._axes:
+            box = self.observation_space[key]
+            self._stacks[key] = np.zeros((self.num_envs, *(box.shape or ())), dtype=box.dtype)
+
+    def _push(self, observation: Observation, dones: NDArray[np.bool_], infos: list[dict[str, Any]]) -> Observation:
+        result = dict(observation)
+        ended = np.flatnonzero(dones)
+        for key, axis in self._axes.items():
+            width = observation[key].shape[axis + 1]
+            older = np.moveaxis(np.moveaxis(self._stacks[key], axis + 1, 0)[width:], 0, axis + 1)
+            for env in ended:
+                terminal = infos[env].get("terminal_observation")
+                if terminal is not None:
+                    infos[env]["terminal_observation"] = {
+                        **terminal,
+                        key: np.concatenate([older[env], terminal[key]], axis=axis),
+                    }
+            stack = np.concatenate([older, observation[key]], axis=axis + 1)
+            if len(ended):
+                np.moveaxis(stack, axis + 1, 0)[:-width, ended] = 0
+            self._stacks[key] = stack
+            result[key] = stack.copy()
+        return result
+
+
+class ExpertLabels(VecEnvWrapper):
+    """Add obs["expert"], int64 (1,): the action the shortest-path expert would take now (-1 in terminal observations).
+
+    The network never reads this key; losses such as `expert_cross_entropy` do. The environments must offer
+    `expert_actions() -> (n_envs,)`.
+    """
+
+    def __init__(self, venv: VecEnv) -> None:
+        space = dict_space(venv, "ExpertLabels")
+        if not isinstance(venv.action_space, spaces.Discrete) or not hasattr(venv, "expert_actions"):
+            raise SideAgentsError("ExpertLabels needs discrete actions and an environment with expert_actions()")
+        label = spaces.Box(-1, int(venv.action_space.n) - 1, (1,), np.int64)
+        super().__init__(venv, observation_space=spaces.Dict({**space.spaces, "expert": label}))
+
+    def reset(self) -> Observation:
+        """Reset all environments and label their first observations."""
+        return self._label(self.venv.reset())
+
+    def step_wait(self) -> StepReturn:
+        """Return the step's result with labels."""
+        observation, rewards, dones, infos = self.venv.step_wait()
+        for env in np.flatnonzero(dones):
+            terminal = infos[env].get("terminal_observation")
+            if terminal is not None:
+                infos[env]["terminal_observation"] = {**terminal, "expert": np.array([-1])}
+        return self._label(observation), rewards, dones, infos
+
+    def _label(self, observation: Any) -> Observation:
+        assert isinstance(observation, dict)
+        labels = np.asarray(self.venv.expert_actions(), dtype=np.int64)  # type: ignore[attr-defined]
+        return {**observation, "expert": labels.reshape(-1, 1)}
+
+
+def layers(venv: VecEnv) -> Iterator[VecEnv]:
+    """Yield the wrappers from the outermost to the environments themselves."""
+    yield venv
+    while isinstance(venv, VecEnvWrapper):
+        venv = venv.venv
+        yield venv
+
+
+def environment_state(venv: VecEnv) -> list[Any]:
+    """Return the state of every layer that has one, outermost first: JSON values and numpy arrays.
+
+    Raises `SideAgentsError` when the environments themselves cannot be saved.
+    """
+    found = [layer for layer in layers(venv) if hasattr(type(layer), "get_state")]
+    if not found or isinstance(found[-1], VecEnvWrapper):
+        raise SideAgentsError(f"{type(venv.unwrapped).__name__} has no get_state(): its episodes cannot be resumed")
+    return [layer.get_state() for layer in found]  # type: ignore[attr-defined]
+
+
+def restore_environment(venv: VecEnv, states: list[Any]) -> None:
+    """Give every layer its state back; raises `SideAgentsError` when the wrappers are not those that were saved."""
+    found = [layer for layer in layers(venv) if hasattr(type(layer), "set_state")]
+    if len(found) != len(states):
+        raise SideAgentsError(f"saved state of {len(states)} environment layers, but {len(found)} are in use")
+    for layer, state in zip(found, states, strict=True):
+        layer.set_state(state)  # type: ignore[attr-defined]
