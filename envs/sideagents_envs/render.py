@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
+from PIL import Image
 
 from sideagents_envs.config import CameraConfig
 from sideagents_envs.errors import EnvsError, nearest
@@ -129,20 +130,49 @@ def _place(bounds: list[npt.NDArray[np.float64]]) -> tuple[npt.NDArray[np.float6
 
 def _surface(scenes: Sequence[SceneMesh]) -> Surface:
     """Join the appearance tables of the buildings."""
-    textures = [texture for scene in scenes for texture in scene.textures]
-    counts = np.cumsum([0] + [len(scene.textures) for scene in scenes])
+    white = np.full((1, 1, 3), 255, np.uint8)
+    pyramids = [_halvings(texture) for texture in (white, *(t for scene in scenes for t in scene.textures))]
+    first_level = np.cumsum([0] + [len(pyramid) for pyramid in pyramids])
+    images = [image for pyramid in pyramids for image in pyramid]
+    first_texel = np.cumsum([0] + [image.shape[0] * image.shape[1] for image in images])
+    levels = np.array([(f, *i.shape[:2], 0) for f, i in zip(first_texel, images, strict=False)], np.int32)
+    for first, pyramid in zip(first_level, pyramids, strict=False):
+        levels[first, 3] = len(pyramid) - 1
+
+    before = np.cumsum([1] + [len(scene.textures) for scene in scenes])
+    ids = [np.where(s.texture_id >= 0, s.texture_id + n, 0) for s, n in zip(scenes, before, strict=False)]
+    texture = first_level[np.concatenate(ids)].astype(np.int32)
     faces = np.cumsum([0] + [scene.n_triangles for scene in scenes])
-    first = np.cumsum([0] + [t.shape[0] * t.shape[1] for t in textures])
-    texture_ids = [np.where(s.texture_id >= 0, s.texture_id + c, -1) for s, c in zip(scenes, counts, strict=False)]
+    paint = np.empty((faces[-1], 16), np.float32)
+    paint[:, :9] = np.concatenate([scene.colors.reshape(-1, 9) for scene in scenes])
+    paint[:, :9] /= 255
+    paint[:, 9:15] = np.concatenate([scene.uv.reshape(-1, 6) for scene in scenes])
+    paint[:, 15] = np.concatenate([_uv_per_metre(scene) for scene in scenes])
+    paint[:, 15] *= np.sqrt(levels[texture, 1] * levels[texture, 2].astype(np.float32))
     return Surface(
-        uv=np.concatenate([scene.uv for scene in scenes]),
-        colors=np.concatenate([scene.colors for scene in scenes]),
-        texture=np.concatenate(texture_ids).astype(np.int32),
+        paint=paint,
+        texture=texture,
         lit=np.concatenate([~scene.unlit for scene in scenes]),
         semantic=np.concatenate([scene.semantic_id for scene in scenes]),
-        texels=np.concatenate([t.reshape(-1, 3) for t in textures] or [np.zeros((1, 3), np.uint8)]),
-        levels=np.array([(f, t.shape[0], t.shape[1]) for f, t in zip(first, textures, strict=False)], np.int64).reshape(
-            -1, 3
-        ),
+        levels=levels,
+        texels=np.concatenate([image.reshape(-1, 3) for image in images]),
         first_face=faces[:-1].astype(np.int64),
     )
+
+
+def _halvings(texture: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
+    """Return the texture and its copies at half, a quarter ... of its size, down to one texel across."""
+    pyramid = [texture]
+    while min(pyramid[-1].shape[:2]) > 1:
+        pyramid.append(np.asarray(Image.fromarray(pyramid[-1]).reduce(2)))
+    return pyramid
+
+
+def _uv_per_metre(scene: SceneMesh) -> npt.NDArray[np.float32]:
+    """Square root of area in texture coordinates per square metre of each triangle, (F,); 0 for slivers."""
+    corners = scene.vertices[scene.faces]
+    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    area = np.linalg.norm(cross, axis=1)
+    (a, b), (c, d) = (scene.uv[:, 1] - scene.uv[:, 0]).T, (scene.uv[:, 2] - scene.uv[:, 0]).T
+    covered = np.abs(a * d - b * c)
+    return np.sqrt(np.divide(covered, area, out=np.zeros_like(area), where=area > 1e-12)).astype(np.float32)

@@ -32,7 +32,7 @@ class SceneObject:
     room: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SceneMesh:
     """A building in metres, Y up, world transforms applied.
 
