@@ -1,0 +1,214 @@
+"""Floor plans: rooms by recursive splitting, a corridor in part of them, doors that connect everything.
+
+All lengths here are whole centimetres (multiples of 5), so that no decision hangs on a rounding. x and z are the
+horizontal axes of the building, y is up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sideagents_envs.buildings.dice import Dice
+
+WALL_HEIGHT_CM = 250
+DOOR_HEIGHT_CM = 210
+_SMALLEST_SIDE = 240
+_DOOR_MARGIN = 25  # wall left between a door and the room's corner
+
+
+@dataclass(frozen=True)
+class Rect:
+    """An axis-aligned rectangle, cm."""
+
+    x0: int
+    z0: int
+    x1: int
+    z1: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Extent along x and z."""
+        return self.x1 - self.x0, self.z1 - self.z0
+
+    @property
+    def area(self) -> int:
+        """Area in square centimetres."""
+        return (self.x1 - self.x0) * (self.z1 - self.z0)
+
+    def grown(self, by: int) -> Rect:
+        """Return the rectangle with every side moved outwards."""
+        return Rect(self.x0 - by, self.z0 - by, self.x1 + by, self.z1 + by)
+
+    def gaps(self, other: Rect) -> tuple[int, int]:
+        """Return the gaps along x and z, 0 where the two overlap on that axis."""
+        return (
+            max(other.x0 - self.x1, self.x0 - other.x1, 0),
+            max(other.z0 - self.z1, self.z0 - other.z1, 0),
+        )
+
+    def overlaps(self, other: Rect) -> bool:
+        """Return True when the interiors meet."""
+        return self.x0 < other.x1 and other.x0 < self.x1 and self.z0 < other.z1 and other.z0 < self.z1
+
+
+@dataclass(frozen=True)
+class Door:
+    """An opening in a wall along `axis`: centre line at `line` on the other axis, from `low` to `high` on `axis`."""
+
+    axis: str  # "x": the wall runs along x (line is a z coordinate); "z": along z (line is an x coordinate)
+    line: int
+    low: int
+    high: int
+    rooms: tuple[int, int]
+    arch: bool
+
+
+@dataclass
+class Room:
+    """A room: `cell` reaches to the centre lines of its walls, `inner` to their faces."""
+
+    index: int
+    kind: str
+    cell: Rect
+    inner: Rect
+    doors: list[Door] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Room name as written into node extras."""
+        return f"{self.kind}_{self.index}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One storey: footprint, wall thickness, rooms and doors."""
+
+    footprint: Rect
+    wall: int
+    rooms: tuple[Room, ...]
+    doors: tuple[Door, ...]
+
+
+def _split(dice: Dice, rect: Rect) -> tuple[Rect, Rect] | None:
+    """Cut a rectangle across its longer side, near the middle; None when a part would be too small."""
+    width, depth = rect.size
+    long = max(width, depth)
+    low, high = max(_SMALLEST_SIDE, (long * 36 // 500) * 5), long - max(_SMALLEST_SIDE, (long * 36 // 500) * 5)
+    if low > high:
+        return None
+    cut = dice.integer(low // 5 * 5, high // 5 * 5, 5)
+    if width >= depth:
+        return Rect(rect.x0, rect.z0, rect.x0 + cut, rect.z1), Rect(rect.x0 + cut, rect.z0, rect.x1, rect.z1)
+    return Rect(rect.x0, rect.z0, rect.x1, rect.z0 + cut), Rect(rect.x0, rect.z0 + cut, rect.x1, rect.z1)
+
+
+def _cells(dice: Dice, footprint: Rect) -> tuple[list[Rect], int]:
+    """Return the cells, corridors first, and how many of them are corridors."""
+    width, depth = footprint.size
+    cells = [footprint]
+    corridors = 0
+    wanted = dice.integer(4, 8)
+    if wanted >= 5 and dice.chance(60):
+        corridors = 1
+        breadth = dice.integer(140, 175, 5)
+        if dice.chance(50):
+            at = dice.integer(depth * 2 // 25 * 5, depth * 3 // 25 * 5 - breadth // 10 * 5, 5) + footprint.z0
+            band = Rect(footprint.x0, at, footprint.x1, at + breadth)
+            cells = [
+                band,
+                Rect(footprint.x0, footprint.z0, footprint.x1, at),
+                Rect(footprint.x0, at + breadth, footprint.x1, footprint.z1),
+            ]
+        else:
+            at = dice.integer(width * 2 // 25 * 5, width * 3 // 25 * 5 - breadth // 10 * 5, 5) + footprint.x0
+            band = Rect(at, footprint.z0, at + breadth, footprint.z1)
+            cells = [
+                band,
+                Rect(footprint.x0, footprint.z0, at, footprint.z1),
+                Rect(at + breadth, footprint.z0, footprint.x1, footprint.z1),
+            ]
+    while len(cells) < wanted:
+        # The largest cell is cut; a little jitter lets plans differ.
+        order = sorted(
+            range(corridors, len(cells)), key=lambda i: (-cells[i].area * dice.integer(80, 120), cells[i].x0)
+        )
+        parts = next((p for i in order if (p := _split(dice, cells[i])) and cells.pop(i)), None)
+        if parts is None:
+            break
+        cells.extend(parts)
+    return cells, corridors
+
+
+def _kinds(dice: Dice, cells: list[Rect], corridors: int) -> list[str]:
+    """Give every cell a room type: the largest is the living room, small ones are bathrooms and stores."""
+    kinds = ["corridor"] * len(cells)
+    order = sorted(range(corridors, len(cells)), key=lambda i: (-cells[i].area, cells[i].x0, cells[i].z0))
+    large = ["living", "bedroom", "kitchen", "dining"]
+    small = ["bathroom", "storage", "study", "laundry"]
+    rest = dice.shuffled(["bedroom", "office", "library", "playroom", "gallery", "dining", "kitchen"])
+    large = large[:1] + dice.shuffled(large[1:])
+    small = small[:1] + dice.shuffled(small[1:])
+    pool = large + rest
+    for rank, i in enumerate(order):
+        is_small = rank >= len(order) - 2 and len(order) >= 4 and cells[i].area < 160_000
+        kinds[i] = small.pop(0) if is_small else pool.pop(0)
+    return kinds
+
+
+def _shared(a: Rect, b: Rect) -> tuple[str, int, int, int] | None:
+    """Return (axis, line, low, high) of the wall two cells share, or None."""
+    if a.x1 == b.x0 or b.x1 == a.x0:
+        low, high = max(a.z0, b.z0), min(a.z1, b.z1)
+        return ("z", a.x1 if a.x1 == b.x0 else a.x0, low, high) if high > low else None
+    if a.z1 == b.z0 or b.z1 == a.z0:
+        low, high = max(a.x0, b.x0), min(a.x1, b.x1)
+        return ("x", a.z1 if a.z1 == b.z0 else a.z0, low, high) if high > low else None
+    return None
+
+
+def _doors(dice: Dice, cells: list[Rect], kinds: list[str]) -> list[Door]:
+    """Connect all cells by a random spanning tree (corridors first), then add some loops."""
+    walls = []
+    for a in range(len(cells)):
+        for b in range(a + 1, len(cells)):
+            shared = _shared(cells[a], cells[b])
+            if shared and shared[3] - shared[2] >= 110 + 2 * (_DOOR_MARGIN + 10):
+                walls.append((a, b, shared))
+    walls = dice.shuffled(walls)
+    walls.sort(key=lambda w: "corridor" not in (kinds[w[0]], kinds[w[1]]))  # stable: the shuffle stays within groups
+    group = list(range(len(cells)))
+    chosen, spare = [], []
+    for wall in walls:
+        a, b = group[wall[0]], group[wall[1]]
+        (chosen if a != b else spare).append(wall)
+        group = [a if g == b else g for g in group]
+    chosen += [wall for wall in spare if dice.chance(30)]
+    doors = []
+    for a, b, (axis, line, low, high) in chosen:
+        width = dice.integer(90, 110, 5)
+        inset = _DOOR_MARGIN + 10
+        start = dice.integer((low + inset) // 5 * 5, (high - inset - width) // 5 * 5, 5)
+        doors.append(Door(axis, line, start, start + width, (a, b), dice.chance(40)))
+    return doors
+
+
+def make_plan(dice: Dice) -> Plan:
+    """Return a random plan of 4-8 rooms on about 12 x 12 m, every room reachable."""
+    while True:
+        width, depth = dice.integer(1100, 1300, 5), dice.integer(1100, 1300, 5)
+        footprint = Rect(-width // 10 * 5, -depth // 10 * 5, width - width // 10 * 5, depth - depth // 10 * 5)
+        cells, corridors = _cells(dice, footprint)
+        kinds = _kinds(dice, cells, corridors)
+        doors = _doors(dice, cells, kinds)
+        reached = {0}
+        for _ in cells:
+            for door in doors:
+                if door.rooms[0] in reached or door.rooms[1] in reached:
+                    reached |= set(door.rooms)
+        if len(cells) >= 4 and len(reached) == len(cells):
+            break
+    wall = dice.choose((12, 13, 14, 15)) // 2 * 2  # even: half of it is a whole centimetre
+    rooms = []
+    for i, (cell, kind) in enumerate(zip(cells, kinds, strict=True)):
+        rooms.append(Room(i, kind, cell, cell.grown(-wall // 2), [d for d in doors if i in d.rooms]))
+    return Plan(footprint, wall, tuple(rooms), tuple(doors))

@@ -1,0 +1,95 @@
+"""Baked light: a few lamps, an ambient term that depends on the normal, and darker corners, written into COLOR_0.
+
+There is no ray tracing and there are no cast shadows: light stays in its room. Only +, -, *, / and square roots are
+used, which IEEE arithmetic fixes to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sideagents_envs.buildings.layout import WALL_HEIGHT_CM, Rect
+from sideagents_envs.buildings.solids import Array, Color, Part
+
+_CORNER_DEPTH = 0.30  # share of light lost right in a corner
+_CORNER_REACH = 0.35  # metres from the corner where half of that is left
+_SHADOW = 0.45  # share of light lost on the floor under and beside furniture
+
+
+@dataclass(frozen=True)
+class Light:
+    """The light of one room.
+
+    `ambient` is the colour of the undirected light; `tilt` (3,) brightens surfaces that face along it; `lamps` are
+    (x, y, z, power, colour); `room` is the floor rectangle (cm), `solid` are the footprints of furniture (cm).
+    """
+
+    ambient: Color
+    tilt: Color
+    lamps: Sequence[tuple[float, float, float, float, Color]]
+    room: Rect
+    solid: Sequence[Rect] = ()
+
+
+def _dot(a: Array, b: Array) -> Array:
+    """Row-wise dot product in a fixed order of additions."""
+    total: Array = a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2]
+    return total
+
+
+def _corners(part: Part, room: Rect) -> Array:
+    """Return how much light corners leave, (V,) in (0, 1]."""
+    left = np.ones(len(part.points))
+    planes = (
+        (0, room.x0 / 100, 1),
+        (0, room.x1 / 100, -1),
+        (2, room.z0 / 100, 1),
+        (2, room.z1 / 100, -1),
+        (1, 0.0, 1),
+        (1, WALL_HEIGHT_CM / 100, -1),
+    )
+    for axis, level, sign in planes:
+        distance = np.maximum((part.points[:, axis] - level) * sign, 0.0) / _CORNER_REACH
+        facing = 1.0 - np.abs(part.normals[:, axis])  # a surface does not darken itself
+        left *= 1.0 - _CORNER_DEPTH * facing / (1.0 + distance * distance)
+    return left
+
+
+def _contact(part: Part, solid: Sequence[Rect]) -> Array:
+    """Return how much light furniture leaves on the floor near it, (V,) in (0, 1]."""
+    left = np.ones(len(part.points))
+    floor = (part.points[:, 1] < 0.03) & (part.normals[:, 1] > 0.9)
+    if not floor.any():
+        return left
+    for rect in solid:
+        dx = np.maximum(np.maximum(rect.x0 / 100 - part.points[:, 0], part.points[:, 0] - rect.x1 / 100), 0.0)
+        dz = np.maximum(np.maximum(rect.z0 / 100 - part.points[:, 2], part.points[:, 2] - rect.z1 / 100), 0.0)
+        left[floor] *= (1.0 - _SHADOW / (1.0 + (dx * dx + dz * dz) / 0.06))[floor]
+    return left
+
+
+def bake(part: Part, light: Light) -> NDArray[np.uint8]:
+    """Return vertex colours u8 (V,3): tint x light, never brighter than white."""
+    tilt = (
+        1.0
+        + part.normals[:, 0] * light.tilt[0]
+        + part.normals[:, 1] * light.tilt[1]
+        + part.normals[:, 2] * light.tilt[2]
+    )
+    lit = [tilt * light.ambient[c] for c in range(3)]
+    for x, y, z, power, color in light.lamps:
+        to_lamp = np.array([x, y, z]) - part.points
+        square = _dot(to_lamp, to_lamp)
+        cosine = _dot(to_lamp, part.normals) / np.sqrt(np.maximum(square, 1e-6))
+        # Half-Lambert keeps some shape on the side turned away; the falloff is softened near the lamp.
+        wrapped = np.maximum(0.25 + 0.75 * cosine, 0.0) * power / (1.0 + square / 5.0)
+        lit = [lit[c] + wrapped * color[c] for c in range(3)]
+    shade = _corners(part, light.room) * _contact(part, light.solid)
+    colors = [
+        (part.glow + (1.0 - part.glow) * np.minimum(lit[c] * shade, 1.0)) * part.tint[c] * 255.0 for c in range(3)
+    ]
+    return np.floor(np.clip(np.stack(colors, axis=1), 0.0, 255.0) + 0.5).astype(np.uint8)
