@@ -1,0 +1,147 @@
+"""Looks at a configuration before anything is run: are its names known, do its parts fit, is its data there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from sideagents.bases import list_bases, load_base
+from sideagents.core.alpha import make_alpha
+from sideagents.core.dotted import is_dotted
+from sideagents.core.merge import MERGES
+from sideagents.core.methods import METHODS, build_perception
+from sideagents.core.side import SIDES
+from sideagents.errors import ConfigError, SideAgentsError
+from sideagents.run.config import differences, dump_config, load_config
+from sideagents_envs.episodes import read_episodes
+from sideagents_envs.errors import EnvsError
+from sideagents_policies.config import AgentConfig
+from sideagents_policies.paths import config_path, locate
+
+# What may differ when a run goes on: how long it trains, how often it saves, where and how fast it computes.
+MAY_CHANGE_ON_RESUME = (
+    "runs",
+    "threads",
+    "device",
+    "eval.",
+    "ppo.frames",
+    "ppo.checkpoint_every_frames",
+    "clone.checkpoint_every_s",
+)
+
+
+def read_config(name: str, overrides: Sequence[str] = ()) -> AgentConfig:
+    """Resolve a configuration, given by file or bundled name, and check it.
+
+    Raises `ConfigError` with the key path for unknown keys, wrong types, unknown names and parts that do not fit.
+    """
+    return checked(load_config(AgentConfig, config_path(name), list(overrides)))
+
+
+def default_config(overrides: Sequence[str] = ()) -> AgentConfig:
+    """Return the default configuration with overrides, for commands that need no file."""
+    return checked(load_config(AgentConfig, None, list(overrides)))
+
+
+def checked(config: AgentConfig) -> AgentConfig:
+    """Return the configuration with data looked up; raises `ConfigError` when names or parts are wrong."""
+    config = locate(config)
+    _check_names(config)
+    if config.model.use_rgb and not any(line.startswith("model.base") for line in absent_data(config)):
+        _check_parts(config)
+    _check_episodes(config)
+    return config
+
+
+def resolved_yaml(config: AgentConfig) -> str:
+    """Return the whole configuration as YAML that reads back as the same configuration."""
+    return dump_config(config)
+
+
+def absent_data(config: AgentConfig) -> Iterator[str]:
+    """Yield one line for everything on disk that the configuration needs and that is not there."""
+    model, scenes = config.model, config.scenes
+    if model.base_weights is not None:
+        if not Path(model.base_weights).is_file():
+            yield f"model.base_weights: no such file {model.base_weights}"
+    elif any(row["name"] == model.base and not row["available"] for row in list_bases()):
+        yield f"model.base: the weights of {model.base!r} are not in this installation (`make bases` makes them)"
+    elif model.base.endswith(".safetensors") and not Path(model.base).is_file():
+        yield f"model.base: no such file {model.base}"
+    if scenes.dataset != "bundled":
+        root = Path(scenes.dataset)
+        if not root.is_dir():
+            yield f"scenes.dataset: no such folder {root} (`bundled` makes its own buildings)"
+        elif not any(root.rglob("*.glb")):
+            yield f"scenes.dataset: no .glb file in {root}"
+    if scenes.episodes is not None and not any(path.is_file() for path in _episode_files(config)):
+        yield f"scenes.episodes: no such file {scenes.episodes}"
+    if config.env == "habitat" and not _has_habitat():
+        yield "env: habitat-sim is not installed (see docs/habitat.md; env: embedded needs nothing)"
+
+
+def require_data(config: AgentConfig) -> None:
+    """Raise `ConfigError` for the first thing that is not there."""
+    for line in absent_data(config):
+        raise ConfigError(line)
+
+
+def refuse_changes(before: AgentConfig, now: AgentConfig) -> None:
+    """Raise `ConfigError` when a run is continued with a configuration that makes it another run."""
+    for key, (old, new) in differences(before, now).items():
+        if not key.startswith(MAY_CHANGE_ON_RESUME):
+            raise ConfigError(
+                f"{key}: the run has {old!r}, now it is {new!r}; a resumed run keeps it "
+                "(start a new run with --init to change it)"
+            )
+
+
+def _check_names(config: AgentConfig) -> None:
+    model = config.model
+    for key, look in (("model.method", METHODS.get), ("model.merge", MERGES.get), ("model.alpha", make_alpha)):
+        _under(key, look, getattr(model, key.removeprefix("model.")))
+    if model.side != "copy" and not is_dotted(model.side):
+        _under("model.side", SIDES.get, model.side)
+
+
+def _under(key: str, look: object, value: str) -> None:
+    assert callable(look)
+    try:
+        look(value)
+    except SideAgentsError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def _check_parts(config: AgentConfig) -> None:
+    """Build the perception once: everything that cannot be built is found here, in less than a second."""
+    model = config.model
+    key = "model.base"
+    try:
+        base = load_base(model.base, weights=model.base_weights)
+        key = "model"
+        size = (config.camera.height, config.camera.width)
+        build_perception(model.method, base, model.side, model.merge, model.alpha, model.side_init, input_size=size)
+    except SideAgentsError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def _episode_files(config: AgentConfig) -> list[Path]:
+    name = config.scenes.episodes or ""
+    return [
+        Path(name.replace("{split}", split)) for split in dict.fromkeys((config.eval.split, "train", "val", "test"))
+    ]
+
+
+def _check_episodes(config: AgentConfig) -> None:
+    for path in _episode_files(config) if config.scenes.episodes is not None else ():
+        if path.is_file():
+            try:
+                read_episodes(path)
+            except EnvsError as error:
+                raise ConfigError(f"scenes.episodes: {error}") from None
+
+
+def _has_habitat() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("habitat_sim") is not None

@@ -1,0 +1,203 @@
+"""Verbs that make and use agents: train, demos, clone, eval, enjoy, plot."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sideagents_policies.cli.common import (
+    UsageError,
+    Verbs,
+    add_verb,
+    checked_config,
+    natural,
+    one_target,
+    split_words,
+)
+
+CONFIG = "CONFIG [section.key=value ...]"
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the six verbs."""
+    _add_training(verbs)
+    _add_measuring(verbs)
+
+
+def _add_training(verbs: Verbs) -> None:
+    train = add_verb(
+        verbs,
+        "train",
+        "train an agent by PPO",
+        """sideagents train pointnav/sidetune_curvature --init runs/sidetune_curvature_clone_1
+        sideagents train pointnav/features_curvature ppo.frames=1000000 workers=2
+        sideagents train --resume runs/sidetune_curvature_train_1""",
+        words=CONFIG,
+    )
+    start = train.add_mutually_exclusive_group()
+    start.add_argument("--init", type=Path, metavar="RUN", help="start from the networks of this run, often a clone")
+    start.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run, in its folder")
+    train.set_defaults(run=_train)
+
+    demos = add_verb(
+        verbs,
+        "demos",
+        "collect demonstrations of the shortest-path expert",
+        "sideagents demos pointnav/sidetune_curvature --out data/demos demos.trajectories=4900",
+        words=CONFIG,
+    )
+    demos.add_argument("--out", type=Path, metavar="DIR", help="folder of the shards (default: RUNS/NAME_demos)")
+    demos.set_defaults(run=_demos)
+
+    clone = add_verb(
+        verbs,
+        "clone",
+        "train an agent by behaviour cloning, with DAgger rounds where the config asks for them",
+        """sideagents clone pointnav/sidetune_curvature --demos data/demos
+        sideagents clone pointnav/sidetune_curvature clone.epochs=2 clone.dagger_frames=200000
+        sideagents clone --resume runs/sidetune_curvature_clone_1""",
+        words=CONFIG,
+    )
+    clone.add_argument("--demos", type=Path, metavar="DIR", help="demonstrations; without it they are collected first")
+    start = clone.add_mutually_exclusive_group()
+    start.add_argument("--init", type=Path, metavar="RUN", help="start from the networks of this run")
+    start.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run, in its folder")
+    clone.set_defaults(run=_clone)
+
+
+def _add_measuring(verbs: Verbs) -> None:
+    evaluate = add_verb(
+        verbs,
+        "eval",
+        "evaluate a run, or a baseline, on a fixed list of held-out episodes",
+        """sideagents eval runs/sidetune_curvature_train_1 --split val
+        sideagents eval runs/sidetune_curvature_train_1 --episodes-file house.json.gz --scene-dir scenes
+        sideagents eval --agent straight --split val --episodes 200 --json straight.json""",
+        words="RUN [section.key=value ...]",
+    )
+    evaluate.add_argument(
+        "--agent", metavar="NAME", help="a baseline in place of a run: random, forward, straight, expert"
+    )
+    evaluate.add_argument("--split", choices=["train", "val", "test"], help="buildings to evaluate in")
+    evaluate.add_argument("--episodes", type=natural, metavar="N", help="the first N of the list (0: all)")
+    evaluate.add_argument("--json", type=Path, metavar="F", help="write the metrics with intervals to this file")
+    evaluate.add_argument("--episodes-file", type=Path, metavar="F", help="any PointNav-v1 .json.gz file")
+    evaluate.add_argument("--scene-dir", type=Path, metavar="DIR", help="where that file's buildings are")
+    evaluate.add_argument(
+        "--deterministic", action="store_true", default=None, help="arg-max in place of sampled actions"
+    )
+    evaluate.set_defaults(run=_eval)
+
+    enjoy = add_verb(
+        verbs,
+        "enjoy",
+        "film an agent: its view, what the base sees, map, path and alpha",
+        """sideagents enjoy runs/sidetune_curvature_train_1 --out agent.mp4
+        sideagents enjoy runs/sidetune_curvature_train_1 --episode 7 --out agent.gif""",
+        words="RUN [section.key=value ...]",
+    )
+    enjoy.add_argument("--episode", type=natural, default=0, metavar="I", help="number in the episode list (default 0)")
+    enjoy.add_argument("--split", choices=["train", "val", "test"], help="buildings to film in")
+    enjoy.add_argument("--episodes-file", type=Path, metavar="F", help="any PointNav-v1 .json.gz file")
+    enjoy.add_argument("--scene-dir", type=Path, metavar="DIR", help="where that file's buildings are")
+    enjoy.add_argument("--deterministic", action="store_true", default=None, help="arg-max in place of sampled actions")
+    enjoy.add_argument("--out", type=Path, metavar="F", help=".mp4 or .gif (default: into the run's videos folder)")
+    enjoy.set_defaults(run=_enjoy)
+
+    plot = add_verb(
+        verbs,
+        "plot",
+        "draw learning curves of runs, averaged over seeds with intervals",
+        "sideagents plot runs/sidetune_* runs/features_* --out curves.png",
+        words="RUN [RUN ...]",
+    )
+    plot.add_argument("--out", type=Path, required=True, metavar="F", help="image file, .png, .svg or .pdf")
+    plot.set_defaults(run=_plot)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from sideagents_policies.train import resume, train
+
+    if args.resume is not None:
+        resume(args.resume, *_resume_words(args))
+    else:
+        train(checked_config(args), init=args.init)
+    return 0
+
+
+def _demos(args: argparse.Namespace) -> int:
+    from sideagents_policies.demos import collect, default_folder
+
+    config = checked_config(args)
+    collect(config, default_folder(config) if args.out is None else args.out)
+    return 0
+
+
+def _clone(args: argparse.Namespace) -> int:
+    from sideagents_policies.clone import clone, resume
+
+    if args.resume is not None:
+        resume(args.resume, *_resume_words(args), demos=args.demos)
+    else:
+        clone(checked_config(args), demos=args.demos, init=args.init)
+    return 0
+
+
+def _resume_words(args: argparse.Namespace) -> tuple[str | None, list[str]]:
+    targets, overrides = split_words(args.words)
+    if len(targets) > 1:
+        raise UsageError(f"unexpected argument {targets[1]!r}; overrides are written section.key=value")
+    return (targets[0] if targets else None), overrides
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from sideagents_policies.evaluate import evaluate_baseline, evaluate_run
+
+    options = {
+        "split": args.split,
+        "episodes": args.episodes,
+        "json_path": args.json,
+        "episodes_file": args.episodes_file,
+        "scenes_dir": args.scene_dir,
+    }
+    if args.agent is None:
+        run, overrides = one_target(args, "a RUN (a folder that train or clone wrote) or --agent NAME")
+        evaluate_run(Path(run), deterministic=args.deterministic, overrides=overrides, **options)
+        return 0
+    from sideagents_policies.checks import default_config, read_config, require_data
+
+    targets, overrides = split_words(args.words)
+    if len(targets) > 1:
+        raise UsageError(f"unexpected argument {targets[1]!r}; overrides are written section.key=value")
+    config = read_config(targets[0], overrides) if targets else default_config(overrides)
+    require_data(config)
+    evaluate_baseline(args.agent, config, **options)
+    return 0
+
+
+def _enjoy(args: argparse.Namespace) -> int:
+    from sideagents_policies.enjoy import record
+
+    run, overrides = one_target(args, "a RUN: a folder that train or clone wrote")
+    path = record(
+        Path(run),
+        episode=args.episode,
+        out=args.out,
+        split=args.split,
+        episodes_file=args.episodes_file,
+        scenes_dir=args.scene_dir,
+        deterministic=args.deterministic,
+        overrides=overrides,
+    )
+    print(f"wrote {path}")
+    return 0
+
+
+def _plot(args: argparse.Namespace) -> int:
+    from sideagents_policies.plot import plot_runs
+
+    runs, overrides = split_words(args.words)
+    if overrides or not runs:
+        raise UsageError("plot needs run folders: sideagents plot RUN [RUN ...] --out F.png")
+    print(f"wrote {plot_runs([Path(run) for run in runs], args.out)}")
+    return 0

@@ -1,0 +1,50 @@
+"""Verbs `check` and `list`: look before running."""
+
+from __future__ import annotations
+
+import argparse
+
+from sideagents_policies.cli.common import Verbs, add_verb, one_target
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add `check` and `list`."""
+    check = add_verb(
+        verbs,
+        "check",
+        "resolve, validate and print a configuration without running it",
+        """sideagents check pointnav/sidetune_curvature
+        sideagents check my_agent.yaml model.base=denoising ppo.frames=1000000""",
+        words="CONFIG [section.key=value ...]",
+    )
+    check.set_defaults(run=_check)
+    listing = add_verb(
+        verbs,
+        "list",
+        "show the bases, methods, merges, sides or configurations that can be named",
+        """sideagents list bases
+        sideagents list configs --json""",
+    )
+    listing.add_argument("what", choices=["bases", "methods", "merges", "sides", "configs"], metavar="WHAT",
+                         help="bases, methods, merges, sides or configs")  # fmt: skip
+    listing.add_argument("--json", action="store_true", help="print a JSON list")
+    listing.set_defaults(run=_list)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from sideagents_policies.checks import absent_data, read_config, resolved_yaml
+
+    name, overrides = one_target(args, "a CONFIG: a YAML file or a name that `sideagents list configs` prints")
+    config = read_config(name, overrides)
+    print(resolved_yaml(config), end="")
+    for line in absent_data(config):
+        print(f"# absent: {line}")
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from sideagents_policies.listing import as_json, as_table, rows
+
+    found = rows(args.what)
+    print(as_json(found) if args.json else as_table(found))
+    return 0

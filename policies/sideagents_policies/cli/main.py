@@ -1,0 +1,88 @@
+"""Entry point of the command line: one verb, its arguments, one clear line for a user's mistake."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from sideagents_policies.cli import agents, config
+from sideagents_policies.cli.common import Parser, UsageError, one_line
+
+EPILOG = """\
+typical use:
+  sideagents list bases                               what perception can be swapped in
+  sideagents check pointnav/sidetune_curvature        print a resolved configuration
+  sideagents clone pointnav/sidetune_curvature        collect expert demonstrations and imitate them
+  sideagents train pointnav/sidetune_curvature --init runs/sidetune_curvature_clone_1
+  sideagents eval runs/sidetune_curvature_train_1 --split val
+  sideagents enjoy runs/sidetune_curvature_train_1 --out agent.mp4
+
+CONFIG is a YAML file or the name of a bundled one (`sideagents list configs`); every key of it can be overridden
+behind it as section.key=value, for example model.base=denoising ppo.frames=1000000.
+"""
+
+
+def build_parser() -> Parser:
+    """Return the parser with all verbs."""
+    parser = Parser(
+        prog="sideagents",
+        description="Side-tuned agents: frozen perception, a small trained network beside it, a learned blend.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", parser_class=Parser)
+    agents.add_verbs(verbs)
+    config.add_verbs(verbs)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, 2 for a user's mistake (one line on stderr), 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except SystemExit as request:  # --help of argparse
+        return request.code if isinstance(request.code, int) else 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has left; nothing more to say, not even when Python flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ValueError, OSError) as error:
+        if not _users_mistake(error):
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(words: list[str]) -> int:
+    parser = build_parser()
+    args, rest = parser.parse_known_args(words)
+    if args.version:
+        from importlib.metadata import version
+
+        print(version("sideagents"))
+        return 0
+    if "run" not in args:
+        parser.error("a verb is missing (see `sideagents --help`)")
+    verb: Parser = args.parser
+    verb.take_rest(args, rest)
+    result: int = args.run(args)
+    return result
+
+
+def _users_mistake(error: ValueError | OSError) -> bool:
+    if isinstance(error, (UsageError, OSError)):
+        return True
+    from sideagents.errors import SideAgentsError
+    from sideagents_envs.errors import EnvsError
+
+    return isinstance(error, (SideAgentsError, EnvsError))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

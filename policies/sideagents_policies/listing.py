@@ -1,0 +1,81 @@
+"""Tables of what can be named in a configuration."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from sideagents.bases import list_bases
+from sideagents.core.merge import MERGES
+from sideagents.core.methods import METHODS
+from sideagents.core.side import SIDES
+from sideagents.registry import Registry
+from sideagents_policies.paths import config_names, config_path
+
+Row = dict[str, Any]
+WIDTH = 120
+
+
+def rows(what: str) -> list[Row]:
+    """Return one row with `name` and what is known about it for bases, methods, merges, sides or configs."""
+    if what == "bases":
+        return list_bases()
+    if what == "configs":
+        return [_config(name) for name in config_names()]
+    if what == "sides":
+        copy = {"name": "copy", "summary": "a trained copy of the base, from its weights"}
+        return sorted([*_registered(SIDES), copy], key=lambda row: str(row["name"]))
+    tables: dict[str, Registry[Any]] = {"methods": METHODS, "merges": MERGES}
+    return _registered(tables[what])
+
+
+def as_json(found: Sequence[Row]) -> str:
+    """Return the rows as a JSON list."""
+    return json.dumps(list(found), indent=2)
+
+
+def as_table(found: Sequence[Row]) -> str:
+    """Return the rows as aligned columns for people; nested values are left out."""
+    columns = [key for key in found[0] if not isinstance(found[0][key], dict)]
+    table = Table(box=None, pad_edge=False, header_style="")
+    for column in columns:
+        table.add_column(column, no_wrap=column == "name")
+    for row in found:
+        table.add_row(*(_word(row.get(column)) for column in columns))
+    text = io.StringIO()
+    Console(file=text, width=WIDTH, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def _registered(registry: Registry[Any]) -> list[Row]:
+    return [{"name": name, "summary": _first_sentence(registry.get(name))} for name in registry.names()]
+
+
+def _first_sentence(target: object) -> str:
+    lines = (getattr(target, "__doc__", None) or "").strip().splitlines()
+    return lines[0].rstrip(".") if lines else ""
+
+
+def _config(name: str) -> Row:
+    path = config_path(name)
+    text = path.read_text(encoding="utf-8")
+    model = (yaml.safe_load(text) or {}).get("model", {})
+    comment = " ".join(
+        line.strip("# ") for line in itertools.takewhile(lambda line: line[:1] == "#", text.splitlines())
+    )
+    summary = re.split(r"[.:](?= |$)", comment)[0]
+    return {"name": name, "method": model.get("method", ""), "base": model.get("base", ""), "summary": summary}
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value or "")

@@ -1,0 +1,60 @@
+"""Where configurations and data are: bundled files, and roots from the configuration or `SIDEAGENTS_DATA`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+from sideagents.errors import ConfigError, nearest
+from sideagents_policies.config import AgentConfig
+
+
+def configs_folder() -> Path:
+    """Return the folder of the bundled configurations: inside the installed package, or of the source checkout."""
+    packaged = Path(str(resources.files("sideagents_policies"))) / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "configs"
+
+
+def config_names() -> list[str]:
+    """Return the short names of the bundled configurations of agents, such as `pointnav/sidetune_curvature`."""
+    root = configs_folder()
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+
+
+def config_path(name: str) -> Path:
+    """Return the file of a configuration given by path or bundled name; raises `ConfigError` with the nearest name."""
+    if Path(name).is_file():
+        return Path(name)
+    names = config_names()
+    matches = [known for known in names if name in (known, known.split("/")[-1])]
+    if len(matches) == 1:
+        return configs_folder() / f"{matches[0]}.yaml"
+    if Path(name).is_dir():
+        raise ConfigError(f"{name}: is a folder; a configuration is a YAML file or a name (`sideagents list configs`)")
+    hint = nearest(name, [*names, *(short.split("/")[-1] for short in names)])
+    raise ConfigError(f"{name}: neither a file nor a bundled configuration{hint} (see `sideagents list configs`)")
+
+
+def find_data(name: str) -> str:
+    """Return `name`, or the same path below `SIDEAGENTS_DATA` when only that exists; `{split}` may stand in it."""
+    root = os.environ.get("SIDEAGENTS_DATA")
+    shown = name.replace("{split}", "val")
+    if root and not Path(shown).exists() and (Path(root) / shown).exists():
+        return str(Path(root) / name)
+    return name
+
+
+def locate(config: AgentConfig) -> AgentConfig:
+    """Return the configuration with its data paths looked up below `SIDEAGENTS_DATA` where they are not here."""
+    scenes, model = config.scenes, config.model
+    dataset = scenes.dataset if scenes.dataset == "bundled" else find_data(scenes.dataset)
+    episodes = None if scenes.episodes is None else find_data(scenes.episodes)
+    weights = None if model.base_weights is None else find_data(model.base_weights)
+    return config.model_copy(
+        update={
+            "scenes": replace(scenes, dataset=dataset, episodes=episodes),
+            "model": model.model_copy(update={"base_weights": weights}),
+        }
+    )
