@@ -1,0 +1,282 @@
+"""Shortest distances to one goal over walkable space, at any angle.
+
+Every node stores the point from which it is reached in a straight line (its root: the goal or a node at a corner) as
+in lazy Theta* (Nash, Koenig and Tovey 2010), but for all nodes at once: nodes are taken from a bucket queue in order
+of distance, and a line of sight is only traced where two neighbours towards the root do not already vouch for it.
+Lengths are sums of straight lines in space between turning points, as habitat-sim measures them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sideagents_envs.motion import QX, QZ, Grid, Y, height, locate, sees, slot
+
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+U8 = NDArray[np.uint8]
+
+_BUCKETS = 256  # of a quarter cell each: wider than the longest hop
+REACH = 0.5  # metres above or below a point in which its floor is looked for, as in habitat-sim
+
+
+class Field(NamedTuple):
+    """Distances to `goal` (3,): `distance` (N,) of the nodes, `root` (N,) the node each is reached from, -1: goal."""
+
+    goal: F64
+    distance: F64
+    root: I32
+
+
+@numba.njit(cache=True, inline="always")
+def _length(dx: float, dy: float, dz: float) -> float:
+    return float(np.sqrt(dx * dx + dy * dy + dz * dz))
+
+
+@numba.njit(cache=True)
+def _point(grid: Grid, goal: F64, node: int) -> tuple[float, float, float]:
+    if node < 0:
+        return goal[0], goal[1], goal[2]
+    return grid.surf[node, QX], grid.surf[node, Y], grid.surf[node, QZ]
+
+
+@numba.njit(cache=True)
+def _remove(s: int, bucket: int, head: I32, after: I32, before: I32) -> None:
+    if before[s] >= 0:
+        after[before[s]] = after[s]
+    else:
+        head[bucket] = after[s]
+    if after[s] >= 0:
+        before[after[s]] = before[s]
+
+
+@numba.njit(cache=True)
+def _insert(s: int, bucket: int, head: I32, after: I32, before: I32) -> None:
+    after[s], before[s] = head[bucket], -1
+    if head[bucket] >= 0:
+        before[head[bucket]] = s
+    head[bucket] = s
+
+
+@numba.njit(cache=True)
+def _vouched(grid: Grid, s: int, x: float, z: float, root: int, rx: float, rz: float, roots: I32, done: U8) -> bool:
+    """Whether both neighbours between which the line to the root passes are known to see it (or it is next door)."""
+    dx, dz = rx - x, rz - z
+    wide, deep = abs(dx), abs(dz)
+    sx, sz = (1 if dx > 0 else -1), (1 if dz > 0 else -1)
+    near = grid.nbr[s, slot(sx, 0) if wide >= deep else slot(0, sz)]
+    corner = grid.nbr[s, slot(sx, sz)]
+    for t in (near, corner):
+        if t < 0 or done[t] != 1 or (t != root and roots[t] != root):
+            return False
+    return True
+
+
+@numba.njit(cache=True)
+def _settle(grid: Grid, goal: F64, s: int, failed: int, distance: F64, roots: I32, done: U8) -> tuple[float, int]:
+    """Return distance and root of a node that does not see the root it was offered: by a settled neighbour or its root."""
+    x, y, z = _point(grid, goal, s)
+    best, root = np.inf, -1
+    for k in range(9):
+        t = grid.nbr[s, k]
+        if k == 4 or t < 0 or done[t] != 1 or not grid.hops[s] >> k & 1:
+            continue
+        tx, ty, tz = _point(grid, goal, t)
+        d = distance[t] + _length(tx - x, ty - y, tz - z)
+        if d < best:
+            best, root = d, t
+    for k in range(9):
+        t = grid.nbr[s, k]
+        if k == 4 or t < 0 or done[t] != 1 or roots[t] == failed or not grid.hops[s] >> k & 1:
+            continue
+        r = roots[t]
+        rx, ry, rz = _point(grid, goal, r)
+        d = (distance[r] if r >= 0 else 0.0) + _length(rx - x, ry - y, rz - z)
+        if d < best - 1e-9 and r != root and sees(grid, s, x, z, rx, rz) >= 0:
+            best, root = d, r
+    return best, root
+
+
+@numba.njit(cache=True)
+def _seed(grid: Grid, goal: F64, s: int, distance: F64, roots: I32, seeds: I32) -> int:
+    """Give the nodes around the goal (surface `s`) that see it their distances; returns how many, at most 49."""
+    count, width = 1, 1
+    ring = np.empty(256, np.int32)
+    ring[0] = s
+    found = 0
+    seen = {s}
+    for _ in range(3):
+        for i in range(count):
+            for k in range(9):
+                t = grid.nbr[ring[i], k]
+                if t >= 0 and t not in seen and width < ring.size:
+                    seen.add(t)
+                    ring[width] = t
+                    width += 1
+        count = width
+        for i in range(width):
+            t = ring[i]
+            if grid.hops[t] == 0 or distance[t] < np.inf:
+                continue
+            x, y, z = _point(grid, goal, t)
+            if sees(grid, s, goal[0], goal[2], x, z) == t:
+                distance[t] = _length(x - goal[0], y - goal[1], z - goal[2])
+                roots[t] = -1
+                seeds[found] = t
+                found += 1
+        if found > 0:
+            break
+    return found
+
+
+@numba.njit(cache=True)
+def solve(grid: Grid, goal: F64, s: int, distance: F64, roots: I32) -> None:
+    """Fill `distance` (inf where unreachable) and `roots` for a goal that lies on surface `s`."""
+    n = roots.size
+    distance[:] = np.inf
+    roots[:] = -1
+    done, sure = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
+    failed = np.full(n, -2, np.int32)
+    head = np.full(_BUCKETS, -1, np.int32)
+    after, before = np.empty(n, np.int32), np.empty(n, np.int32)
+    scale = 4.0 / grid.frame[2]
+    seeds = np.empty(256, np.int32)
+    waiting = _seed(grid, goal, s, distance, roots, seeds)
+    for i in range(waiting):
+        _insert(seeds[i], int(distance[seeds[i]] * scale) % _BUCKETS, head, after, before)
+    now = 0
+    while waiting > 0:
+        s = head[now % _BUCKETS]
+        if s < 0:
+            now += 1
+            continue
+        _remove(s, now % _BUCKETS, head, after, before)
+        x, y, z = _point(grid, goal, s)
+        root = roots[s]
+        rx, ry, rz = _point(grid, goal, root)
+        if (
+            not sure[s]
+            and not _vouched(grid, s, x, z, root, rx, rz, roots, done)
+            and sees(grid, s, x, z, rx, rz) < 0
+        ):
+            failed[s] = root
+            sure[s] = 1
+            distance[s], roots[s] = _settle(grid, goal, s, root, distance, roots, done)
+            bucket = max(now, int(distance[s] * scale))
+            if bucket > now and distance[s] < np.inf:
+                _insert(s, bucket % _BUCKETS, head, after, before)
+                continue
+            root = roots[s]
+            rx, ry, rz = _point(grid, goal, root)
+        waiting -= 1
+        done[s] = 1
+        base = distance[root] if root >= 0 else 0.0
+        for k in range(9):
+            t = grid.nbr[s, k]
+            if k == 4 or t < 0 or done[t] == 1 or failed[t] == root or not grid.hops[s] >> k & 1:
+                continue
+            tx, ty, tz = _point(grid, goal, t)
+            d = base + _length(tx - rx, ty - ry, tz - rz)
+            if d < distance[t] - 1e-9:
+                if distance[t] < np.inf:
+                    _remove(t, int(max(now, distance[t] * scale)) % _BUCKETS, head, after, before)
+                else:
+                    waiting += 1
+                distance[t], roots[t], sure[t] = d, root, 0
+                _insert(t, int(max(now, d * scale)) % _BUCKETS, head, after, before)
+
+
+@numba.njit(cache=True)
+def _aim(grid: Grid, field: Field, s: int, x: float, y: float, z: float) -> tuple[float, int]:
+    """Return the distance from a point on surface `s` and the node (-1: the goal) to walk to first; inf: unreachable."""
+    goal, distance, roots = field.goal, field.distance, field.root
+    offered = np.empty(9, np.int32)
+    values = np.empty(9)
+    count = 0
+    for k in range(9):
+        t = grid.nbr[s, k]
+        if t < 0 or distance[t] == np.inf:
+            continue
+        r = roots[t]
+        known = False
+        for i in range(count):
+            known = known or offered[i] == r
+        if not known:
+            rx, ry, rz = _point(grid, goal, r)
+            offered[count] = r
+            values[count] = (distance[r] if r >= 0 else 0.0) + _length(rx - x, ry - y, rz - z)
+            count += 1
+    if count == 1:
+        return values[0], offered[0]
+    while count > 0:
+        i = int(np.argmin(values[:count]))
+        rx, _, rz = _point(grid, goal, offered[i])
+        if sees(grid, s, x, z, rx, rz) >= 0:
+            return values[i], offered[i]
+        count -= 1
+        values[i], offered[i] = values[count], offered[count]
+    best, root = np.inf, -1
+    for k in range(9):
+        t = grid.nbr[s, k]
+        if t >= 0 and distance[t] < np.inf:
+            tx, ty, tz = _point(grid, goal, t)
+            d = distance[t] + _length(tx - x, ty - y, tz - z)
+            if d < best:
+                best, root = d, t
+    return best, root
+
+
+@numba.njit(cache=True)
+def aim(grid: Grid, field: Field, x: float, y: float, z: float) -> tuple[float, int]:
+    """Return the distance from a point to the goal and the node (-1: the goal) to walk to first; inf: unreachable."""
+    s = locate(grid, x, y, z, REACH)
+    if s < 0:
+        return np.inf, -1
+    return _aim(grid, field, s, x, height(grid, s, x, z), z)
+
+
+@numba.njit(cache=True)
+def evaluate(grid: Grid, field: Field, points: F64, out: F64) -> None:
+    """Write the distances from points (K,3) to the goal."""
+    for i in range(points.shape[0]):
+        out[i] = aim(grid, field, points[i, 0], points[i, 1], points[i, 2])[0]
+
+
+class DistanceField:
+    """Shortest walking distances, in metres, from anywhere to one goal."""
+
+    def __init__(self, grid: Grid, goal: F64, surface: int) -> None:
+        n = len(grid.hops)
+        self.goal = goal
+        self.grid = grid
+        self.field = Field(goal, np.empty(n), np.empty(n, np.int32))
+        solve(grid, goal, surface, self.field.distance, self.field.root)
+
+    def value(self, point: ArrayLike) -> float:
+        """Return the distance from a point (3,); inf where the goal cannot be reached."""
+        x, y, z = np.asarray(point, np.float64)
+        return float(aim(self.grid, self.field, x, y, z)[0])
+
+    def values(self, points: ArrayLike) -> F64:
+        """Return the distances from points (K,3), float64 (K,); inf where the goal cannot be reached."""
+        rows = np.ascontiguousarray(points, dtype=np.float64).reshape(-1, 3)
+        out = np.empty(len(rows))
+        evaluate(self.grid, self.field, rows, out)
+        return out
+
+    def path(self, start: ArrayLike) -> F64:
+        """Return the turning points from `start` to the goal, both included, (K,3); empty (0,3) when unreachable."""
+        x, y, z = np.asarray(start, np.float64)
+        value, root = aim(self.grid, self.field, x, y, z)
+        if not np.isfinite(value):
+            return np.empty((0, 3))
+        points = [(x, y, z)]
+        while root >= 0:
+            points.append(_point(self.grid, self.goal, root))
+            root = int(self.field.root[root])
+        points.append(tuple(self.goal))
+        return np.array(points)
