@@ -1,0 +1,177 @@
+"""The run folder: never reused, explains itself, its scalars survive kill and resume."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
+from sideagents.run.checkpoint import save_checkpoint
+from sideagents.run.folder import RunFolder
+from sideagents.run.provenance import command_line, versions
+from sideagents.run.scalars import ScalarTable, read_scalars
+
+
+def add_checkpoint(run: RunFolder, step: int) -> Path:
+    return save_checkpoint(run.checkpoints, step, {"w": torch.zeros(1)})
+
+
+def test_a_new_run_explains_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/sideagents", "train", "a b.yaml", "ppo.frames=3"])
+    run = RunFolder.create(tmp_path / "runs", "agent", "seed: 1\n")
+    assert run.path == tmp_path / "runs" / "agent_1"
+    assert run.config_path.read_text() == "seed: 1\n"
+    assert (run.path / "command.txt").read_text() == "sideagents train 'a b.yaml' ppo.frames=3\n"
+    recorded = json.loads((run.path / "versions.json").read_text())
+    assert recorded["torch"] == torch.__version__
+    assert {"python", "numpy", "stable-baselines3", "gymnasium", "sideagents", "platform", "git_commit"} <= set(
+        recorded
+    )
+
+
+def test_a_used_folder_is_never_taken_again(tmp_path: Path) -> None:
+    for used in ("agent_3", "agent_x", "other_9"):
+        (tmp_path / used).mkdir()
+    (tmp_path / "agent_5").write_text("a file in the way")
+    assert RunFolder.create(tmp_path, "agent", "").path.name == "agent_6"
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: RunFolder.create(tmp_path, "race", ""), range(8)))
+    assert sorted(run.path.name for run in runs) == [f"race_{n}" for n in range(1, 9)]
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b"])
+def test_a_name_that_is_no_folder_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="letters, digits"):
+        RunFolder.create(tmp_path, name, "")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["scripts/run.py", "--x", "a b"], "python scripts/run.py --x 'a b'"),
+        (["/site/pkg/__main__.py", "go"], "python -m pkg go"),
+        (["/venv/bin/sideagents", "list"], "sideagents list"),
+        (["no such program"], "'no such program'"),
+    ],
+)
+def test_the_command_can_be_typed_again(argv: list[str], line: str) -> None:
+    assert command_line(argv) == line
+    assert shlex.split(line)[-1] == argv[-1]
+
+
+def test_opening_a_run_or_a_checkpoint_in_it(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "agent", "seed: 1\n")
+    with pytest.raises(CheckpointError, match="agent_1: has no checkpoint yet"):
+        run.checkpoint()
+    first, second = add_checkpoint(run, 10), add_checkpoint(run, 20)
+    assert RunFolder.open(run.path).checkpoint() == run.latest() == second
+    at_first = RunFolder.open(first)
+    assert (at_first.path, at_first.checkpoint(), at_first.latest()) == (run.path, first, second)
+    assert run.best() is None
+    run.mark_best(first, {"success": 0.5})
+    assert run.best() == first
+
+
+def test_opening_what_is_no_run_is_one_line(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "agent", "")
+    half = add_checkpoint(run, 10)
+    (half / "meta.json").unlink()
+    for path, message in [
+        (tmp_path / "agnet_1", "no such run, did you mean 'agent_1'?"),
+        (tmp_path / "no" / "agent_1", f"no such run (the folder {tmp_path / 'no'} does not exist)"),
+        (tmp_path, "is no run (no config.yaml in it)"),
+        (run.config_path, "is a file"),
+        (half, "half-written"),
+        (run.checkpoints, "is no run"),
+    ]:
+        with pytest.raises(CheckpointError) as caught:
+            RunFolder.open(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_resume_takes_the_newest_run_with_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckpointError, match="no run agent_1"):
+        RunFolder.create(tmp_path, "agent", "", resume=True)
+    runs = [RunFolder.create(tmp_path, "agent", f"seed: {n}\n") for n in range(3)]
+    add_checkpoint(runs[0], 1)
+    add_checkpoint(runs[1], 1)
+    monkeypatch.setattr(sys, "argv", ["sideagents", "train", "--resume"])
+    again = RunFolder.create(tmp_path, "agent", "other", resume=True)
+    assert again.path == runs[1].path
+    assert again.config_path.read_text() == "seed: 1\n"
+    assert (again.path / "command.txt").read_text().splitlines()[1:] == ["sideagents train --resume"]
+    assert json.loads((again.path / "versions.json").read_text()) == versions()
+    changed = {**versions(), "torch": "9.9"}
+    monkeypatch.setattr("sideagents.run.folder.versions", lambda: changed)
+    again.note_resume()
+    again.note_resume()
+    assert json.loads((again.path / "versions.json").read_text())["resumed"] == [changed]
+
+
+def test_the_table_grows_and_reads_back(tmp_path: Path) -> None:
+    table = ScalarTable(tmp_path / "progress.csv")
+    table.write(1, {"loss": 0.1 + 0.2, "note": "a, b"})
+    table.write(2, {"loss": 0.5, "eval/success": 1})
+    table.write(3, {"note": "c"})
+    assert table.path.read_text().splitlines() == [
+        "step,loss,note,eval/success", '1,0.30000000000000004,"a, b",', "2,0.5,,1", "3,,c,"
+    ]  # fmt: skip
+    assert float(read_scalars(table.path)[0]["loss"]) == 0.1 + 0.2
+
+
+def test_resume_drops_rows_after_the_step_and_the_half_row(tmp_path: Path) -> None:
+    path = tmp_path / "progress.csv"
+    table = ScalarTable(path)
+    for step in range(5):
+        table.write(step, {"loss": float(step)})
+    uninterrupted = path.read_text()
+    with path.open("a") as file:
+        file.write("5,0.")  # killed while writing
+    again = ScalarTable(path)
+    assert path.read_text() == uninterrupted
+    again.truncate(2)
+    for step in range(3, 5):
+        again.write(step, {"loss": float(step)})
+    assert path.read_text() == uninterrupted
+
+
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "progress.csv"
+    for text in ("a,b\n1,2\n", "step,b\nx,2\n"):
+        path.write_text(text)
+        with pytest.raises(SideAgentsError, match=r"progress\.csv: is no table"):
+            read_scalars(path)
+
+
+def test_log_reaches_the_table_and_tensorboard_and_rewinds(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "agent", "")
+    assert not (run.path / "tensorboard").exists()
+    for step in (1, 2, 3):
+        run.log(step, {"alpha": step / 10, "note": "text stays in the table"})
+    run.close()
+    again = RunFolder.open(run.path)
+    again.rewind(1)
+    again.log(2, {"alpha": 0.9})
+    again.close()
+    again.close()
+    assert [row["alpha"] for row in read_scalars(run.path / "progress.csv")] == ["0.1", "0.9"]
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, round(event.value, 4)) for event in events.Scalars("alpha")] == [(1, 0.1), (2, 0.9)]
+
+
+def test_importing_the_folder_does_not_import_tensorboard() -> None:
+    code = "import sys, sideagents.run.folder; print('tensorboard' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
