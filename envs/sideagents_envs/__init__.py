@@ -1,1 +1,30 @@
 """Gymnasium environments for point navigation: scenes, ray-cast renderer, PointNav, occupancy map, expert."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+if TYPE_CHECKING:
+    from sideagents_envs.pointnav import PointNavBatch, PointNavEnv
+    from sideagents_envs.vec import PointNavVecEnv, make_vec
+
+__all__ = ["PointNavBatch", "PointNavEnv", "PointNavVecEnv", "make_vec"]
+
+# Loaded when asked for: `vec` needs stable-baselines3, and with it torch, which nothing else here does.
+_LAZY = {
+    "PointNavBatch": "sideagents_envs.pointnav",
+    "PointNavEnv": "sideagents_envs.pointnav",
+    "PointNavVecEnv": "sideagents_envs.vec",
+    "make_vec": "sideagents_envs.vec",
+}
+
+gymnasium.register(id="PointNav-v0", entry_point="sideagents_envs.pointnav:PointNavEnv")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

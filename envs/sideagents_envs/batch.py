@@ -1,0 +1,285 @@
+"""Point navigation: N episodes moved, rewarded and rendered together. All rules of the task are here, once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from sideagents_envs.config import CameraConfig, TaskConfig
+from sideagents_envs.episodes import Episode
+from sideagents_envs.errors import EnvsError, EpisodeError
+from sideagents_envs.occupancy import BACKGROUND, draw_maps, goal_readings
+from sideagents_envs.simulator import Simulator
+from sideagents_envs.sources import EpisodeSource, Start
+
+Observation = dict[str, NDArray[Any]]
+
+FORWARD, LEFT, RIGHT, STOP = range(4)
+FURTHEST_GOAL_M = 10_000.0
+FURTHEST_DEPTH_M = 1_000.0
+
+_COUNTERS = (
+    "distances",
+    "start_distances",
+    "path_lengths",
+    "returns",
+    "steps",
+    "collisions",
+    "tracks",
+    "track_lengths",
+)
+
+
+def observation_space(camera: CameraConfig, task: TaskConfig) -> spaces.Dict:
+    """Return the space of one observation: rgb and map uint8 (H, W, 3), goal float32 (3,), optionally depth."""
+    shape = (camera.height, camera.width)
+    cells = task.map_cells
+    content: dict[str, spaces.Space[Any]] = {
+        "goal": spaces.Box(np.array([0, -1, -1], np.float32), np.array([FURTHEST_GOAL_M, 1, 1], np.float32)),
+        "map": spaces.Box(0, 255, (cells, cells, 3), np.uint8),
+        "rgb": spaces.Box(0, 255, (*shape, 3), np.uint8),
+    }
+    if task.depth:
+        content["depth"] = spaces.Box(0.0, FURTHEST_DEPTH_M, (*shape, 1), np.float32)
+    return spaces.Dict(content)
+
+
+def action_space(task: TaskConfig) -> spaces.Discrete:
+    """Return forward, left, right, and with `stop: explicit` stop."""
+    return spaces.Discrete(4 if task.stop == "explicit" else 3)
+
+
+class StepResult(NamedTuple):
+    """Outcome of one step of N environments: float64 and bool arrays (N,), and a dict per environment."""
+
+    rewards: NDArray[np.float64]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    infos: list[dict[str, Any]]
+
+
+class PointNavBatch:
+    """N point navigation episodes, moved, rewarded and rendered together.
+
+    With the automatic stop (side-tuning's setting) an agent that is closer than `success_distance_m` when it is about
+    to act stops instead: the step costs the slack, pays the success reward and ends the episode. The undiscounted
+    return of an episode of T steps is therefore
+    `success * success_reward + distance_reward * (d_0 - d_T) + slack_reward * T`. With `stop: explicit` the agent
+    must choose to stop, successfully or not, as in Habitat.
+
+    An environment is idle (`active` False) before its first episode and after its last one until `begin` is called:
+    its steps do nothing and cost nothing, and it observes black images.
+    """
+
+    def __init__(
+        self, simulator: Simulator, source: EpisodeSource, n_envs: int, camera: CameraConfig, task: TaskConfig
+    ) -> None:
+        self.simulator = simulator
+        self.source = source
+        self.n_envs = n_envs
+        self.task = task
+        self.observation_space = observation_space(camera, task)
+        self.action_space = action_space(task)
+        self.active = np.zeros(n_envs, np.bool_)
+        self.poses = np.zeros((n_envs, 4))
+        self.goals = np.zeros((n_envs, 3))
+        self.scenes = np.zeros(n_envs, np.int64)
+        self.starts: list[Start | None] = [None] * n_envs
+        self._distances = np.zeros(n_envs)
+        self._start_distances = np.zeros(n_envs)
+        self._path_lengths = np.zeros(n_envs)
+        self._returns = np.zeros(n_envs)
+        self._steps = np.zeros(n_envs, np.int64)
+        self._collisions = np.zeros(n_envs, np.int64)
+        self._tracks = np.zeros((n_envs, task.max_steps + 1, 2))
+        self._track_lengths = np.zeros(n_envs, np.int64)
+        self._turn = math.radians(task.turn_deg)
+
+    def begin(self, env: int, ticket: int = 0) -> None:
+        """Start the next episode of one environment; a fixed list gives its entry `ticket`."""
+        start = self.source.take(env, ticket)
+        self._install(env, start)
+        self.poses[env] = start.pose
+        self._tracks[env] = 0.0
+        self._tracks[env, 0] = start.pose[[0, 2]]
+        self._track_lengths[env] = 1
+        self._distances[env] = self._start_distances[env] = self._distance(env)
+        self._path_lengths[env] = self._returns[env] = 0.0
+        self._steps[env] = self._collisions[env] = 0
+        self.active[env] = True
+
+    def _install(self, env: int, start: Start) -> None:
+        self.starts[env] = start
+        self.scenes[env] = start.scene
+        # The reading shows the goal of the file even where distances are measured to the walkable point beside it.
+        self.goals[env] = start.episode.goal
+
+    def _distance(self, env: int) -> float:
+        start = self.starts[env]
+        assert start is not None
+        distance = float(start.field.value(self.poses[env, :3]))
+        if not math.isfinite(distance):
+            raise EpisodeError(
+                f"{start.episode.scene_id}, episode {start.episode.episode_id!r}: the goal cannot be reached from "
+                f"{np.round(self.poses[env, :3], 2).tolist()}"
+            )
+        return distance
+
+    def step(self, actions: NDArray[Any]) -> StepResult:
+        """Take one action (N,) in every environment that is active.
+
+        Raises:
+            EnvsError: an action is not one of the action space.
+        """
+        actions = np.asarray(actions)
+        n = self.action_space.n
+        if actions.shape != (self.n_envs,) or actions.min() < 0 or actions.max() >= n:
+            raise EnvsError(f"actions must be {self.n_envs} integers from 0 to {n - 1}, got {actions.tolist()}")
+        rewards = np.zeros(self.n_envs)
+        terminated = np.zeros(self.n_envs, np.bool_)
+        truncated = np.zeros(self.n_envs, np.bool_)
+        infos: list[dict[str, Any]] = [{} for _ in range(self.n_envs)]
+        for env in np.flatnonzero(self.active):
+            rewards[env], terminated[env], truncated[env] = self._step_one(int(env), int(actions[env]))
+            if terminated[env] or truncated[env]:
+                self.active[env] = False
+                infos[env] = self.summary(int(env), bool(terminated[env]))
+        return StepResult(rewards, terminated, truncated, infos)
+
+    def _step_one(self, env: int, action: int) -> tuple[float, bool, bool]:
+        task = self.task
+        near = self._distances[env] < task.success_distance_m
+        stop = action == STOP or (task.stop == "auto" and near)
+        reward = task.slack_reward
+        if stop:
+            reward += task.success_reward if near else 0.0
+        elif action == FORWARD:
+            before = self._distances[env]
+            if self._forward(env):
+                self._collisions[env] += 1
+                reward -= task.collision_penalty
+            self._distances[env] = self._distance(env)
+            reward += task.distance_reward * (before - self._distances[env])
+        else:
+            yaw = self.poses[env, 3] + (self._turn if action == LEFT else -self._turn)
+            self.poses[env, 3] = math.remainder(yaw, math.tau)
+        self._steps[env] += 1
+        self._returns[env] += reward
+        return reward, stop, not stop and bool(self._steps[env] >= task.max_steps)
+
+    def _forward(self, env: int) -> bool:
+        start = self.starts[env]
+        assert start is not None
+        position = self.poses[env, :3].copy()
+        yaw = self.poses[env, 3]
+        ahead = self.task.forward_m * np.array([-math.sin(yaw), 0.0, -math.cos(yaw)])
+        navmesh = self.simulator.navmesh(start.scene)
+        moved, blocked = navmesh.try_step(position, position + ahead, self.task.allow_sliding)
+        self.poses[env, :3] = moved
+        self._path_lengths[env] += float(np.linalg.norm(moved - position))
+        length = self._track_lengths[env]
+        self._tracks[env, length] = moved[0], moved[2]
+        self._track_lengths[env] = length + 1
+        return bool(blocked)
+
+    def summary(self, env: int, ended_by_stop: bool = False) -> dict[str, Any]:
+        """Return the measures of the present episode of one environment, as Habitat defines them."""
+        start = self.starts[env]
+        assert start is not None
+        d0, distance, path = (float(a[env]) for a in (self._start_distances, self._distances, self._path_lengths))
+        success = ended_by_stop and distance < self.task.success_distance_m
+        straightness = d0 / max(d0, path) if max(d0, path) > 0 else 1.0
+        progress = max(0.0, 1.0 - distance / d0) if d0 > 0 else 1.0
+        return {
+            "is_success": success,
+            "spl": float(success) * straightness,
+            "soft_spl": progress * straightness,
+            "distance_to_goal": distance,
+            "collisions": int(self._collisions[env]),
+            "episode_return": float(self._returns[env]),
+            "steps": int(self._steps[env]),
+            "scene_id": start.episode.scene_id,
+            "episode_id": start.episode.episode_id,
+            "start_geodesic": d0,
+        }
+
+    def observe(self, envs: Sequence[int] | NDArray[np.int64] | None = None) -> Observation:
+        """Return the observations of some environments (K, ...), all by default, rendered by one call."""
+        chosen = np.arange(self.n_envs) if envs is None else np.asarray(envs, np.int64)
+        content: Observation = {
+            key: np.zeros((len(chosen), *(space.shape or ())), space.dtype)
+            for key, space in self.observation_space.spaces.items()
+        }
+        content["map"][:] = BACKGROUND
+        seen = np.flatnonzero([self.starts[env] is not None for env in chosen])
+        if seen.size:
+            index = chosen[seen]
+            poses, goals = self.poses[index], self.goals[index]
+            channels = ("rgb", "depth") if self.task.depth else ("rgb",)
+            images = self.simulator.render(self.scenes[index], poses, channels)
+            content["rgb"][seen] = images["rgb"]
+            if self.task.depth:
+                content["depth"][seen] = np.minimum(images["depth"], FURTHEST_DEPTH_M)[..., None]
+            content["goal"][seen] = goal_readings(poses, goals)
+            maps = np.empty((len(seen), *content["map"].shape[1:]), np.uint8)
+            lengths = self._track_lengths[index]
+            draw_maps(maps, self._tracks[index], lengths, poses, goals, self.task.map_size_m)
+            content["map"][seen] = maps
+        return content
+
+    def retire(self, env: int) -> None:
+        """Leave an environment without an episode: it observes black images from now on."""
+        self.active[env] = False
+        self.starts[env] = None
+
+    def expert_actions(self) -> NDArray[np.int64]:
+        """Return the shortest-path follower's action (N,) in every environment; 0 where it is idle."""
+        from sideagents_envs.expert import expert_action
+
+        actions = np.zeros(self.n_envs, np.int64)
+        for env in np.flatnonzero(self.active):
+            start = self.starts[env]
+            assert start is not None
+            navmesh = self.simulator.navmesh(start.scene)
+            actions[env] = expert_action(navmesh, start.field, self.poses[env], self.task)
+        return actions
+
+    def tracks(self) -> list[NDArray[np.float64]]:
+        """Return per environment the places (T, 2) x, z where it has been in this episode."""
+        return [track[:length].copy() for track, length in zip(self._tracks, self._track_lengths, strict=True)]
+
+    def get_state(self) -> dict[str, Any]:
+        """Return all that the future depends on: arrays (N, ...) and JSON-able lists with one entry per environment."""
+        state: dict[str, Any] = {name: getattr(self, f"_{name}").copy() for name in _COUNTERS}
+        state["poses"] = self.poses.copy()
+        state["active"] = self.active.copy()
+        state["buildings"] = [start and self.simulator.paths[start.scene].stem for start in self.starts]
+        state["episodes"] = [start and start.episode.to_json() for start in self.starts]
+        return state | self.source.get_state()
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state: the next steps are bit-equal to those that would have followed `get_state`.
+
+        Raises:
+            EnvsError: the state has another number of environments, another step limit, or buildings not among ours.
+        """
+        for name in (*_COUNTERS, "poses", "active"):
+            own = getattr(self, name if name in ("poses", "active") else f"_{name}")
+            saved = np.asarray(state[name])
+            if saved.shape != own.shape:
+                raise EnvsError(f"environment state: {name} has shape {saved.shape}, these environments {own.shape}")
+            own[:] = saved
+        index = {path.stem: i for i, path in enumerate(self.simulator.paths)}
+        for env, (building, row) in enumerate(zip(state["buildings"], state["episodes"], strict=True)):
+            if row is None:
+                self.starts[env] = None
+            elif building not in index:
+                raise EnvsError(f"environment state: the building {building!r} is not among those loaded")
+            else:
+                self._install(env, self.source.resume(index[building], Episode.from_json(row, "environment state")))
+        self.source.set_state(state)
