@@ -1,0 +1,274 @@
+"""From a configuration to environments, networks and learners: the one place that train, clone, eval and enjoy share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+from sideagents.bases import load_base
+from sideagents.core.base import FrozenBase
+from sideagents.core.methods import build_perception
+from sideagents.errors import SideAgentsError
+from sideagents.run.checkpoint import Checkpoint, check_tensors, load_checkpoint
+from sideagents.run.config import config_hash, load_config
+from sideagents.run.folder import RunFolder
+from sideagents_envs import batch, make_vec
+from sideagents_policies import checks
+from sideagents_policies.config import AgentConfig
+from sideagents_policies.encode import EncodeOnce
+from sideagents_policies.extractor import SideTunedExtractor
+from sideagents_policies.parallel import World
+from sideagents_policies.policy import PerEnvNoise, SideTunedPolicy
+from sideagents_policies.ppo import SideTunedPPO
+from sideagents_policies.stack import Observation, StackKeys, StepReturn, dict_space
+
+ALONE = World()
+
+
+class DropKeys(VecEnvWrapper):
+    """Leave out observation keys that the agent's network does not read, so that no buffer stores them."""
+
+    def __init__(self, venv: VecEnv, keys: Sequence[str]) -> None:
+        kept = {key: space for key, space in dict_space(venv, "DropKeys").spaces.items() if key not in keys}
+        super().__init__(venv, observation_space=spaces.Dict(kept))
+        self._keys = tuple(kept)
+
+    def reset(self) -> Observation:
+        """Reset all environments."""
+        return self._keep(self.venv.reset())
+
+    def step_wait(self) -> StepReturn:
+        """Return the step's result without the dropped keys, in `terminal_observation` too."""
+        observation, rewards, dones, infos = self.venv.step_wait()
+        for env in np.flatnonzero(dones):
+            if infos[env].get("terminal_observation") is not None:
+                infos[env]["terminal_observation"] = self._keep(infos[env]["terminal_observation"])
+        return self._keep(observation), rewards, dones, infos
+
+    def _keep(self, observation: Any) -> Observation:
+        return {key: observation[key] for key in self._keys}
+
+
+@dataclass(frozen=True)
+class Sight:
+    """How an agent's observations are made from the environment's.
+
+    base: the frozen base that encodes each image once; None for agents that are blind or train their base.
+    stacks: keys that hold several readings; drops: keys that the network does not read.
+    """
+
+    base: FrozenBase | None
+    keep_rgb: bool
+    stacks: dict[str, int]
+    drops: tuple[str, ...]
+
+
+def agent_base(config: AgentConfig) -> FrozenBase | None:
+    """Load the base that the configuration names; None for a blind agent."""
+    return load_base(config.model.base, weights=config.model.base_weights) if config.model.use_rgb else None
+
+
+def sight_of(config: AgentConfig, base: FrozenBase | None) -> Sight:
+    """Decide what is encoded, stacked and dropped; codes are stacked, or the images of methods that train the base."""
+    model = config.model
+    drops = () if model.use_map else ("map",)
+    stacks = {"goal": model.goal_history}
+    if base is None:
+        return Sight(None, False, stacks, (*drops, "rgb", "depth"))
+    size = (config.camera.height, config.camera.width)
+    made = build_perception(model.method, base, model.side, model.merge, model.alpha, model.side_init, input_size=size)
+    frozen = made.uses_frozen_base
+    stacks["base" if frozen else "rgb"] = model.frames
+    return Sight(base if frozen else None, made.needs_images, stacks, drops)
+
+
+def observation_space(config: AgentConfig, base: FrozenBase | None) -> spaces.Dict:
+    """Return the space of the observations that `build_venv` makes, without making environments."""
+    sight = sight_of(config, base)
+    parts = dict(batch.observation_space(config.camera, config.task).spaces)
+    if sight.base is not None:
+        parts["base"] = spaces.Box(-np.inf, np.inf, sight.base.out_shape, np.float32)
+        if not sight.keep_rgb:
+            del parts["rgb"]
+    for key, count in sight.stacks.items():
+        box = parts[key]
+        if count > 1 and isinstance(box, spaces.Box):
+            axis = 2 if key == "rgb" else 0
+            low, high = (np.concatenate([bound] * count, axis=axis) for bound in (box.low, box.high))
+            parts[key] = spaces.Box(np.minimum(low, 0), np.maximum(high, 0), dtype=box.dtype.type)
+    return spaces.Dict({key: space for key, space in parts.items() if key not in sight.drops})
+
+
+def build_venv(
+    config: AgentConfig,
+    split: str = "train",
+    n_envs: int | None = None,
+    *,
+    base: FrozenBase | None = None,
+    episodes_file: Path | None = None,
+    seed: int | None = None,
+    world: World = ALONE,
+    perceive: bool = True,
+) -> VecEnv:
+    """Make the environments of one process and the wrappers of the agent.
+
+    n_envs: by default `vec.n_envs`. base: from `agent_base`, loaded when needed and not given. episodes_file: a fixed
+    list in place of the split's own. world: this process among those that train together. With `perceive=False` the
+    environments come bare, for agents that are no networks. Raises `EnvsError` or `SideAgentsError`.
+    """
+    if config.env != "embedded":
+        raise SideAgentsError(f"env: {config.env} environments need habitat-sim (env: embedded needs nothing)")
+    count = config.vec.n_envs if n_envs is None else n_envs
+    venv: VecEnv = make_vec(
+        count,
+        split=split,
+        kind=config.vec.kind if count > 1 else "dummy",
+        seed=config.seed if seed is None else seed,
+        camera=config.camera,
+        task=config.task,
+        scenes=config.scenes,
+        episodes_file=episodes_file,
+        first_env=world.rank * count,
+        total_envs=world.size * count,
+        workers=min(config.vec.processes, count),
+    )
+    try:
+        return _with_sight(venv, config, base, world) if perceive else venv
+    except BaseException:
+        venv.close()
+        raise
+
+
+def _with_sight(venv: VecEnv, config: AgentConfig, base: FrozenBase | None, world: World) -> VecEnv:
+    sight = sight_of(config, base if base is not None else agent_base(config))
+    if sight.base is not None:
+        venv = EncodeOnce(venv, sight.base, keep_rgb=sight.keep_rgb, bf16=config.bf16, device=world.device)
+    venv = StackKeys(venv, {key: count for key, count in sight.stacks.items() if count > 1})
+    return DropKeys(venv, sight.drops) if sight.drops else venv
+
+
+def policy_kwargs(config: AgentConfig, base: FrozenBase | None) -> dict[str, Any]:
+    """Return the arguments of `SideTunedPolicy` beside spaces and learning rate."""
+    model = config.model
+    return {
+        "features_extractor_class": SideTunedExtractor,
+        "features_extractor_kwargs": {
+            "base": model.base if base is None else base,
+            "method": model.method,
+            "side": model.side,
+            "merge": model.merge,
+            "alpha": model.alpha,
+            "side_init": model.side_init,
+            "hidden": model.hidden,
+            "use_rgb": model.use_rgb,
+            "use_map": model.use_map,
+        },
+        "optimizer_kwargs": {"eps": 1e-5, "amsgrad": config.ppo.amsgrad},
+        "alpha_lr": config.ppo.alpha_learning_rate,
+        "bf16": config.bf16,
+    }
+
+
+def build_policy(config: AgentConfig, base: FrozenBase | None, device: torch.device | str = "cpu") -> SideTunedPolicy:
+    """Build the policy alone, with fresh weights: enough to evaluate, count and clone."""
+    rate = config.ppo.learning_rate
+    space, actions = observation_space(config, base), batch.action_space(config.task)
+    return SideTunedPolicy(space, actions, lambda _: rate, **policy_kwargs(config, base)).to(device)
+
+
+def build_agent(config: AgentConfig, venv: VecEnv, base: FrozenBase | None, world: World = ALONE) -> SideTunedPPO:
+    """Build PPO with its policy and rollout buffer; seeds every generator from the configuration.
+
+    Actions are sampled from streams of their own for each environment, so that neither the number of processes nor
+    what else draws random numbers changes them.
+    """
+    ppo = config.ppo
+
+    def rate(remaining: float) -> float:
+        return ppo.learning_rate * (ppo.final_lr_fraction + (1.0 - ppo.final_lr_fraction) * remaining)
+
+    agent = SideTunedPPO(
+        SideTunedPolicy,
+        venv,
+        learning_rate=rate,
+        n_steps=ppo.n_steps,
+        batch_size=ppo.batch_size,
+        n_epochs=ppo.n_epochs,
+        gamma=ppo.gamma,
+        gae_lambda=ppo.gae_lambda,
+        clip_range=ppo.clip_range,
+        ent_coef=ppo.ent_coef,
+        vf_coef=ppo.vf_coef,
+        max_grad_norm=ppo.max_grad_norm,
+        target_kl=ppo.target_kl,
+        critic_warmup=ppo.critic_warmup_frames,
+        policy_kwargs=policy_kwargs(config, base),
+        seed=config.seed,
+        device=world.device,
+    )
+    first = world.rank * venv.num_envs
+    agent.policy.action_noise = PerEnvNoise(config.seed, range(first, first + venv.num_envs))
+    return agent
+
+
+# runs
+
+
+@dataclass(frozen=True)
+class LoadedAgent:
+    """A trained policy with what it was made from."""
+
+    run: RunFolder
+    config: AgentConfig
+    base: FrozenBase | None
+    policy: SideTunedPolicy
+    checkpoint: Checkpoint
+
+
+def open_run(path: Path, overrides: Sequence[str] = ()) -> tuple[RunFolder, AgentConfig]:
+    """Open a run and its configuration, with overrides; raises `CheckpointError` or `ConfigError`."""
+    run = RunFolder.open(path)
+    return run, checks.checked(load_config(AgentConfig, run.config_path, list(overrides)))
+
+
+def load_agent(path: Path, overrides: Sequence[str] = (), device: torch.device | str = "cpu") -> LoadedAgent:
+    """Load the policy of a run, or of one of its checkpoints (`RUN/checkpoints/step_...`).
+
+    The base is loaded by the name in the run's configuration and must have the fingerprint of the one trained with.
+    Raises `CheckpointError` when checkpoint, base and configuration do not belong together.
+    """
+    run, config = open_run(path, overrides)
+    checks.require_data(config)
+    checkpoint = load_checkpoint(run.checkpoint())
+    base = agent_base(config)
+    policy = build_policy(config, base, device)
+    load_weights(policy, checkpoint)
+    policy.set_training_mode(False)
+    return LoadedAgent(run, config, base, policy, checkpoint)
+
+
+def load_weights(policy: SideTunedPolicy, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's tensors into a policy; raises `CheckpointError` for another model or another base."""
+    own = policy.state_dict()
+    fingerprint = [name for name in own if name.endswith("_extra_state")]
+    for name in fingerprint:  # its own error, which names the base, comes from load_state_dict
+        own.pop(name)
+    found = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in fingerprint}
+    check_tensors(found, own, checkpoint.path)
+    policy.load_state_dict(checkpoint.tensors)
+
+
+def identity(config: AgentConfig, base: FrozenBase | None) -> dict[str, str]:
+    """Return what `save_checkpoint` records of configuration and base."""
+    return {
+        "config_hash": config_hash(config),
+        "base": config.model.base if base is not None else "",
+        "fingerprint": base.fingerprint if base is not None else "",
+    }

@@ -1,0 +1,75 @@
+"""What a training run is about to do: which weights learn, and how much memory the buffers take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from gymnasium import spaces
+from torch import nn
+
+from sideagents_policies.config import AgentConfig
+from sideagents_policies.policy import SideTunedPolicy
+
+_SCALARS_PER_STEP = 7  # action, reward, episode start, value, log-probability, advantage, return; float32 each
+
+
+def frame_bytes(space: spaces.Dict) -> int:
+    """Return the bytes of one stored observation."""
+    return sum(math.prod(box.shape or ()) * box.dtype.itemsize for box in space.values() if box.dtype is not None)
+
+
+def rollout_bytes(config: AgentConfig, space: spaces.Dict) -> int:
+    """Return the bytes of PPO's rollout buffer in one process."""
+    steps = config.vec.n_envs * config.ppo.n_steps
+    return steps * (frame_bytes(space) + 4 * _SCALARS_PER_STEP)
+
+
+def weight_table(policy: SideTunedPolicy) -> str:
+    """Return trainable, frozen and in-optimiser weights of each part as lines for people."""
+    optimised = {id(p) for group in policy.optimizer.param_groups for p in group["params"]}
+    lines = [f"{'':22}{'trainable':>12}{'frozen':>12}{'in optimiser':>14}"]
+    total = (0, 0, 0)
+    for name, parameters in _parts(policy):
+        counts = _counts(parameters, optimised)
+        total = (total[0] + counts[0], total[1] + counts[1], total[2] + counts[2])
+        lines.append(_line(name, counts))
+    return "\n".join([*lines, _line("total", total)])
+
+
+def describe(config: AgentConfig, policy: SideTunedPolicy, buffers: dict[str, int]) -> str:
+    """Return the table of weights and a line with the memory of each buffer, per process and in all."""
+    memory = ", ".join(f"{name} {_size(size)}" for name, size in buffers.items())
+    processes = f" in each of {config.workers} processes" if config.workers > 1 else ""
+    return f"{weight_table(policy)}\nmemory{processes}: {memory}"
+
+
+def _parts(policy: SideTunedPolicy) -> Iterable[tuple[str, list[nn.Parameter]]]:
+    extractor: Any = policy.features_extractor
+    perception = extractor.perception
+    parts: dict[str, list[nn.Parameter]] = {}
+    if perception is not None:
+        for name in ("base", "side", "merge", "alpha"):
+            module = getattr(perception, name)
+            parts[name] = list(module.parameters()) if module is not None else []
+    seen = {id(p) for parameters in parts.values() for p in parameters}
+    rest = {id(p): p for p in policy.parameters() if id(p) not in seen}
+    heads = {id(p) for head in (policy.action_net, policy.value_net) for p in head.parameters()}
+    parts["map, goal and trunk"] = [p for key, p in rest.items() if key not in heads]
+    parts["actor and critic"] = [p for key, p in rest.items() if key in heads]
+    return parts.items()
+
+
+def _counts(parameters: list[nn.Parameter], optimised: set[int]) -> tuple[int, int, int]:
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    frozen = sum(p.numel() for p in parameters if not p.requires_grad)
+    return trainable, frozen, sum(p.numel() for p in parameters if id(p) in optimised)
+
+
+def _line(name: str, counts: tuple[int, int, int]) -> str:
+    return f"{name:22}{counts[0]:>12,}{counts[1]:>12,}{counts[2]:>14,}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
