@@ -1,20 +1,25 @@
 """Side-tuning and its relatives: a frozen base, a small trained side network, a learned alpha."""
 
+from importlib.metadata import version
+
 from sideagents.bases import list_bases, load_base, save_base
-from sideagents.core.alpha import make_alpha
+from sideagents.core.alpha import ALPHAS, make_alpha
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import multiply_adds
-from sideagents.core.merge import make_merge
+from sideagents.core.merge import MERGES, make_merge
 from sideagents.core.methods import METHODS, build_perception
-from sideagents.core.side import make_side
+from sideagents.core.side import SIDES, make_side
 from sideagents.core.sidetuned import SideTuned
 from sideagents.core.trainable import TrainableBase, trainable_copy
 from sideagents.errors import BaseError, CheckpointError, ConfigError, SideAgentsError
 
-__version__ = "0.1.0"
+__version__ = version("sideagents")
 
 __all__ = [
+    "ALPHAS",
+    "MERGES",
     "METHODS",
+    "SIDES",
     "BaseError",
     "CheckpointError",
     "ConfigError",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import torch
 
 from sideagents.bases.files import fit_weights, load_saved, read_card, read_tensors
 from sideagents.bases.simple import pixel_base, random_base
-from sideagents.bases.taskonomy import taskonomy_base
+from sideagents.bases.taskonomy import TASKS, taskonomy_base
 from sideagents.core.base import FrozenBase
-from sideagents.core.dotted import build_network, is_dotted
+from sideagents.core.dotted import build, import_network, is_dotted
 from sideagents.errors import BaseError, SideAgentsError, nearest
 
 SHIPPED = ("curvature", "denoising", "depth", "normals", "autoencoding", "edges")
@@ -81,7 +82,8 @@ def _dotted_base(name: str, weights: str | Path | None, options: dict[str, Any])
     ours = ("input_size", "mean", "std", "resize", "dtype")
     frozen = {key: value for key, value in options.items() if key in ours}
     try:
-        encoder = build_network(name, {}, {key: value for key, value in options.items() if key not in ours})
+        own = {key: value for key, value in options.items() if key not in ours}
+        encoder = build(repr(name), import_network(name), {}, own)
     except SideAgentsError as error:
         raise BaseError(f"base {error}") from error
     if weights is not None:
@@ -97,7 +99,7 @@ def _dtype(word: str) -> torch.dtype | None:
 
 
 def list_bases() -> list[dict[str, Any]]:
-    """Return a row for each base known by name: name, kind, available, and what its card tells."""
+    """Return a row for each base known by name: name, kind, available now, what it needs, and its card if shipped."""
     rows: list[dict[str, Any]] = []
     for name in SHIPPED:
         path = WEIGHTS_FOLDER / f"{name}.safetensors"
@@ -105,5 +107,13 @@ def list_bases() -> list[dict[str, Any]]:
         rows.append(
             {"name": name, "kind": "shipped", "available": available, "card": read_card(path) if available else {}}
         )
-    rows += [{"name": name, "kind": "control", "available": True, "card": {}} for name in _CONTROLS]
+    rows += [{"name": name, "kind": "control", "available": True} for name in _CONTROLS]
+    rows += [
+        {"name": f"taskonomy:{task}", "kind": "published", "available": False, "needs": "weights=FILE"}
+        for task in TASKS
+    ]
+    timm = find_spec("timm") is not None
+    rows.append(
+        {"name": "timm:MODEL", "kind": "timm", "available": timm, "needs": "" if timm else "sideagents[vision]"}
+    )
     return rows

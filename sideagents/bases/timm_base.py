@@ -16,7 +16,6 @@ from sideagents.errors import BaseError, nearest
 
 # What torchvision's Python half takes for granted that its compiled half has declared.
 _OPERATORS = ("nms", "qnms")
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")  # declarations live as long as this object
 
 
 def import_timm() -> Any:
@@ -41,7 +40,7 @@ def import_torchvision() -> Any:
             raise
     for name in _OPERATORS:
         if not hasattr(torch.ops.torchvision, name):
-            _LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return importlib.import_module("torchvision")
 
 

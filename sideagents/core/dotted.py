@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -35,15 +36,14 @@ def import_network(path: str) -> type[nn.Module]:
     return target
 
 
-def build_network(path: str, offered: dict[str, Any], options: dict[str, Any]) -> nn.Module:
-    """Build the class at `path` with `options`, and with those of `offered` that its constructor names.
+def build(label: str, make: Callable[..., nn.Module], offered: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    """Call `make` with `options`, and with those of `offered` that its signature names.
 
-    Raises `SideAgentsError` when the constructor does not accept them.
+    Raises `SideAgentsError`, beginning with `label`, when it does not accept them.
     """
-    network = import_network(path)
-    named = inspect.signature(network).parameters
+    named = inspect.signature(make).parameters
     arguments = {key: value for key, value in offered.items() if key in named} | options
     try:
-        return network(**arguments)
+        return make(**arguments)
     except TypeError as error:
-        raise SideAgentsError(f"{path!r} cannot be built with {sorted(arguments)}: {error}") from error
+        raise SideAgentsError(f"{label} cannot be built from {sorted(arguments)}: {error}") from error

@@ -71,7 +71,8 @@ def _misfit(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> str:
 
 @torch.no_grad()
 def _scale_down(side: nn.Module, image_shape: tuple[int, ...]) -> None:
-    images = torch.rand((2, *image_shape), generator=torch.Generator().manual_seed(0))
+    device = next((parameter.device for parameter in side.parameters()), torch.device("cpu"))
+    images = torch.rand((2, *image_shape), generator=torch.Generator().manual_seed(0)).to(device)
     before = _energy(side, images)
     for layer in _output_layers(side):
         for parameter in layer.parameters(recurse=False):

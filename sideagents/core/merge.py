@@ -31,7 +31,7 @@ class Merge(nn.Module):
         super().__init__()
         self.out_shape = tuple(out_shape)
 
-    def forward(self, base: Tensor, side: Tensor, alpha: Tensor) -> Tensor:
+    def forward(self, base: Tensor, side: Tensor, alpha: Tensor | None = None) -> Tensor:
         """Merge codes of shape (B, *out_shape); `alpha` is the scalar weight of the base where the merge uses one."""
         raise NotImplementedError
 
@@ -41,8 +41,10 @@ class AlphaMerge(Merge):
 
     exact_ends = True
 
-    def forward(self, base: Tensor, side: Tensor, alpha: Tensor) -> Tensor:
+    def forward(self, base: Tensor, side: Tensor, alpha: Tensor | None = None) -> Tensor:
         """Blend; at exactly 1 or 0 the other code is not even multiplied by zero, so its NaN cannot leak."""
+        if alpha is None:
+            raise SideAgentsError("merge 'alpha' needs the weight of the base")
         value = float(alpha.detach())
         if value == 1.0:
             return base
@@ -54,7 +56,7 @@ class AlphaMerge(Merge):
 class SumMerge(Merge):
     """B + S."""
 
-    def forward(self, base: Tensor, side: Tensor, alpha: Tensor) -> Tensor:
+    def forward(self, base: Tensor, side: Tensor, alpha: Tensor | None = None) -> Tensor:
         """Add the codes."""
         return base + side
 
@@ -62,7 +64,7 @@ class SumMerge(Merge):
 class ProductMerge(Merge):
     """B * S, element-wise."""
 
-    def forward(self, base: Tensor, side: Tensor, alpha: Tensor) -> Tensor:
+    def forward(self, base: Tensor, side: Tensor, alpha: Tensor | None = None) -> Tensor:
         """Multiply the codes."""
         return base * side
 
@@ -104,7 +106,7 @@ class MLPMerge(Merge):
         super().__init__(out_shape)
         self.base_adapter = _adapter(out_shape)
 
-    def forward(self, base: Tensor, side: Tensor, alpha: Tensor) -> Tensor:
+    def forward(self, base: Tensor, side: Tensor, alpha: Tensor | None = None) -> Tensor:
         """Adapt the base code and add the side's."""
         return cast(Tensor, self.base_adapter(base)) + side
 
@@ -116,7 +118,7 @@ class MLP2Merge(MLPMerge):
         super().__init__(out_shape)
         self.side_adapter = _adapter(out_shape)
 
-    def forward(self, base: Tensor, side: Tensor, alpha: Tensor) -> Tensor:
+    def forward(self, base: Tensor, side: Tensor, alpha: Tensor | None = None) -> Tensor:
         """Adapt both codes and add them."""
         return cast(Tensor, self.base_adapter(base)) + cast(Tensor, self.side_adapter(side))
 
@@ -137,7 +139,7 @@ class FilmMerge(Merge):
         self.gamma = linear(_FILM_WIDTH, channels, True)
         self.beta = linear(_FILM_WIDTH, channels, True)
 
-    def forward(self, base: Tensor, side: Tensor, alpha: Tensor) -> Tensor:
+    def forward(self, base: Tensor, side: Tensor, alpha: Tensor | None = None) -> Tensor:
         """Scale and shift the side code by functions of the base code."""
         hidden = self.trunk(base)
         return cast(Tensor, (1.0 + self.gamma(hidden)) * side + base + self.beta(hidden))
@@ -150,7 +152,7 @@ class ConcatMerge(Merge):
         super().__init__(out_shape)
         self.project = _pointwise(out_shape)(2 * out_shape[0], out_shape[0], True)
 
-    def forward(self, base: Tensor, side: Tensor, alpha: Tensor) -> Tensor:
+    def forward(self, base: Tensor, side: Tensor, alpha: Tensor | None = None) -> Tensor:
         """Concatenate and project."""
         return cast(Tensor, self.project(torch.cat((base, side), dim=1)))
 

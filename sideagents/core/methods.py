@@ -60,7 +60,11 @@ def _finetune(parts: Parts) -> SideTuned:
 
 
 def _scratch(parts: Parts) -> SideTuned:
-    """The graph of finetune with fresh weights everywhere; a side initialised from the base would not be scratch."""
+    """The graph of finetune with fresh weights everywhere."""
+    if parts.side_init not in ("default", "low_energy"):
+        raise SideAgentsError(
+            f"method 'scratch' starts from nothing learned, so side_init={parts.side_init!r} cannot be"
+        )
     base = trainable_copy(parts.base, random=True)
     side = trainable_copy(parts.base, random=True) if parts.side == "copy" else parts.make_side()
     return SideTuned(base, side, parts.merge, parts.alpha, input_size=parts.input_size)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sideagents.core.base import FrozenBase
-from sideagents.core.dotted import build_network, is_dotted
+from sideagents.core.dotted import build, import_network, is_dotted
 from sideagents.core.trainable import trainable_copy
 from sideagents.errors import SideAgentsError
 from sideagents.registry import Registry
@@ -121,8 +121,9 @@ class FCN4(nn.Module):
 
 SIDES: Registry[Callable[..., nn.Module]] = Registry("side")
 SIDES.register("conv", ConvSide)
-SIDES.register("fcn5", lambda out_shape, in_channels, input_size: FCN5(out_shape, in_channels))
-SIDES.register("fcn4", lambda out_shape, in_channels, input_size: FCN4(in_channels))
+SIDES.register("fcn5", FCN5)
+SIDES.register("fcn4", FCN4)
+SIDES.register("copy", trainable_copy)
 
 
 def make_side(
@@ -136,19 +137,16 @@ def make_side(
 ) -> nn.Module:
     """Build a side network that maps images (B, in_channels, *input_size) in [0, 1] to codes (B, *out_shape).
 
-    name: `conv`, `fcn5`, `fcn4`, `copy` (a trainable copy of `base`), or a dotted path to an nn.Module class, which is
-    given `out_shape`, `in_channels` and `input_size` where its constructor names them. `options` go to the constructor.
+    name: `conv`, `fcn5`, `fcn4`, `copy` (a trainable copy of `base`), or a dotted path to an nn.Module class. Its
+    constructor is given `out_shape`, `in_channels`, `input_size` and `base` where it names them, and `options`.
     Raises `SideAgentsError` for an unknown name, a side that cannot read the images, or a code of another shape.
     """
-    if name == "copy":
-        if base is None:
-            raise SideAgentsError("side 'copy' is a copy of the base: give it with base=")
-        side: nn.Module = trainable_copy(base)
-    elif name not in SIDES.names() and is_dotted(name):
-        offered = {"out_shape": tuple(out_shape), "in_channels": in_channels, "input_size": input_size}
-        side = build_network(name, offered, options or {})
-    else:
-        side = SIDES.get(name)(out_shape, in_channels, input_size, **(options or {}))
+    dotted = name not in SIDES.names() and is_dotted(name)
+    make = import_network(name) if dotted else SIDES.get(name)
+    offered: dict[str, Any] = {"out_shape": tuple(out_shape), "in_channels": in_channels, "input_size": input_size}
+    if base is not None:
+        offered["base"] = base
+    side = build(f"side {name!r}", make, offered, options or {})
     check_side(side, name, out_shape, in_channels, input_size)
     return side
 
@@ -161,8 +159,8 @@ def check_side(
     modes = [(module, module.training) for module in side.modules()]
     wanted = f"{in_channels}-channel {input_size[0]}x{input_size[1]} images to codes of shape {tuple(out_shape)}"
     try:
-        code = side.eval()(torch.full((1, in_channels, *input_size), 0.5))
-    except (RuntimeError, ValueError, TypeError) as error:
+        code = side.eval()(torch.full((1, in_channels, *input_size), 0.5, device=_device(side)))
+    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SideAgentsError(f"side {name!r} must map {wanted}, but fails on them: {reason}") from error
     finally:
@@ -171,3 +169,7 @@ def check_side(
     if not isinstance(code, Tensor) or tuple(code.shape[1:]) != tuple(out_shape):
         given = tuple(code.shape[1:]) if isinstance(code, Tensor) else type(code).__name__
         raise SideAgentsError(f"side {name!r} must map {wanted}, but gives {given}")
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))

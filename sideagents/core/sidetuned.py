@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from sideagents.core.alpha import Alpha, make_alpha
@@ -27,9 +26,8 @@ class SideTuned(nn.Module):
         merge: name (see `make_merge`) or module.
         alpha: weight of the base, see `make_alpha`; merges other than `alpha` use none.
         input_size: (height, width) of the side's images, by default the base's; others are resized.
-        batch codes have shape (B, *out_shape), the base's.
 
-    Raises `SideAgentsError` when the parts do not fit.
+    The merged code has the base's shape, `out_shape`. Raises `SideAgentsError` when the parts do not fit.
     """
 
     def __init__(
@@ -68,8 +66,9 @@ class SideTuned(nn.Module):
             return self._base_code(images, base_code)
         if share == 0.0:
             return self._side_code(images)
-        alpha = self.alpha() if self.alpha is not None else torch.tensor(0.5)
-        return cast(Tensor, self.merge(self._base_code(images, base_code), self._side_code(images), alpha))
+        alpha = self.alpha() if self.alpha is not None else None
+        merged: Tensor = self.merge(self._base_code(images, base_code), self._side_code(images), alpha)
+        return merged.float()
 
     @property
     def needs_images(self) -> bool:
@@ -132,14 +131,14 @@ class SideTuned(nn.Module):
         if base_code is None:
             if images is None:
                 raise SideAgentsError("SideTuned needs images, or the base's codes as base_code")
-            return cast(Tensor, self.base(images))
+            return cast(Tensor, self.base(images)).float()
         if not self.uses_frozen_base:
             raise SideAgentsError("this method trains its base, so codes computed before are stale: give images only")
         if tuple(base_code.shape[1:]) != self.out_shape:
             raise SideAgentsError(
                 f"base_code must be (B, {', '.join(map(str, self.out_shape))}), got {tuple(base_code.shape)}"
             )
-        return base_code
+        return base_code.float()
 
     def _side_code(self, images: Tensor | None) -> Tensor:
         if images is None:
@@ -148,4 +147,4 @@ class SideTuned(nn.Module):
             )
         side = cast(nn.Module, self.side)
         images = unit_images(images, self.base.channels, "the side network")
-        return cast(Tensor, side(fit_images(images, self.input_size)))
+        return cast(Tensor, side(fit_images(images, self.input_size))).float()
