@@ -208,7 +208,7 @@ def _split(path: Path, data: bytes) -> tuple[dict[str, Any], bytes | None]:
         raise SceneError(f"{path}: has no JSON chunk; the file is damaged")
     try:
         tree = json.loads(chunks[_JSON_CHUNK])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SceneError(f"{path}: its JSON chunk cannot be parsed ({error})") from None
     if not isinstance(tree, dict):
         raise SceneError(f"{path}: its JSON chunk is not an object")

@@ -175,4 +175,5 @@ def _uv_per_metre(scene: SceneMesh) -> npt.NDArray[np.float32]:
     area = np.linalg.norm(cross, axis=1)
     (a, b), (c, d) = (scene.uv[:, 1] - scene.uv[:, 0]).T, (scene.uv[:, 2] - scene.uv[:, 0]).T
     covered = np.abs(a * d - b * c)
-    return np.sqrt(np.divide(covered, area, out=np.zeros_like(area), where=area > 1e-12)).astype(np.float32)
+    density: npt.NDArray[np.float32] = np.divide(covered, area, out=np.zeros_like(area), where=area > 1e-12)
+    return np.sqrt(density)

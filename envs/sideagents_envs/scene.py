@@ -84,20 +84,22 @@ def load_scene(path: str | Path) -> SceneMesh:
     Raises SceneError, one line with the file's name, for files that are missing, damaged or without triangles.
     """
     path = Path(path)
-    gltf = Gltf(path)
-    parts = _Parts(gltf)
     try:
+        gltf = Gltf(path)
+        parts = _Parts(gltf)
         for node, label, matrix in _mesh_nodes(gltf):
             mesh = gltf.entry("meshes", node["mesh"])
             semantic_id = parts.object_id(node, mesh, label)
             for primitive in mesh.get("primitives", []):
                 parts.add(primitive, matrix, semantic_id)
+        return parts.mesh(path)
     except SceneError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
         raise SceneError(f"{path}: malformed glTF ({reason})") from None
-    return parts.mesh(path)
+    except MemoryError:
+        raise SceneError(f"{path}: asks for more memory than there is; the file is damaged or too large") from None
 
 
 def _mesh_nodes(gltf: Gltf) -> Iterator[tuple[dict[str, Any], _Label, Float64]]:
@@ -203,11 +205,12 @@ class _Parts:
         faces = self._faces(primitive, mode, len(positions))
         if not len(faces):
             return
-        if np.linalg.det(matrix[:3, :3]) < 0:
+        if np.cross(matrix[:3, 0], matrix[:3, 1]) @ matrix[:3, 2] < 0:
             faces = faces[:, ::-1]  # a mirroring transform turns triangles inside out
         colors, uv, texture_id, unlit = self._appearance(primitive, attributes, faces, len(positions))
         arrays = self._arrays
-        arrays["vertices"].append((positions @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32))
+        with np.errstate(over="ignore", invalid="ignore"):  # `mesh` counts vertices that are not finite
+            arrays["vertices"].append((positions @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32))
         arrays["faces"].append((faces + self._n_vertices).astype(np.int32))
         arrays["uv"].append(uv)
         arrays["colors"].append(colors)
@@ -241,7 +244,10 @@ class _Parts:
         gltf = self._gltf
         material = gltf.entry("materials", primitive["material"]) if "material" in primitive else {}
         pbr = material.get("pbrMetallicRoughness", {})
-        color = np.broadcast_to(np.array(pbr.get("baseColorFactor", (1, 1, 1, 1)), np.float64)[:3], (n_vertices, 3))
+        factor = np.array(pbr.get("baseColorFactor", (1, 1, 1, 1)), np.float64)
+        if not np.isfinite(factor).all():
+            raise SceneError(f"{gltf.path}: a material's baseColorFactor {factor.tolist()} is not finite")
+        color = np.broadcast_to(factor[:3], (n_vertices, 3))
         if "COLOR_0" in attributes:
             color = color * self._per_vertex(attributes["COLOR_0"], 3, n_vertices)
         # colours are multiplied as stored, as Habitat's flat shading does
