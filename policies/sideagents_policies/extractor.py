@@ -294,7 +294,7 @@ def _symmetric(image: Tensor) -> Tensor:
     device = image.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
     middle = 127.5 if image.dtype == torch.uint8 else 0.5
-    return image.to(dtype, memory_format=torch.channels_last).sub(middle).mul_(1.0 / middle)
+    return image.to(dtype, copy=True).sub_(middle).mul_(1.0 / middle)
 
 
 def _orthogonal(module: nn.Module) -> None:

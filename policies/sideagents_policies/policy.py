@@ -96,7 +96,8 @@ class SideTunedPolicy(ActorCriticPolicy):
         self.alpha_lr, self.bf16 = alpha_lr, bf16
         self.action_noise: PerEnvNoise | None = None
         self.temperature = 1.0
-        defaults = {"eps": 1e-5} if issubclass(optimizer_class, torch.optim.Adam) else {}
+        # SB3's epsilon; the fused kernel does the same step several times faster
+        defaults = {"eps": 1e-5, "fused": True} if issubclass(optimizer_class, torch.optim.Adam) else {}
         super().__init__(
             observation_space,
             action_space,
@@ -149,7 +150,7 @@ class SideTunedPolicy(ActorCriticPolicy):
         return self._value(self.mlp_extractor.forward_critic(self.extract_features(obs)))
 
     def evaluate(self, obs: PyTorchObs, critic_only: bool = False) -> tuple[Distribution, Tensor]:
-        """Return the distribution of actions and the values (B,); with `critic_only` those train the critic's head alone."""
+        """Return distribution and values (B,); with `critic_only` the values train the critic's head alone."""
         features = self.extract_features(obs)
         distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(features))
         critic = self.mlp_extractor.forward_critic(features.detach() if critic_only else features)

@@ -1,0 +1,244 @@
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from tiny_env import PlainImageEnv, TinyEnv, TinyVec, tiny_base
+
+from sideagents.errors import CheckpointError, SideAgentsError
+from sideagents_policies import PerEnvNoise, SideTunedExtractor, SideTunedPolicy
+from sideagents_policies.encode import EncodeOnce
+
+SPACE = spaces.Dict(rgb=spaces.Box(0, 255, (3, 32, 32), np.uint8), goal=spaces.Box(-9, 9, (3,), np.float32))
+
+
+def make(action_space=None, seed=0, **kwargs):
+    torch.manual_seed(seed)
+    kwargs.setdefault("features_extractor_kwargs", {"base": tiny_base(), "hidden": 32})
+    return SideTunedPolicy(SPACE, action_space or spaces.Discrete(3), lambda _: 3e-4, **kwargs)
+
+
+def observations(n=4, seed=0):
+    rng = np.random.default_rng(seed)
+    rgb = rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8)
+    return {"rgb": rgb, "goal": rng.random((n, 3), dtype=np.float32)}
+
+
+def tensors(n=4, seed=0):
+    return {key: torch.from_numpy(value) for key, value in observations(n, seed).items()}
+
+
+class Sentinel(BaseFeaturesExtractor):
+    """An extractor whose weights must survive the policy's initialisation."""
+
+    def __init__(self, space):
+        super().__init__(space, features_dim=3)
+        self.layer = torch.nn.Linear(3, 3)
+        torch.nn.init.constant_(self.layer.weight, 7.0)
+
+    def forward(self, observation):
+        return self.layer(observation["goal"])
+
+
+def test_initialisation_touches_the_heads_only():
+    policy = make(features_extractor_class=Sentinel, features_extractor_kwargs={})
+    assert (policy.features_extractor.layer.weight == 7.0).all()
+    assert gain(make().action_net) == pytest.approx(0.01, rel=1e-4)
+    assert gain(make().value_net) == pytest.approx(1.0, rel=1e-4)
+    assert gain(make(ortho_init=False).action_net) > 0.1
+
+
+def gain(layer):
+    """Largest singular value of a layer's weight."""
+    return torch.linalg.matrix_norm(layer.weight.detach(), 2).item()
+
+
+def test_the_optimizer_holds_what_is_trained_and_alpha_apart():
+    policy = make(alpha_lr=0.01, optimizer_kwargs={"weight_decay": 1e-4, "amsgrad": True})
+    weights, alphas = policy.optimizer.param_groups
+    alpha = policy.features_extractor.perception.alpha.raw_alpha
+    assert alphas["params"] == [alpha]
+    assert (alphas["lr"], alphas["weight_decay"]) == (0.01, 0.0)
+    assert (weights["lr"], weights["weight_decay"], weights["amsgrad"], weights["eps"]) == (3e-4, 1e-4, True, 1e-5)
+    held = {id(p) for group in policy.optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in policy.parameters() if p.requires_grad}
+    assert not held & {id(p) for p in policy.features_extractor.base.parameters()}
+
+
+def test_alpha_keeps_its_rate_under_sb3s_own_ppo():
+    kwargs = {"features_extractor_kwargs": {"base": tiny_base(), "hidden": 16}, "alpha_lr": 0.05}
+    model = PPO(SideTunedPolicy, TinyVec(2), n_steps=8, batch_size=16, n_epochs=1, seed=0, policy_kwargs=kwargs)
+    raw = model.policy.features_extractor.perception.alpha.raw_alpha
+    model.learn(16)
+    assert model.policy.optimizer.param_groups[0]["lr"] == 3e-4
+    assert model.policy.optimizer.param_groups[1]["lr"] == 0.05
+    assert abs(raw.item()) == pytest.approx(0.05, rel=1e-2)  # Adam's first step is the rate
+
+
+def test_the_state_dict_names_each_tensor_once_and_nothing_of_the_base():
+    policy = make()
+    names = list(policy.state_dict())
+    assert all(name.split(".")[0] in ("features_extractor", "action_net", "value_net") for name in names)
+    pointers = [t.data_ptr() for t in policy.state_dict().values()]
+    assert len(set(pointers)) == len(pointers)
+    assert not [name for name in names if "encoder" in name]
+    assert policy.features_extractor.base in list(policy.modules())
+    policy.load_state_dict(policy.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize(
+    "make_env", [PlainImageEnv, lambda: PlainImageEnv(first=True), lambda: TinyEnv(keys=("rgb",)), TinyEnv]
+)
+def test_plain_sb3_trains_saves_and_loads_on_any_image_environment(make_env, tmp_path):
+    kwargs = {
+        "features_extractor_class": SideTunedExtractor,
+        "features_extractor_kwargs": {"base": "random", "hidden": 16},
+    }
+    model = PPO(SideTunedPolicy, make_env(), n_steps=8, batch_size=8, n_epochs=1, seed=0, policy_kwargs=kwargs)
+    model.learn(8)
+    model.save(tmp_path / "model")
+    loaded = PPO.load(tmp_path / "model", env=make_env())
+    observation = make_env().reset()[0]
+    assert model.predict(observation, deterministic=True)[0] == loaded.predict(observation, deterministic=True)[0]
+    for name, tensor in model.policy.state_dict().items():
+        assert torch.equal(tensor, loaded.policy.state_dict()[name]), name
+    assert loaded.policy.optimizer.state_dict()["param_groups"] == model.policy.optimizer.state_dict()["param_groups"]
+    loaded.learn(8)
+    base = loaded.policy.features_extractor.base
+    assert base.name == "random"
+    assert base.fingerprint == model.policy.features_extractor.base.fingerprint
+
+
+def test_sb3s_multi_input_policy_can_use_the_extractor_too():
+    kwargs = {
+        "features_extractor_class": SideTunedExtractor,
+        "features_extractor_kwargs": {"base": tiny_base(), "hidden": 16},
+    }
+    model = PPO("MultiInputPolicy", TinyVec(1), n_steps=4, batch_size=4, n_epochs=1, policy_kwargs=kwargs)
+    model.learn(4)
+
+
+def test_other_extractors_get_sb3s_preprocessing():
+    class Brightest(Sentinel):
+        def forward(self, observation):
+            return observation["rgb"].amax(dim=(2, 3))
+
+    policy = make(features_extractor_class=Brightest, features_extractor_kwargs={})
+    obs = tensors()
+    assert torch.equal(policy.extract_features(obs), obs["rgb"].amax(dim=(2, 3)) / 255.0)
+
+
+def test_policy_save_and_load(tmp_path):
+    policy = make(alpha_lr=0.02, bf16=True)
+    policy.save(str(tmp_path / "policy.pt"))
+    loaded = SideTunedPolicy.load(str(tmp_path / "policy.pt"))
+    assert (loaded.alpha_lr, loaded.bf16) == (0.02, True)
+    assert np.array_equal(loaded.logits(observations()), policy.logits(observations()))
+
+
+def test_a_checkpoint_of_another_base_is_refused():
+    other = make(features_extractor_kwargs={"base": tiny_base(seed=5), "hidden": 32})
+    with pytest.raises(CheckpointError, match="fingerprint"):
+        other.load_state_dict(make().state_dict())
+
+
+def test_evaluate_agrees_with_sb3s_own_methods():
+    policy = make()
+    obs, actions = tensors(), torch.tensor([0, 1, 2, 0])
+    distribution, values = policy.evaluate(obs)
+    expected_values, log_prob, entropy = policy.evaluate_actions(obs, actions)
+    assert torch.equal(values, expected_values.flatten())
+    assert torch.equal(values, policy.predict_values(obs).flatten())
+    assert torch.equal(distribution.log_prob(actions), log_prob)
+    assert torch.equal(distribution.entropy(), entropy)
+    scores = policy.get_distribution(obs).distribution.logits
+    assert np.array_equal(policy.logits(observations()), scores.detach().numpy())
+
+
+def test_bf16_covers_the_extractor_and_leaves_heads_in_float32():
+    exact, rough = make(), make(bf16=True)
+    values, log_prob, _ = rough.evaluate_actions(tensors(), torch.zeros(4, dtype=torch.long))
+    expected, _, _ = exact.evaluate_actions(tensors(), torch.zeros(4, dtype=torch.long))
+    assert values.dtype == log_prob.dtype == torch.float32
+    assert not torch.equal(values, expected)
+    assert torch.allclose(values, expected, atol=0.1)
+
+
+def test_noise_does_not_depend_on_how_environments_are_spread():
+    union = PerEnvNoise(5, range(4))
+    shards = [PerEnvNoise(5, [0, 1]), PerEnvNoise(5, [2, 3])]
+    for _ in range(3):
+        whole = union.gumbel(3)
+        assert np.array_equal(whole, np.concatenate([shard.gumbel(3) for shard in shards]))
+    assert not np.array_equal(PerEnvNoise(6, range(4)).gumbel(3), PerEnvNoise(5, range(4)).gumbel(3))
+
+
+def test_noise_is_gumbel_and_independent_between_steps_environments_and_actions():
+    draws = PerEnvNoise(0, range(200))
+    noise = np.stack([draws.gumbel(3) for _ in range(200)])  # (steps, envs, actions)
+    assert noise.mean() == pytest.approx(0.5772, abs=0.02)  # Euler's constant
+    assert noise.var() == pytest.approx(np.pi**2 / 6, rel=0.03)
+    flat = noise - noise.mean()
+    for shifted in (flat[1:] * flat[:-1], flat[:, 1:] * flat[:, :-1], flat[..., 1:] * flat[..., :-1]):
+        assert abs(shifted.mean()) < 0.05
+    logits = np.log([0.7, 0.2, 0.1])
+    chosen = (noise + logits).argmax(axis=2)
+    assert np.bincount(chosen.ravel()) / chosen.size == pytest.approx([0.7, 0.2, 0.1], abs=0.01)
+
+
+def test_noise_goes_on_from_a_saved_state():
+    noise = PerEnvNoise(3, [7, 9])
+    noise.gumbel(3)
+    saved = noise.get_state()
+    expected = noise.gumbel(3)
+    fresh = PerEnvNoise(0, [7, 9])
+    fresh.set_state(saved)
+    assert np.array_equal(fresh.gumbel(3), expected)
+    with pytest.raises(SideAgentsError, match=r"saved noise of environments \[7, 9\], in use are \[1\]"):
+        PerEnvNoise(0, [1]).set_state(saved)
+
+
+def test_actions_follow_the_noise_and_temperature():
+    policy = make()
+    with torch.no_grad():
+        policy.action_net.bias.copy_(torch.tensor([1.0, 0.5, 0.0]))
+    policy.action_noise = PerEnvNoise(1, range(4))
+    actions, values, log_prob = policy(tensors())
+    expected = (policy.logits(observations()) + PerEnvNoise(1, range(4)).gumbel(3)).argmax(axis=1)
+    assert actions.tolist() == expected.tolist()
+    assert (values.shape, log_prob.shape) == ((4, 1), (4,))
+    policy.temperature = 1e-4
+    assert policy.predict(observations())[0].tolist() == [0, 0, 0, 0]
+    policy.action_noise = None
+    assert policy.predict(observations())[0].tolist() == [0, 0, 0, 0]
+    policy.temperature = 1e4
+    assert set(policy.predict(observations(64))[0].tolist()) == {0, 1, 2}
+    assert policy.predict(observations(64), deterministic=True)[0].tolist() == [0] * 64
+    policy.action_noise = PerEnvNoise(1, range(2))
+    with pytest.raises(SideAgentsError, match="serves 2 environments, but 4"):
+        policy(tensors())
+
+
+def test_continuous_actions_work_and_cannot_use_noise():
+    policy = make(spaces.Box(-1.0, 1.0, (2,), np.float32))
+    assert policy(tensors())[0].shape == (4, 2)
+    policy.action_noise = PerEnvNoise(0, range(4))
+    with pytest.raises(SideAgentsError, match="need discrete actions"):
+        policy(tensors())
+
+
+def test_separate_extractors_are_refused():
+    with pytest.raises(SideAgentsError, match="share one extractor"):
+        make(share_features_extractor=False)
+
+
+def test_a_policy_built_for_encode_once_reads_its_codes():
+    base = tiny_base()
+    venv = EncodeOnce(TinyVec(2), base)
+    kwargs = {"features_extractor_kwargs": {"base": base, "hidden": 16}}
+    calls = []
+    model = PPO(SideTunedPolicy, venv, n_steps=4, batch_size=8, n_epochs=3, policy_kwargs=kwargs)
+    base.encoder.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
+    model.learn(8)
+    assert len(calls) == 5  # one batch for the reset and each of four steps, none in three epochs
