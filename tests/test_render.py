@@ -158,6 +158,22 @@ def test_field_of_view_and_image_shape(tmp_path: Path, width: int, height: int, 
     )
 
 
+def test_depth_back_projected_lies_on_the_walls(tmp_path: Path) -> None:
+    low, high = np.array((-2.0, -1.0, -3.0)), np.array((4.0, 2.5, 5.0))
+    scene = load(tmp_path, box(low, high))
+    camera = CameraConfig(width=12, height=9, hfov_deg=80, height_m=1.5)
+    for yaw in (0.4, 1.9, -2.5):
+        depth = look(scene, 1.0, -0.3, 0.5, yaw, camera=camera)["depth"]
+        right, forward = np.array((math.cos(yaw), 0, -math.sin(yaw))), np.array((-math.sin(yaw), 0, -math.cos(yaw)))
+        tangent = math.tan(math.radians(40)) / 6
+        across, upward = (np.arange(12) - 5.5) * tangent, (4 - np.arange(9)) * tangent
+        rays = forward + across[None, :, None] * right + upward[:, None, None] * np.array((0, 1, 0))
+        points = np.array((1.0, 1.2, 0.5)) + depth[..., None] * rays
+        gap = np.minimum(np.abs(points - low), np.abs(points - high)).min(axis=-1)
+        np.testing.assert_allclose(gap, 0, atol=2e-4)
+        assert ((points > low - 2e-4) & (points < high + 2e-4)).all()
+
+
 def rooms(folder: Path) -> list[SceneMesh]:
     """Two different furnished rooms, the first of them open to one side, so that its camera looks out."""
     rng = np.random.default_rng(0)
