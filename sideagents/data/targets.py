@@ -1,0 +1,65 @@
+"""What a mid-level base learns to predict: the files of each task and their scale in [-1, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ZERO = 127  # pixel value of zero in Taskonomy's normals and curvatures
+INVALID_DEPTH = 65_000  # 16-bit depth from here on (65535 in the files) means: nothing was hit
+UNITS_PER_METRE = 512.0  # of 16-bit depth images
+
+
+@dataclass(frozen=True)
+class Target:
+    """One task: where its files are, how raw pixels (B, channels, H, W) become [-1, 1], what a mirror does to them.
+
+    `folders` are the names that the task's folder may have, the first one found is read; none means the RGB image
+    itself. `masked`: pixels where no surface was hit do not count. `mirrored_sign`: factor per channel when the image
+    is mirrored left to right; a normal's x component changes its sign.
+    """
+
+    name: str
+    folders: tuple[str, ...]
+    channels: int
+    scale: Callable[[Tensor], Tensor]
+    masked: bool = False
+    noisy_input: bool = False
+    mirrored_sign: tuple[float, ...] = ()
+
+
+def _colour(raw: Tensor) -> Tensor:
+    return raw.float() / 127.5 - 1
+
+
+def _signed(raw: Tensor) -> Tensor:
+    """Centre 8-bit values at 127, so that zero is exactly 0."""
+    return ((raw.float() - ZERO) / (255 - ZERO)).clamp(-1, 1)
+
+
+def _log_depth(raw: Tensor) -> Tensor:
+    """Map 1/8 m .. 16 m to [-1, 1] by the logarithm: a factor of two is the same step near and far."""
+    metres = raw.float() / UNITS_PER_METRE
+    return ((metres.clamp(0.125, 16.0).log2() + 3) / 3.5) - 1
+
+
+def _root(raw: Tensor) -> Tensor:
+    """Take the root of edge strength in [0, 1]: weak edges, which are most of them, get room."""
+    top = 255.0 if raw.dtype == torch.uint8 else 65535.0
+    return (raw.float() / top).sqrt() * 2 - 1
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("curvature", ("principal_curvature", "curvature"), 2, _signed, masked=True),
+        Target("denoising", (), 3, _colour, noisy_input=True),
+        Target("depth", ("depth_zbuffer", "depth"), 1, _log_depth, masked=True),
+        Target("normals", ("normal", "normals"), 3, _signed, masked=True, mirrored_sign=(-1.0, 1.0, 1.0)),
+        Target("autoencoding", (), 3, _colour),
+        Target("edges", ("edge_texture", "edges", "edge_occlusion"), 1, _root),
+    )
+}

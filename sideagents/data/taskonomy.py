@@ -1,0 +1,284 @@
+"""Taskonomy's folder layout (Zamir et al. 2018), for the real data set and for images rendered from buildings.
+
+    ROOT/rgb/BUILDING/point_X_view_Y_domain_rgb.png
+    ROOT/TASK/BUILDING/point_X_view_Y_domain_TASK.png (or .npy)
+
+A level `taskonomy` between task and building, as the Omnidata download has it, is found too. Targets: `TARGETS`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from sideagents.data.targets import INVALID_DEPTH, TARGETS, Target
+from sideagents.errors import SideAgentsError, nearest
+from sideagents.run.files import read_text
+from sideagents.run.progress import Progress
+
+Key = tuple[str, int, int]  # building, point, view
+Array = NDArray[Any]
+
+_FILE = re.compile(r"point_(\d+)_view_(\d+)_domain_\w+\.(?:png|npy)")
+_DILATE = 2 / 512  # invalid pixels spread by two pixels of Taskonomy's 512: the rim of a hole is not to be trusted
+_MEND = (
+    "`sideagents scenes render --out FOLDER` makes such a folder from buildings; Taskonomy itself comes by "
+    "`omnitools.download rgb {tasks} --components taskonomy --subset tiny` (docs.omnidata.vision)"
+)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images and one target, all in memory, as stored on disk.
+
+    images: uint8 (N, 3, H, W). raw: uint8, uint16 or float16 (N, C, H, W), or None when the target is the image.
+    valid: bool (N, 1, H, W), or None when every pixel counts. keys: building, point, view of each image.
+    """
+
+    target: Target
+    images: Tensor
+    raw: Tensor | None
+    valid: Tensor | None
+    keys: list[Key]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def buildings(self) -> list[str]:
+        """The buildings, sorted."""
+        return sorted({building for building, _, _ in self.keys})
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images in [0, 1] (B, 3, H, W), targets in [-1, 1] (B, C, H, W), weights 0 or 1 (B, 1, H, W)."""
+        images = self.images[index]
+        if self.raw is None:
+            target = self.target.scale(images)
+        elif self.raw.dtype == torch.float16:
+            target = self.raw[index].float()
+        else:
+            target = self.target.scale(self.raw[index])
+        height, width = images.shape[-2:]
+        weight = torch.ones(len(index), 1, height, width) if self.valid is None else self.valid[index].float()
+        return images.float() / 255, target, weight
+
+    def mirror(self, images: Tensor, target: Tensor, weight: Tensor, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mirror the samples of a batch where `which` (B,) bool says so, signs of directions included."""
+        sign = torch.tensor(self.target.mirrored_sign or (1.0,)).view(1, -1, 1, 1)
+        choose = which.view(-1, 1, 1, 1)
+        return (
+            torch.where(choose, images.flip(3), images),
+            torch.where(choose, target.flip(3) * sign, target),
+            torch.where(choose, weight.flip(3), weight),
+        )
+
+    def digest(self) -> str:
+        """Return the sha256 hex digest of names and pixels: two data sets with the same digest are the same."""
+        digest = hashlib.sha256(repr((self.target.name, self.keys)).encode())
+        for tensor in (self.images, self.raw, self.valid):
+            if tensor is not None:
+                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def data_root(name: str) -> Path:
+    """Return a data folder: as given when it exists, else below `SIDEAGENTS_DATA`; raises `SideAgentsError`."""
+    given, root = Path(name).expanduser(), os.environ.get("SIDEAGENTS_DATA")
+    for path in [given, *([Path(root) / name] if root else [])]:
+        if path.is_dir():
+            return path
+    where = f" (nor below SIDEAGENTS_DATA={root})" if root else ""
+    raise SideAgentsError(f"{given}: no such data folder{where}; {_MEND.format(tasks='depth_zbuffer ...')}")
+
+
+def read_taskonomy(
+    root: Path,
+    task: str,
+    *,
+    buildings: Collection[str] | None = None,
+    size: int = 64,
+    limit: int = 0,
+) -> ImageSet:
+    """Read all images that have RGB and the task's target, resized to `size` x `size` pixels.
+
+    `buildings` limits to these, `limit` (0 = no limit) to that many images, spread evenly. Raises `SideAgentsError`
+    with one line that says what is missing and where to get it.
+    """
+    if task not in TARGETS:
+        raise SideAgentsError(f"unknown task {task!r}{nearest(task, TARGETS)} (known: {', '.join(TARGETS)})")
+    target = TARGETS[task]
+    wanted = " ".join(target.folders[:1]) or "rgb"
+    if not root.is_dir():
+        raise SideAgentsError(f"{root}: no such data folder; {_MEND.format(tasks=wanted)}")
+    files = {"rgb": _task_files(root, ("rgb",), wanted)}
+    if target.folders:
+        files["target"] = _task_files(root, target.folders, wanted)
+    if target.masked:
+        mask = _find_task(root, ("mask_valid",)) or _find_task(root, ("depth_zbuffer", "depth"))
+        files |= {"mask": _files(mask)} if mask else {}
+    keys = _common_keys(root, files, buildings)
+    if limit and len(keys) > limit:
+        keys = [keys[int(index)] for index in np.linspace(0, len(keys) - 1, limit)]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, Progress(len(keys), f"reading {task}", unit="image") as shown:
+        read: list[tuple[Array, Array | None, Array | None]] = []
+        for sample in pool.map(lambda key: _read_sample(files, key, target, size), keys):
+            read.append(sample)
+            shown.update()
+    return ImageSet(
+        target,
+        torch.from_numpy(np.stack([image for image, _, _ in read])),
+        _stack([raw for _, raw, _ in read], root),
+        None
+        if read[0][2] is None
+        else torch.from_numpy(np.stack([valid for _, _, valid in read if valid is not None])),
+        keys,
+    )
+
+
+def list_buildings(root: Path) -> list[str]:
+    """Return the names of the buildings that have RGB images; raises `SideAgentsError` when there is none."""
+    return sorted({building for building, _, _ in _task_files(root, ("rgb",), "rgb")})
+
+
+def read_splits(path: Path) -> dict[str, list[str]]:
+    """Read Taskonomy's split file (CSV: id,train,val,test with 0 and 1); raises `SideAgentsError` for another."""
+    rows = list(csv.DictReader(read_text(path).splitlines()))
+    splits = [name for name in ("train", "val", "test") if rows and name in rows[0]]
+    if not splits or "id" not in rows[0]:
+        raise SideAgentsError(f"{path}: is no split file (its first line must be id,train,val,test)")
+    return {split: [row["id"] for row in rows if row[split] == "1"] for split in splits}
+
+
+def _find_task(root: Path, folders: tuple[str, ...]) -> Path | None:
+    for name in folders:
+        if (root / name).is_dir():
+            return root / name
+    return None
+
+
+def _task_files(root: Path, folders: tuple[str, ...], wanted: str) -> dict[Key, Path]:
+    found = _find_task(root, folders)
+    if found is None:
+        has = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) or "no folder"
+        raise SideAgentsError(
+            f"{root}: has no folder {' or '.join(folders)} (it has {has}); {_MEND.format(tasks=wanted)}"
+        )
+    files = _files(found)
+    if not files:
+        raise SideAgentsError(f"{found}: holds no BUILDING/point_X_view_Y_domain_Z.png; {_MEND.format(tasks=wanted)}")
+    return files
+
+
+def _files(folder: Path) -> dict[Key, Path]:
+    """Return the path of every (building, point, view) below a task's folder."""
+    if (folder / "taskonomy").is_dir():
+        folder = folder / "taskonomy"
+    found: dict[Key, Path] = {}
+    for building in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for entry in os.scandir(building):
+            match = _FILE.fullmatch(entry.name)
+            if match:
+                found[building.name, int(match[1]), int(match[2])] = Path(entry.path)
+    return found
+
+
+def _common_keys(root: Path, files: dict[str, dict[Key, Path]], buildings: Collection[str] | None) -> list[Key]:
+    known = {building for building, _, _ in files["rgb"]}
+    for building in buildings or ():
+        if building not in known:
+            raise SideAgentsError(f"{root}: has no images of building {building!r}{nearest(building, sorted(known))}")
+    keys = set.intersection(*(set(table) for table in files.values()))
+    if buildings is not None:
+        keys = {key for key in keys if key[0] in set(buildings)}
+    if not keys:
+        counts = ", ".join(f"{len(table)} {kind}" for kind, table in files.items())
+        raise SideAgentsError(f"{root}: no image has all that is needed ({counts} files, but not of the same views)")
+    return sorted(keys)
+
+
+def _read_sample(
+    files: dict[str, dict[Key, Path]], key: Key, target: Target, size: int
+) -> tuple[Array, Array | None, Array | None]:
+    """Return image uint8 (3, S, S), raw target (C, S, S) or None, validity bool (1, S, S) or None."""
+    valid = _read_valid(files["mask"][key]) if "mask" in files else None
+    image = _resize(_read(files["rgb"][key], 3), size, None)
+    raw = None
+    if "target" in files:
+        raw = _resize(_read(files["target"][key], target.channels), size, valid)
+    if valid is not None:
+        valid = _resize(valid.astype(np.uint8) * 255, size, None) >= 128
+    return image, raw, valid
+
+
+def _read(path: Path, channels: int) -> Array:
+    """Return an image as (channels, H, W): uint8, uint16 or float32 as in the file."""
+    try:
+        if path.suffix == ".npy":
+            pixels = np.load(path, allow_pickle=False)
+        else:
+            with Image.open(path) as image:
+                pixels = np.asarray(image)
+    except (OSError, ValueError, EOFError, UnidentifiedImageError, SyntaxError) as error:
+        raise SideAgentsError(f"{path}: cannot be read as an image ({str(error).splitlines()[0]})") from None
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3 or pixels.shape[2] < channels:
+        raise SideAgentsError(f"{path}: needs {channels} channels, got an array of shape {pixels.shape}")
+    if pixels.dtype == np.int32:  # how Pillow may open 16-bit images
+        pixels = pixels.astype(np.uint16)
+    if pixels.dtype not in (np.uint8, np.uint16, np.float16, np.float32, np.float64):
+        raise SideAgentsError(f"{path}: pixels must be 8-bit, 16-bit or float, got {pixels.dtype}")
+    kept = np.moveaxis(pixels[:, :, :channels], 2, 0)
+    return np.ascontiguousarray(kept.astype(np.float32) if kept.dtype.kind == "f" else kept)
+
+
+def _read_valid(path: Path) -> Array:
+    """Return bool (1, H, W): false where a depth image says that nothing was hit, and close to it."""
+    pixels = _read(path, 1)
+    valid = np.asarray(pixels < INVALID_DEPTH if pixels.dtype == np.uint16 else pixels > 0)
+    reach = round(_DILATE * valid.shape[1])
+    if reach == 0 or valid.all():
+        return valid
+    invalid = torch.from_numpy(~valid).float()[None]
+    return np.asarray(torch.nn.functional.max_pool2d(invalid, 2 * reach + 1, 1, reach)[0].numpy() == 0)
+
+
+def _resize(pixels: Array, size: int, valid: Array | None) -> Array:
+    """Return (C, size, size) of the same type: means over the area, of valid pixels alone when they are given."""
+    if pixels.shape[1:] == (size, size):
+        return pixels
+    weight = np.ones_like(pixels[:1], dtype=np.float32) if valid is None else valid.astype(np.float32)
+    total = _shrink(weight[0], size)
+    planes = [_shrink(plane.astype(np.float32) * weight[0], size) / np.maximum(total, 1e-6) for plane in pixels]
+    resized: Array = np.stack(planes)
+    if pixels.dtype.kind == "f":
+        return resized
+    return np.asarray(np.rint(resized).clip(0, np.iinfo(pixels.dtype).max).astype(pixels.dtype))
+
+
+def _shrink(plane: Array, size: int) -> Array:
+    return np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BOX))
+
+
+def _stack(arrays: list[Array | None], root: Path) -> Tensor | None:
+    found = [array for array in arrays if array is not None]
+    if not found:
+        return None
+    kinds = {array.dtype for array in found}
+    if len(kinds) > 1:
+        raise SideAgentsError(f"{root}: targets are stored in different types ({', '.join(sorted(map(str, kinds)))})")
+    stacked = torch.from_numpy(np.stack(found))
+    return stacked.half() if stacked.is_floating_point() else stacked
