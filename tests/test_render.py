@@ -255,7 +255,8 @@ def test_set_scenes_replaces_the_buildings(tmp_path: Path) -> None:
         ([0], [(0, 0, 0, 0)], ("dept",), r"unknown channel 'dept', did you mean 'depth'\?; there are rgb"),
         ([1], [(0, 0, 0, 0)], ("rgb",), r"building indices \[1\] must lie in 0..0"),
         ([-1], [(0, 0, 0, 0)], ("rgb",), "must lie in"),
-        ([0, 0], [(0, 0, 0, 0)], ("rgb",), "2 building indices for 1 poses"),
+        ([0, 0], [(0, 0, 0, 0)], ("rgb",), r"\(N,\) and poses \(N, 4\), got \(2,\) and \(1, 4\)"),
+        ([0], [(0, 0, 0)], ("rgb",), r"got \(1,\) and \(1, 3\)"),
         ([0, 0], [(0, 0, 0, 0), (0, math.nan, 0, 0)], ("rgb",), "pose 1 is not finite"),
     ],
 )

@@ -64,8 +64,8 @@ class Renderer:
         towards the viewer), 0 where nothing is hit; `semantic` int32 index into the building's `objects`, -1 nothing.
         Raises EnvsError for an unknown channel, a building that is not there, or a pose that is not finite.
         """
-        scene = np.ascontiguousarray(scene_index, np.int64).reshape(-1)
-        pose = np.ascontiguousarray(poses, np.float64).reshape(-1, 4)
+        # copies: numba would compile once more for read-only input
+        scene, pose = np.array(scene_index, np.int64, order="C"), np.array(poses, np.float64, order="C")
         names = tuple(channels)
         self._check(scene, pose, names)
         n = len(pose) * len(self._view)
@@ -86,8 +86,8 @@ class Renderer:
         for name in names:
             if name not in CHANNELS:
                 raise EnvsError(f"unknown channel {name!r}{nearest(name, CHANNELS)}; there are {', '.join(CHANNELS)}")
-        if len(scene) != len(pose):
-            raise EnvsError(f"{len(scene)} building indices for {len(pose)} poses")
+        if pose.ndim != 2 or pose.shape[1] != 4 or scene.shape != pose.shape[:1]:
+            raise EnvsError(f"expected building indices (N,) and poses (N, 4), got {scene.shape} and {pose.shape}")
         if len(scene) and not 0 <= scene.min() <= scene.max() < len(self.scenes):
             raise EnvsError(f"building indices {scene.tolist()} must lie in 0..{len(self.scenes) - 1}")
         if not np.isfinite(pose).all():
