@@ -70,7 +70,7 @@ class PolicyAgent:
         scores = self._logits(observations) / self._temperature
         if not self._deterministic:
             scores = scores + np.stack([self._chance.gumbel(env, scores.shape[1]) for env in range(len(scores))])
-        return scores.argmax(axis=1).astype(np.int64)
+        return np.asarray(scores.argmax(axis=1), dtype=np.int64)
 
 
 class RandomAgent:
@@ -137,8 +137,8 @@ class ExpertAgent:
 
     def act(self, observations: Observations) -> NDArray[np.int64]:
         """Ask the simulator."""
-        actions: NDArray[np.int64] = getattr(self._venv.unwrapped, "expert_actions")()  # noqa: B009
-        return actions
+        simulator: Any = self._venv.unwrapped
+        return np.asarray(simulator.expert_actions(), dtype=np.int64)
 
 
 BASELINES: Registry[Callable[[VecEnv, TaskConfig, int], Agent]] = Registry("agent")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,10 @@ import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sideagents.run.stats import bootstrap_interval
 
 from sideagents.errors import SideAgentsError
+from sideagents.run.scalars import read_scalars
+from sideagents.run.stats import bootstrap_interval
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 METRICS = {
@@ -27,15 +27,11 @@ METRICS = {
 
 def read_curves(run: Path) -> dict[str, Curve]:
     """Return metric -> (frames, values) of a run's progress.csv; raises `SideAgentsError` when there is none."""
-    path = run / "progress.csv"
-    if not path.is_file():
-        raise SideAgentsError(f"{run}: no progress.csv in it; is it a run folder made by train or clone?")
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for metric in METRICS:
-                if row.get(metric) and row.get("frames"):
-                    points[metric].append((float(row["frames"]), float(row[metric])))
+    for row in read_scalars(run / "progress.csv"):
+        for metric in METRICS:
+            if row.get(metric):
+                points[metric].append((float(row["step"]), float(row[metric])))
     return {metric: (np.array([x for x, _ in p]), np.array([y for _, y in p])) for metric, p in points.items()}
 
 

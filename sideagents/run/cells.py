@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sideagents.errors import SideAgentsError
+from sideagents.run.provenance import git_commit
 
 Key = Mapping[str, str | int | float]
 
@@ -23,20 +23,6 @@ class Cell:
     key: Key
     config_hash: str
     estimate_s: float
-
-
-def git_commit() -> str:
-    """Return the short commit of the working tree, with `+` when files differ from it, or `unknown`."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit + ("+" if changes.strip() else "")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,141 @@
+"""Film an agent: its view, what the base makes of it, the occupancy map, the path from above, alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import imageio.v2 as imageio
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sideagents.core.base import FrozenBase
+from sideagents.errors import SideAgentsError
+from sideagents_envs.cache import atomic_path
+from sideagents_envs.navmesh import NavMesh, cached_navmesh
+from sideagents_policies.agents import PolicyAgent
+from sideagents_policies.build import build_venv, load_agent
+from sideagents_policies.config import AgentConfig
+from sideagents_policies.evaluate import EpisodesFrom
+from sideagents_policies.panels import CodePalette, Image8, TopDown, compose
+
+FRAMES_PER_SECOND = 12
+_PLAN_M = 0.05
+
+
+class Scene:
+    """What does not move in an episode's pictures: the plan, the goal, the shortest path."""
+
+    def __init__(self, navmesh: NavMesh, start: NDArray[np.float64], goal: NDArray[np.float64]) -> None:
+        free, origin = navmesh.topdown(_PLAN_M, float(start[1]))
+        self.plan = TopDown(free, origin, _PLAN_M)
+        self.goal = (float(goal[0]), float(goal[2]))
+        self.shortest = np.asarray(navmesh.distance_field(goal).path(start))[:, [0, 2]]
+
+    def draw(self, track: NDArray[np.float64], yaw: float) -> Image8:
+        """Return the plan with the path walked so far."""
+        return self.plan.draw(track, yaw, self.goal, self.shortest)
+
+
+def record(
+    run: Path,
+    episode: int = 0,
+    out: Path | None = None,
+    split: str | None = None,
+    episodes_file: Path | None = None,
+    scenes_dir: Path | None = None,
+    deterministic: bool | None = None,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Play episode number `episode` of a list and write a video (.mp4 or .gif); return its path.
+
+    Raises `SideAgentsError` for an episode that the list does not have or another file type.
+    """
+    if out is not None and out.suffix not in (".mp4", ".gif"):
+        raise SideAgentsError(f"--out {out}: the video is a .mp4 or a .gif")
+    loaded = load_agent(run, overrides)
+    chosen = EpisodesFrom(split or loaded.config.eval.split, 0, episodes_file, scenes_dir)
+    config = chosen.applied_to(loaded.config)
+    greedy = config.eval.deterministic if deterministic is None else deterministic
+    agent = PolicyAgent(loaded.policy.logits, config.seed, greedy, config.eval.temperature)
+    alpha = float(getattr(loaded.policy.features_extractor, "alpha_value", lambda: float("nan"))())
+    frames, row = film(config, chosen, agent, loaded.base, episode, alpha)
+    if out is None:
+        out = loaded.run.subfolder("videos") / f"{chosen.label}_{episode:04d}.mp4"
+    ending = "reached the goal" if row["is_success"] else "did not reach the goal"
+    print(f"{row['scene_id']} episode {row['episode_id']}: {ending} in {row['steps']} steps, SPL {row['spl']:.2f}")
+    return write_video(out, frames)
+
+
+def film(
+    config: AgentConfig,
+    chosen: EpisodesFrom,
+    agent: PolicyAgent,
+    base: FrozenBase | None,
+    episode: int,
+    alpha: float = float("nan"),
+) -> tuple[list[Image8], dict[str, Any]]:
+    """Play one episode; return the composed frames (H, W, 3) and the episode's measures."""
+    venv = build_venv(config, chosen.split, 1, base=base, episodes_file=chosen.file)
+    inner: Any = venv.unwrapped
+    try:
+        if not 0 <= episode < inner.episode_count:
+            raise SideAgentsError(f"--episode {episode}: the list has episodes 0 to {inner.episode_count - 1}")
+        observations: Any = _skip_to(venv, episode)
+        agent.begin(0, episode)
+        path, present = inner.present()[0]
+        scene = Scene(cached_navmesh(path, config.scenes.navmesh), inner.poses()[0, :3], np.asarray(present.goal))
+        looks: list[tuple[Image8, Image8, Image8 | None, NDArray[np.floating[Any]] | None, str]] = []
+        done = False
+        while not done:
+            pose, track = inner.poses()[0], inner.tracks()[0]
+            raw = inner.observe()
+            goal = raw["goal"][0]
+            header = f"step {len(looks):3d}   goal {goal[0]:4.1f} m   alpha {alpha:.2f}   {path.stem}"
+            view = raw["rgb"][0] if "rgb" in raw else None
+            code = observations["base"][0][-base.out_shape[0] :] if base and "base" in observations else None
+            looks.append((scene.draw(track, float(pose[3])), raw["map"][0], view, code, header))
+            observations, _, dones, infos = venv.step(agent.act(observations))
+            done = bool(dones[0])
+        return _compose(looks, base), infos[0]
+    finally:
+        venv.close()
+
+
+def _skip_to(venv: Any, episode: int) -> Any:
+    """Return the observations of the episode, which begins as any other does: the list is simply entered there."""
+    venv.unwrapped.first_ticket = episode
+    return venv.reset()
+
+
+def _compose(
+    looks: list[tuple[Image8, Image8, Image8 | None, NDArray[np.floating[Any]] | None, str]], base: FrozenBase | None
+) -> list[Image8]:
+    codes = [code for *_, code, _ in looks if code is not None and code.ndim == 3]
+    palette = CodePalette(np.stack(codes)) if codes else None
+    frames = []
+    for plan, occupancy, view, code, header in looks:
+        panels: list[tuple[str, Image8]] = []
+        if view is not None:
+            panels.append(("the agent's view", view))
+        if palette is not None and code is not None and base is not None:
+            panels.append((f"base: {base.name}", palette.paint(code)))
+        panels += [("visited places and goal", occupancy), ("from above", plan)]
+        frames.append(compose(panels, header))
+    return frames
+
+
+def write_video(path: Path, frames: list[Image8], fps: int = FRAMES_PER_SECOND) -> Path:
+    """Write frames (H, W, 3) as .mp4 (H.264) or .gif, whole or not at all."""
+    with atomic_path(path) as temporary:
+        if path.suffix == ".gif":
+            images = [Image.fromarray(frame).quantize(128) for frame in frames]
+            images[0].save(temporary, save_all=True, append_images=images[1:], duration=1000 // fps, loop=0)
+        else:
+            writer: Any = imageio.get_writer(temporary, format="FFMPEG", fps=fps, codec="libx264")
+            with writer:
+                for frame in frames:
+                    writer.append_data(frame)
+    return path

@@ -1,0 +1,186 @@
+"""Evaluation on a fixed list of episodes: one row for each episode, means with bootstrap intervals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env import VecEnv
+
+from sideagents.core.base import FrozenBase
+from sideagents.errors import SideAgentsError
+from sideagents.run.files import write_json, write_text
+from sideagents.run.progress import Progress
+from sideagents.run.stats import bootstrap_interval
+from sideagents_envs.buildings import GENERATOR_VERSION
+from sideagents_policies.agents import BASELINES, Agent, PolicyAgent, make_baseline
+from sideagents_policies.build import build_venv, load_agent
+from sideagents_policies.config import AgentConfig
+from sideagents_policies.tables import results_table
+
+Row = dict[str, Any]
+METRICS = ("success", "spl", "soft_spl", "nav_reward", "steps", "collisions", "distance_to_goal")
+
+
+@dataclass(frozen=True)
+class EpisodesFrom:
+    """Which episodes: a split's, or those of a file with buildings in `scenes_dir`; the first `count` (0: all)."""
+
+    split: str
+    count: int = 0
+    file: Path | None = None
+    scenes_dir: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """A short name, fit for a folder."""
+        return self.file.name.split(".")[0] if self.file is not None else self.split
+
+    def applied_to(self, config: AgentConfig) -> AgentConfig:
+        """Return the configuration with the buildings' folder of these episodes."""
+        if self.scenes_dir is None:
+            return config
+        return config.model_copy(update={"scenes": replace(config.scenes, dataset=str(self.scenes_dir))})
+
+
+def run_episodes(venv: VecEnv, agent: Agent, count: int = 0, title: str = "episodes") -> list[Row]:
+    """Let `agent` play the environments' fixed list, or its first `count` episodes; return rows in the list's order."""
+    inner: Any = venv.unwrapped
+    total = min(count or inner.episode_count, inner.episode_count)
+    rows: dict[int, Row] = {}
+    observations: Any = venv.reset()
+    playing = inner.tickets.copy()
+    for env, ticket in enumerate(playing):
+        agent.begin(env, int(ticket))
+    with Progress(total, title, unit="episode") as progress:
+        while len(rows) < total:
+            observations, _, dones, infos = venv.step(agent.act(observations))
+            for env in np.flatnonzero(dones):
+                if playing[env] < total:
+                    rows[int(playing[env])] = _row(int(playing[env]), infos[env])
+                    progress.update(1, success=float(np.mean([row["success"] for row in rows.values()])))
+                playing[env] = inner.tickets[env]
+                agent.begin(int(env), int(playing[env]))
+    return [rows[i] for i in sorted(rows)]
+
+
+def _row(number: int, info: Mapping[str, Any]) -> Row:
+    return {
+        "number": number,
+        "scene_id": info["scene_id"],
+        "episode_id": info["episode_id"],
+        "success": float(info["is_success"]),
+        "spl": float(info["spl"]),
+        "soft_spl": float(info["soft_spl"]),
+        "nav_reward": float(info["episode_return"]),
+        "steps": int(info["steps"]),
+        "collisions": int(info["collisions"]),
+        "distance_to_goal": float(info["distance_to_goal"]),
+        "start_geodesic": float(info["start_geodesic"]),
+    }
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Return metric -> {"mean", "low", "high"}: the mean over episodes and its 95 % bootstrap interval."""
+    return {metric: bootstrap_interval([row[metric] for row in rows])._asdict() for metric in METRICS}
+
+
+def evaluate_run(
+    run: Path,
+    split: str | None = None,
+    episodes: int | None = None,
+    json_path: Path | None = None,
+    episodes_file: Path | None = None,
+    scenes_dir: Path | None = None,
+    deterministic: bool | None = None,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Evaluate a run, or one of its checkpoints, print the table and write rows below RUN/eval; return the result.
+
+    The result is `{"episodes": n, "metrics": {...}, ...}`, also written to `json_path`. What is None comes from the
+    run's own configuration. Raises `SideAgentsError` or `EnvsError` for what cannot be read or does not fit.
+    """
+    loaded = load_agent(run, overrides)
+    torch.set_num_threads(loaded.config.threads)
+    chosen, config = _chosen(loaded.config, split, episodes, episodes_file, scenes_dir)
+    greedy = config.eval.deterministic if deterministic is None else deterministic
+    venv = _venv(config, chosen, base=loaded.base)
+    try:
+        agent = PolicyAgent(loaded.policy.logits, config.seed, greedy, config.eval.temperature)
+        rows = run_episodes(venv, agent, chosen.count, f"{loaded.run.path.name} on {chosen.label}")
+    finally:
+        venv.close()
+    mode = "argmax" if greedy else "sampled"
+    result = {
+        "agent": loaded.run.path.name,
+        "checkpoint": loaded.run.checkpoint().name,
+        "actions": mode,
+        "temperature": config.eval.temperature,
+        **_result(rows, chosen, config),
+    }
+    folder = loaded.run.subfolder("eval") / f"{chosen.label}_{mode}"
+    write_text(folder / "episodes.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_json(folder / "metrics.json", result)
+    return _deliver(result, json_path)
+
+
+def evaluate_baseline(
+    name: str,
+    config: AgentConfig,
+    split: str | None = None,
+    episodes: int | None = None,
+    json_path: Path | None = None,
+    episodes_file: Path | None = None,
+    scenes_dir: Path | None = None,
+) -> dict[str, Any]:
+    """Evaluate `expert`, `random`, `forward` or `straight` on the same episodes; otherwise as `evaluate_run`."""
+    chosen, config = _chosen(config, split, episodes, episodes_file, scenes_dir)
+    BASELINES.get(name)  # an unknown name is told before buildings are made
+    venv = _venv(config, chosen, base=None)
+    try:
+        agent = make_baseline(name, venv, config.task, config.seed)
+        rows = run_episodes(venv, agent, chosen.count, f"{name} on {chosen.label}")
+    finally:
+        venv.close()
+    return _deliver({"agent": name, **_result(rows, chosen, config)}, json_path)
+
+
+def _chosen(
+    config: AgentConfig, split: str | None, episodes: int | None, file: Path | None, scenes_dir: Path | None
+) -> tuple[EpisodesFrom, AgentConfig]:
+    if scenes_dir is not None and not scenes_dir.is_dir():
+        raise SideAgentsError(f"--scene-dir {scenes_dir}: no such folder")
+    count = config.eval.episodes if episodes is None else episodes
+    chosen = EpisodesFrom(split or config.eval.split, count, file, scenes_dir)
+    if chosen.split == "train" and file is None:
+        raise SideAgentsError("--split train has no fixed list of episodes: name one with --episodes-file")
+    return chosen, chosen.applied_to(config)
+
+
+def _venv(config: AgentConfig, chosen: EpisodesFrom, base: FrozenBase | None) -> VecEnv:
+    n_envs = min(config.eval.n_envs, chosen.count) if chosen.count else config.eval.n_envs
+    perceive = base is not None
+    return build_venv(config, chosen.split, n_envs, base=base, episodes_file=chosen.file, perceive=perceive)
+
+
+def _result(rows: Sequence[Row], chosen: EpisodesFrom, config: AgentConfig) -> dict[str, Any]:
+    return {
+        "split": chosen.split,
+        "episodes_file": str(chosen.file) if chosen.file else None,
+        "buildings": f"bundled-v{GENERATOR_VERSION}" if config.scenes.dataset == "bundled" else config.scenes.dataset,
+        "seed": config.seed,
+        "episodes": len(rows),
+        "metrics": summarise(rows),
+    }
+
+
+def _deliver(result: dict[str, Any], json_path: Path | None) -> dict[str, Any]:
+    print(results_table({result["agent"]: result}))
+    if json_path is not None:
+        write_json(json_path, result)
+    return result
