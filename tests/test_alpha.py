@@ -3,7 +3,6 @@
 import math
 
 import pytest
-import torch
 
 from sideagents import SideAgentsError, make_alpha
 from sideagents.core.alpha import LearnedAlpha

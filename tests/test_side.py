@@ -88,6 +88,11 @@ def test_copy_starts_as_the_base_and_is_trained():
     assert weights_of(side, trainable_only=True) == weights_of(base) == 210_896
 
 
+def test_copy_of_a_base_without_weights_is_refused():
+    with pytest.raises(SideAgentsError, match="base 'pixels' has no weights"):
+        make_side("copy", (3, 8, 8), base=load_base("pixels"))
+
+
 def test_a_dotted_path_names_any_module():
     side = make_side(f"{__name__}:OwnSide", CODE, options={"width": 6})
     assert isinstance(side, OwnSide)
@@ -100,7 +105,7 @@ def test_a_dotted_path_names_any_module():
         ("cnov", "unknown side 'cnov', did you mean 'conv'"),
         ("fcn5", r"side 'fcn5' must map 3-channel 64x64 images to codes of shape \(8, 8, 8\), but gives \(8, 4, 4\)"),
         ("fcn4", r"but gives \(64,\)"),
-        ("copy", "side 'copy' cannot be built"),
+        ("copy", "side 'copy' cannot be built from .* argument: 'base'"),
         ("torch.nn:Flatten", r"but gives \(12288,\)"),
         ("torch.nn:Linear", "missing 2 required positional arguments"),
         ("torch.nn:Conv3", "torch.nn has no 'Conv3', did you mean"),

@@ -59,7 +59,7 @@ class FrozenBase(nn.Module):
         encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         # A tuple, because nn.Module registers modules and parameters that are set directly.
         self._hidden = (encoder, _compute_copy(encoder, dtype))
-        self._mean = (torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1))
+        self._moments = (_per_channel(mean), _per_channel(std))
         self.training = False
         self.out_shape = self._probe()
 
@@ -71,24 +71,24 @@ class FrozenBase(nn.Module):
     @property
     def channels(self) -> int:
         """Channels of the images."""
-        return self._mean[0].shape[1]
+        return self._moments[0].shape[1]
 
     @property
     def mean(self) -> tuple[float, ...]:
         """Mean per channel of images in [0, 1]."""
-        return tuple(self._mean[0].flatten().tolist())
+        return tuple(self._moments[0].flatten().tolist())
 
     @property
     def std(self) -> tuple[float, ...]:
         """Standard deviation per channel of images in [0, 1]."""
-        return tuple(self._mean[1].flatten().tolist())
+        return tuple(self._moments[1].flatten().tolist())
 
     @property
     def fingerprint(self) -> str:
         """sha256 (hex) of all that decides the code: sizes, normalisation; name, dtype, shape, bytes of each tensor."""
         digest = hashlib.sha256(f"input {self.input_size} code {self.out_shape}\n".encode())
         tensors = {f"encoder.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
-        tensors |= {"mean": self._mean[0], "std": self._mean[1]}
+        tensors |= {"mean": self._moments[0], "std": self._moments[1]}
         for name, tensor in sorted(tensors.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -104,7 +104,7 @@ class FrozenBase(nn.Module):
 
     def encode_hwc(self, images: Tensor | npt.NDArray[np.uint8]) -> Tensor:
         """Encode uint8 images (B, H, W, C), numpy or torch, as environments give them; see `forward`."""
-        images = torch.as_tensor(images, device=self._mean[0].device)
+        images = torch.as_tensor(images, device=self._moments[0].device)
         if images.dim() != 4 or images.dtype != torch.uint8:
             raise BaseError(
                 f"base {self.name!r}: encode_hwc takes uint8 (B, H, W, {self.channels}), "
@@ -118,7 +118,7 @@ class FrozenBase(nn.Module):
                 f"base {self.name!r} takes {_size(self.input_size)} images (height x width), got "
                 f"{_size(images.shape[-2:])}; load it with resize=True to have them resized"
             )
-        mean, std = self._mean
+        mean, std = self._moments
         images = (fit_images(images, self.input_size) - mean) / std
         images = images.contiguous(memory_format=torch.channels_last)
         # The caller's autocast must not change the code: this base computes as it was told, wherever it is called.
@@ -164,10 +164,10 @@ class FrozenBase(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         # Devices are followed, dtypes are not: `policy.half()` must not change what the base computes.
-        device = fn(torch.empty(0, device=self._mean[0].device)).device
+        device = fn(torch.empty(0, device=self._moments[0].device)).device
         for module in self._hidden:
             module.to(device)
-        self._mean = (self._mean[0].to(device), self._mean[1].to(device))
+        self._moments = (self._moments[0].to(device), self._moments[1].to(device))
         return self
 
     def extra_repr(self) -> str:
@@ -185,6 +185,10 @@ def _compute_copy(encoder: nn.Module, dtype: torch.dtype | None) -> nn.Module:
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.to(dtype)
     return lowered
+
+
+def _per_channel(numbers: Sequence[float]) -> Tensor:
+    return torch.tensor([float(number) for number in numbers]).view(1, -1, 1, 1)
 
 
 def _size(size: Sequence[int]) -> str:

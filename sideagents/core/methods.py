@@ -10,7 +10,7 @@ from torch import nn
 
 from sideagents.core.base import FrozenBase
 from sideagents.core.init import initialise_side
-from sideagents.core.side import make_side
+from sideagents.core.side import copy_side, make_side
 from sideagents.core.sidetuned import SideTuned
 from sideagents.core.trainable import trainable_copy
 from sideagents.errors import SideAgentsError
@@ -66,7 +66,9 @@ def _scratch(parts: Parts) -> SideTuned:
             f"method 'scratch' starts from nothing learned, so side_init={parts.side_init!r} cannot be"
         )
     base = trainable_copy(parts.base, random=True)
-    side = trainable_copy(parts.base, random=True) if parts.side == "copy" else parts.make_side()
+    side = parts.make_side()
+    if parts.side == "copy":
+        side = trainable_copy(parts.base, random=True)
     return SideTuned(base, side, parts.merge, parts.alpha, input_size=parts.input_size)
 
 
@@ -75,7 +77,7 @@ def _stagewise(parts: Parts) -> SideTuned:
     alpha = "stagewise" if parts.alpha == "learned" else parts.alpha
     if not str(alpha).startswith("stagewise"):
         raise SideAgentsError(f"method 'stagewise' switches alpha: alpha is stagewise:FRACTION, got {alpha!r}")
-    return SideTuned(parts.base, trainable_copy(parts.base), "alpha", alpha, input_size=parts.input_size)
+    return SideTuned(parts.base, copy_side(parts.base), "alpha", alpha, input_size=parts.input_size)
 
 
 METHODS: Registry[Callable[[Parts], SideTuned]] = Registry("method")

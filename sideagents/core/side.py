@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sideagents.core.base import FrozenBase
 from sideagents.core.dotted import build, import_network, is_dotted
-from sideagents.core.trainable import trainable_copy
+from sideagents.core.trainable import TrainableBase, trainable_copy
 from sideagents.errors import SideAgentsError
 from sideagents.registry import Registry
 
@@ -119,11 +119,18 @@ class FCN4(nn.Module):
         return [self.conv5[0]]
 
 
+def copy_side(base: FrozenBase) -> TrainableBase:
+    """Make a side that starts as the base and learns; raises `SideAgentsError` when the base has no weights."""
+    if not any(True for _ in base.parameters()):
+        raise SideAgentsError(f"side 'copy': base {base.name!r} has no weights, so a copy of it could not learn")
+    return trainable_copy(base)
+
+
 SIDES: Registry[Callable[..., nn.Module]] = Registry("side")
 SIDES.register("conv", ConvSide)
 SIDES.register("fcn5", FCN5)
 SIDES.register("fcn4", FCN4)
-SIDES.register("copy", trainable_copy)
+SIDES.register("copy", copy_side)
 
 
 def make_side(

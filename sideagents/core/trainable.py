@@ -35,6 +35,8 @@ class TrainableBase(nn.Module):
         self.channels = base.channels
         self.batchnorm = batchnorm
         self.encoder = copy.deepcopy(base.encoder).requires_grad_(True)
+        for parameter in self.encoder.parameters():
+            parameter.data = parameter.data.contiguous()  # safetensors writes no other layout
         self.register_buffer("mean", torch.tensor(base.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(base.std).view(1, -1, 1, 1), persistent=False)
         self.train()
