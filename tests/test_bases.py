@@ -199,7 +199,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
 
 
 def test_wrong_files_are_one_clear_line(saved, tmp_path):
-    base, path = saved
+    path = saved[1]
     card = json.loads(path.with_suffix(".json").read_text())
 
     def variant(name, card=card, weights=None):

@@ -86,7 +86,7 @@ def make(base, side, merge, method, seed=0):
     return model
 
 
-def images(n=4, seed=0):
+def images(n=2, seed=0):
     return torch.randint(0, 256, (n, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
@@ -105,7 +105,7 @@ def train(model, readout):
 @cases
 def test_codes_have_the_shape_of_the_base_and_are_float32(base, side, merge, method):
     code = make(base, side, merge, method)(images())
-    assert code.shape == (4, *base_of(base).out_shape)
+    assert code.shape == (2, *base_of(base).out_shape)
     assert code.dtype == torch.float32
     assert torch.isfinite(code).all()
 
