@@ -37,11 +37,12 @@ def _length(dx: float, dy: float, dz: float) -> float:
     return float(np.sqrt(dx * dx + dy * dy + dz * dz))
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def _point(grid: Grid, goal: F64, node: int) -> tuple[float, float, float]:
-    if node < 0:
-        return goal[0], goal[1], goal[2]
-    return grid.surf[node, QX], grid.surf[node, Y], grid.surf[node, QZ]
+    x = goal[0] if node < 0 else np.float64(grid.surf[node, QX])
+    y = goal[1] if node < 0 else np.float64(grid.surf[node, Y])
+    z = goal[2] if node < 0 else np.float64(grid.surf[node, QZ])
+    return x, y, z
 
 
 @numba.njit(cache=True)
@@ -62,18 +63,33 @@ def _insert(s: int, bucket: int, head: I32, after: I32, before: I32) -> None:
     head[bucket] = s
 
 
-@numba.njit(cache=True)
-def _vouched(grid: Grid, s: int, x: float, z: float, root: int, rx: float, rz: float, roots: I32, done: U8) -> bool:
-    """Whether both neighbours between which the line to the root passes are known to see it (or it is next door)."""
+@numba.njit(cache=True, inline="always")
+def _visible(grid: Grid, goal: F64, s: int, root: int, roots: I32, done: U8) -> bool:
+    """Whether a node sees a root, mostly told from the two neighbours between which the line to the root passes.
+
+    Where both see it, so does the node. Where one sees it and the other is reached around a corner that sees it, all
+    beyond the line from the root through that corner is in its shadow. Else the line is walked.
+    """
+    x, _, z = _point(grid, goal, s)
+    rx, _, rz = _point(grid, goal, root)
     dx, dz = rx - x, rz - z
-    wide, deep = abs(dx), abs(dz)
     sx, sz = (1 if dx > 0 else -1), (1 if dz > 0 else -1)
-    near = grid.nbr[s, slot(sx, 0) if wide >= deep else slot(0, sz)]
-    corner = grid.nbr[s, slot(sx, sz)]
-    for t in (near, corner):
-        if t < 0 or done[t] != 1 or (t != root and roots[t] != root):
-            return False
-    return True
+    a = grid.nbr[s, slot(sx, 0) if abs(dx) >= abs(dz) else slot(0, sz)]
+    b = grid.nbr[s, slot(sx, sz)]
+    if a >= 0 and b >= 0 and done[a] == 1 and done[b] == 1:
+        lit_a, lit_b = a == root or roots[a] == root, b == root or roots[b] == root
+        if lit_a and lit_b:
+            return True
+        if lit_a != lit_b:
+            lit, dark = (a, b) if lit_a else (b, a)
+            corner = roots[dark]
+            if corner >= 0 and lit != root and roots[corner] == root:
+                cx, _, cz = _point(grid, goal, corner)
+                lx, _, lz = _point(grid, goal, lit)
+                side = (cx - rx) * (lz - rz) - (cz - rz) * (lx - rx)
+                if ((cz - rz) * dx - (cx - rx) * dz) * side < 0.0:
+                    return False
+    return sees(grid, s, x, z, rx, rz) >= 0
 
 
 @numba.njit(cache=True)
@@ -96,7 +112,7 @@ def _settle(grid: Grid, goal: F64, s: int, failed: int, distance: F64, roots: I3
         r = roots[t]
         rx, ry, rz = _point(grid, goal, r)
         d = (distance[r] if r >= 0 else 0.0) + _length(rx - x, ry - y, rz - z)
-        if d < best - 1e-9 and r != root and sees(grid, s, x, z, rx, rz) >= 0:
+        if d < best - 1e-9 and r != root and _visible(grid, goal, s, r, roots, done):
             best, root = d, r
     return best, root
 
@@ -138,7 +154,7 @@ def solve(grid: Grid, goal: F64, s: int, distance: F64, roots: I32) -> None:
     """Fill `distance` (inf where unreachable) and `roots` for a goal that lies on surface `s`."""
     n = roots.size
     distance[:] = np.inf
-    roots[:] = -1
+    roots[:] = -2
     done, sure = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
     failed = np.full(n, -2, np.int32)
     head = np.full(_BUCKETS, -1, np.int32)
@@ -155,14 +171,8 @@ def solve(grid: Grid, goal: F64, s: int, distance: F64, roots: I32) -> None:
             now += 1
             continue
         _remove(s, now % _BUCKETS, head, after, before)
-        x, y, z = _point(grid, goal, s)
         root = roots[s]
-        rx, ry, rz = _point(grid, goal, root)
-        if (
-            not sure[s]
-            and not _vouched(grid, s, x, z, root, rx, rz, roots, done)
-            and sees(grid, s, x, z, rx, rz) < 0
-        ):
+        if not sure[s] and not _visible(grid, goal, s, root, roots, done):
             failed[s] = root
             sure[s] = 1
             distance[s], roots[s] = _settle(grid, goal, s, root, distance, roots, done)
@@ -171,13 +181,14 @@ def solve(grid: Grid, goal: F64, s: int, distance: F64, roots: I32) -> None:
                 _insert(s, bucket % _BUCKETS, head, after, before)
                 continue
             root = roots[s]
-            rx, ry, rz = _point(grid, goal, root)
         waiting -= 1
         done[s] = 1
+        rx, ry, rz = _point(grid, goal, root)
         base = distance[root] if root >= 0 else 0.0
+        hops = grid.hops[s]
         for k in range(9):
             t = grid.nbr[s, k]
-            if k == 4 or t < 0 or done[t] == 1 or failed[t] == root or not grid.hops[s] >> k & 1:
+            if not hops >> k & 1 or done[t] == 1 or roots[t] == root or failed[t] == root:
                 continue
             tx, ty, tz = _point(grid, goal, t)
             d = base + _length(tx - rx, ty - ry, tz - rz)

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 
@@ -37,7 +38,7 @@ class Grid(NamedTuple):
     frame: F64
     radius: float
     start: I32
-    surf: F64
+    surf: F32
     nbr: I32
     hops: NDArray[np.uint16]
 
@@ -84,11 +85,11 @@ def probe(grid: Grid, s: int, x: float, z: float) -> tuple[float, float, float]:
     dx, dz = (1 if tx >= 0 else -1), (1 if tz >= 0 else -1)
     tx, tz = abs(tx), abs(tz)
     a, b, c = nbr[s, slot(dx, 0)], nbr[s, slot(0, dz)], nbr[s, slot(dx, dz)]
-    here = surf[s, GAP]
-    along_x = surf[a, GAP] if a >= 0 else 0.0
-    along_z = surf[b, GAP] if b >= 0 else 0.0
+    here = np.float64(surf[s, GAP])
+    along_x = np.float64(surf[a, GAP]) if a >= 0 else 0.0
+    along_z = np.float64(surf[b, GAP]) if b >= 0 else 0.0
     # A missing corner lies behind an obstacle's edge: continue the plane through the other three.
-    across = surf[c, GAP] if c >= 0 else max(0.0, along_x + along_z - here)
+    across = np.float64(surf[c, GAP]) if c >= 0 else max(0.0, along_x + along_z - here)
     gap = (here * (1 - tx) + along_x * tx) * (1 - tz) + (along_z * (1 - tx) + across * tx) * tz
     slope_x = ((along_x - here) * (1 - tz) + (across - along_z) * tz) * dx / frame[2]
     slope_z = ((along_z - here) * (1 - tx) + (across - along_x) * tx) * dz / frame[2]
@@ -104,7 +105,7 @@ def height(grid: Grid, s: int, x: float, z: float) -> float:
     dx, dz = (1 if tx >= 0 else -1), (1 if tz >= 0 else -1)
     tx, tz = abs(tx), abs(tz)
     a, b, c = nbr[s, slot(dx, 0)], nbr[s, slot(0, dz)], nbr[s, slot(dx, dz)]
-    here = surf[s, Y]
+    here = np.float64(surf[s, Y])
     rise_x = surf[a, Y] - here if a >= 0 else 0.0
     rise_z = surf[b, Y] - here if b >= 0 else 0.0
     rise = surf[c, Y] - here if c >= 0 else rise_x + rise_z
@@ -215,23 +216,34 @@ def sees(grid: Grid, s: int, x: float, z: float, to_x: float, to_z: float) -> in
     Grazing a rounded corner by a seventh of a cell is allowed (chords between points on its contour do), where
     pushing out shows that there is room; a gap that is too narrow has none.
     """
-    cell, radius = grid.frame[2], grid.radius
+    frame, radius = grid.frame, grid.radius
+    cell, nx = frame[2], int(frame[3])
     length = np.sqrt((to_x - x) ** 2 + (to_z - z) ** 2)
-    pieces = int(np.ceil(length / (0.7 * cell)))
-    if pieces == 0:
+    if length == 0.0:
         return s
-    sx, sz = (to_x - x) / pieces, (to_z - z) / pieces
-    x0, z0 = x, z
-    for i in range(1, pieces + 1):
-        px, pz = x0 + i * sx, z0 + i * sz
-        s = follow(grid, s, x, z, px, pz)
-        if s < 0:
-            return -1
-        x, z = px, pz
-        if grid.surf[s, GAP] < radius + 0.75 * cell:
-            gap = probe(grid, s, x, z)[0]
-            if gap < radius - EDGE and (
-                gap < radius - 0.15 * cell or push_out(grid, s, x, z, radius, 0.4 * cell)[0] < 0
+    sx, sz = (to_x - x) / length, (to_z - z) / length
+    x0, z0, done, room = x, z, 0.0, 0.0
+    while done < length:
+        # Nothing stands within `room` of the last point, so the line can be followed by leaps where space is wide, and
+        # a column with a single surface needs no link to find it.
+        leap = max(0.95 * cell, room - radius)
+        px, pz = x0 + min(done + leap, length) * sx, z0 + min(done + leap, length) * sz
+        column = int((pz - frame[1]) / cell) * nx + int((px - frame[0]) / cell)
+        if room >= 0.95 * cell and grid.start[column + 1] - grid.start[column] == 1:
+            s = grid.start[column]
+        else:
+            leap = 0.95 * cell
+            px, pz = x0 + min(done + leap, length) * sx, z0 + min(done + leap, length) * sz
+            s = follow(grid, s, x, z, px, pz)
+            if s < 0:
+                return -1
+        x, z, done = px, pz, done + leap
+        u, v = (x - frame[0]) / cell, (z - frame[1]) / cell
+        room = grid.surf[s, GAP] - cell * np.sqrt((u - int(u) - 0.5) ** 2 + (v - int(v) - 0.5) ** 2)
+        if room < radius - EDGE:
+            room = probe(grid, s, x, z)[0]
+            if room < radius - EDGE and (
+                room < radius - 0.15 * cell or push_out(grid, s, x, z, radius, 0.4 * cell)[0] < 0
             ):
                 return -1
     return s

@@ -75,7 +75,7 @@ class NavMesh:
             columns.start, columns.fragments, tops.start, tops.column, tops.y, tops.extent, nbr,
             columns.nx, config.cell_m, config.agent_height_m, config.max_climb_m,
         )  # fmt: skip
-        surf = np.zeros((len(gap), 4))
+        surf = np.zeros((len(gap), 4), np.float32)
         surf[:, Y], surf[:, GAP] = tops.y, gap
         frame = np.array([columns.x0, columns.z0, config.cell_m, columns.nx, columns.nz])
         grid = Grid(frame, config.agent_radius_m, tops.start, surf, nbr, np.zeros(len(gap), np.uint16))
