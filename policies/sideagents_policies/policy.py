@@ -131,7 +131,7 @@ class SideTunedPolicy(ActorCriticPolicy):
         """Return float32 features (B, features_dim).
 
         A `SideTunedExtractor` gets the observation as it is stored (uint8 images) and normalises it itself; any other
-        extractor gets SB3's preprocessing.
+        extractor gets SB3's preprocessing. Raises `SideAgentsError` when features are not finite, naming the cause.
         """
         extractor = self.features_extractor if features_extractor is None else features_extractor
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -139,7 +139,10 @@ class SideTunedPolicy(ActorCriticPolicy):
                 features: Tensor = extractor(obs)
             else:
                 features = super(ActorCriticPolicy, self).extract_features(obs, extractor)
-        return features.float()
+        features = features.float()
+        if not torch.isfinite(features).all():
+            raise SideAgentsError(_blame(obs))
+        return features
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """Return the distribution of actions for a batch of observations."""
@@ -189,6 +192,15 @@ class SideTunedPolicy(ActorCriticPolicy):
     def _value(self, latent: Tensor) -> Tensor:
         values: Tensor = self.value_net(latent)
         return values
+
+
+def _blame(obs: PyTorchObs) -> str:
+    """Say why features are not finite: a part of the observation, or the weights."""
+    parts = obs if isinstance(obs, dict) else {"observation": obs}
+    bad = [key for key, part in parts.items() if not torch.isfinite(part).all()]
+    if bad:
+        return f"nan or infinity in the observation: {', '.join(bad)}"
+    return "the network's features are not finite: training has diverged, lower the learning rate"
 
 
 def _categorical(distribution: Distribution) -> torch.distributions.Categorical:

@@ -98,6 +98,7 @@ class SideTunedPPO(PPO):
         history: list[Tensor] = []
         stopped = False
         for _ in range(self.n_epochs):
+            first = len(history)
             for batch in self.rollout_buffer.get(self.batch_size):
                 statistics = self._backward(batch)
                 statistics = parallel.average_gradients(self._trained(), statistics)
@@ -111,7 +112,9 @@ class SideTunedPPO(PPO):
             self._n_updates += 1
             if stopped:
                 break
-        self._log(torch.stack(history).mean(dim=0))
+        means = torch.stack(history).mean(dim=0)
+        means[0] = torch.stack(history[first:])[:, 0].mean()  # the divergence of the last epoch, as SB3 reports it
+        self._log(means)
 
     def _trained(self) -> list[Tensor]:
         return [p for group in self.policy.optimizer.param_groups for p in group["params"]]

@@ -1,0 +1,106 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sideagents_policies import parallel
+
+WORKER = Path(__file__).with_name("parallel_worker.py")
+TOLERANCE = 1e-5  # of any weight: float32 sums are taken in another order
+
+
+def run(out, processes):
+    out.mkdir()
+    arguments = [str(WORKER), str(out), "4"]
+    if processes == 1:
+        subprocess.run([sys.executable, *arguments], check=True, timeout=120)
+    else:
+        assert parallel.launch(processes, arguments) == 0
+    return [dict(np.load(out / f"rank{rank}.npz")) for rank in range(processes)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_two_processes_equal_one_with_the_union_of_their_environments(tmp_path):
+    (single,) = run(tmp_path / "one", 1)
+    one, two = run(tmp_path / "two", 2)
+    assert single["frames"] == one["frames"] == two["frames"] == 64
+    assert single["updates"] == one["updates"] == two["updates"]
+    assert 2 < single["updates"] < 40  # the divergence has stopped an update in all of them
+    names = [name for name in single if single[name].dtype == np.float32]
+    assert len(names) > 20
+    for name in names:
+        assert np.array_equal(one[name], two[name]), name
+        assert np.allclose(one[name], single[name], rtol=0.0, atol=TOLERANCE), name
+
+
+def test_processes_of_unequal_size_are_refused(tmp_path, capfd):
+    assert parallel.launch(2, [str(WORKER), str(tmp_path), "4", "uneven"]) == 2
+    assert "differ in n_steps * n_envs: 16 here, 24 on average" in capfd.readouterr().err
+
+
+def test_one_dying_process_stops_all_with_its_code(tmp_path, capfd):
+    started = time.monotonic()
+    code = parallel.launch(2, [str(WORKER), str(tmp_path), "4", "die"])
+    assert code in (2, 7)  # 2: the other one noticed first
+    assert time.monotonic() - started < 60
+    assert (tmp_path / "ready0").exists()
+    assert not (tmp_path / "rank0.npz").exists()
+    captured = capfd.readouterr().err
+    assert "stopping all" in captured
+    assert "Traceback" not in captured
+    assert not alive(tmp_path)
+
+
+def alive(folder, patience_s=15.0):
+    """Return the processes that wrote their number into `folder` and still run after a while."""
+    deadline = time.monotonic() + patience_s
+    numbers = [int(path.read_text()) for path in folder.glob("pid*")]
+    assert numbers
+    while running := [number for number in numbers if _runs(number)]:
+        if time.monotonic() > deadline:
+            return running
+        time.sleep(0.1)
+    return []
+
+
+def _runs(number):
+    status = Path(f"/proc/{number}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_no_orphan_is_left_when_the_launching_process_dies(tmp_path, how):
+    program = (
+        f"from sideagents_policies.parallel import launch; launch(2, [{str(WORKER)!r}, {str(tmp_path)!r}, '4', 'hang'])"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("pid*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1.0)  # past the start of the watch
+    launcher.send_signal(how)
+    launcher.wait(timeout=30)
+    assert alive(tmp_path) == []
+
+
+def test_alone_nothing_is_averaged_or_waited_for():
+    world = parallel.init("cpu")
+    assert (world.rank, world.size, world.is_main, world.device) == (0, 1, True, torch.device("cpu"))
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.tensor([1.0, 2.0])
+    assert parallel.average_gradients([parameter], torch.tensor([3.0])).tolist() == [3.0]
+    assert parameter.grad.tolist() == [1.0, 2.0]
+    assert parallel.all_sum(torch.tensor([4.0])).tolist() == [4.0]
+    parallel.require_equal("anything", 3)
+    assert "RANK" not in os.environ
