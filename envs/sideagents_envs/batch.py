@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -138,7 +139,8 @@ class PointNavBatch:
         """
         actions = np.asarray(actions)
         n = self.action_space.n
-        if actions.shape != (self.n_envs,) or actions.min() < 0 or actions.max() >= n:
+        integers = actions.shape == (self.n_envs,) and actions.dtype.kind in "iu"
+        if not integers or actions.min() < 0 or actions.max() >= n:
             raise EnvsError(f"actions must be {self.n_envs} integers from 0 to {n - 1}, got {actions.tolist()}")
         rewards = np.zeros(self.n_envs)
         terminated = np.zeros(self.n_envs, np.bool_)
@@ -248,6 +250,10 @@ class PointNavBatch:
             navmesh = self.simulator.navmesh(start.scene)
             actions[env] = expert_action(navmesh, start.field, self.poses[env], self.task)
         return actions
+
+    def present(self) -> list[tuple[Path, Episode] | None]:
+        """Return per environment the building's file and the episode that it plays; None while it idles."""
+        return [None if s is None else (Path(self.simulator.paths[s.scene]), s.episode) for s in self.starts]
 
     def tracks(self) -> list[NDArray[np.float64]]:
         """Return per environment the places (T, 2) x, z where it has been in this episode."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sideagents_envs.batch import PointNavBatch
-from sideagents_envs.buildings.bundled import ensure_bundled, scenes_root
+from sideagents_envs.buildings import ensure_bundled, scenes_root
 from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
 from sideagents_envs.episodes import Episode, read_episodes
 from sideagents_envs.errors import EpisodeError, nearest
@@ -51,7 +51,6 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
     source: EpisodeSource
     if not training:
         source = EpisodeList(world, listed, str(file))
-        world.order = list(dict.fromkeys(scene for scene, _ in listed))
     else:
         source = TrainingEpisodes(
             world,
@@ -63,9 +62,6 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
             total_envs=spec.total_envs,
             listed=_by_building(listed) if listed else None,
         )
-        rounds = range(-(-len(source.order) // source.total_envs))
-        plan = [source.building(env, r * scenes.episodes_per_building) for r in rounds for env in range(spec.n_envs)]
-        world.order = list(dict.fromkeys(plan))
     return PointNavBatch(world, source, spec.n_envs, camera, task)
 
 

@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Sequence
-from multiprocessing.connection import Pipe
+from dataclasses import replace
+from multiprocessing.connection import Connection, Pipe
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +18,7 @@ from gymnasium import spaces
 
 from sideagents_envs import errors
 from sideagents_envs.batch import Observation, PointNavBatch, observation_space
-from sideagents_envs.build import BatchSpec, make_batch
+from sideagents_envs.build import BatchSpec
 from sideagents_envs.config import CameraConfig, TaskConfig
 from sideagents_envs.errors import EnvsError
 
@@ -40,7 +42,7 @@ def serve(batch: PointNavBatch, command: str, payload: Any) -> Any:
         return batch.poses.copy()
     if command == "reseed":
         return batch.source.reseed(payload)
-    if command in ("expert_actions", "tracks", "get_state"):
+    if command in ("expert_actions", "tracks", "present", "get_state"):
         return getattr(batch, command)()
     if command == "set_state":
         return batch.set_state(payload)
@@ -65,9 +67,9 @@ class Shard(Protocol):
 class LocalShard:
     """A share of the environments in this process."""
 
-    def __init__(self, spec: BatchSpec) -> None:
-        self.n_envs = spec.n_envs
-        self._batch = make_batch(spec)
+    def __init__(self, batch: PointNavBatch) -> None:
+        self.n_envs = batch.n_envs
+        self._batch = batch
         self._command: tuple[str, Any] = ("", None)
 
     def send(self, command: str, payload: Any = None) -> None:
@@ -138,6 +140,8 @@ class ProcessShard:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         theirs.close()
+        os.close(self._shared.descriptor)
+        self._end = weakref.finalize(self, _end, self._pipe, self._process)
         self._waiting = "start"
         self.send("start", spec)
 
@@ -177,12 +181,16 @@ class ProcessShard:
 
     def close(self) -> None:
         """End the worker."""
-        self._pipe.close()
-        try:
-            self._process.wait(_EXIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._end()
+
+
+def _end(pipe: Connection[Any, Any], process: subprocess.Popen[bytes]) -> None:
+    pipe.close()
+    try:
+        process.wait(_EXIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _rebuilt(error: tuple[str, str], number: int) -> EnvsError:
@@ -193,21 +201,23 @@ def _rebuilt(error: tuple[str, str], number: int) -> EnvsError:
     return EnvsError(f"environment worker {number}: {kind}: {message}")
 
 
-def split(spec: BatchSpec, workers: int) -> Sequence[BatchSpec]:
+def start_workers(specs: Sequence[BatchSpec]) -> list[ProcessShard]:
+    """Start one worker per spec, side by side; when one cannot start, end all and raise its error."""
+    shards = [ProcessShard(spec, number) for number, spec in enumerate(specs)]
+    try:
+        for shard in shards:
+            shard.receive()
+    except EnvsError:
+        for shard in shards:
+            shard.close()
+        raise
+    return shards
+
+
+def split_spec(spec: BatchSpec, workers: int) -> Sequence[BatchSpec]:
     """Deal the environments of a spec to at most `workers` contiguous shares, none of them empty."""
     shares = np.array_split(np.arange(spec.n_envs), min(workers, spec.n_envs))
     total = spec.total_envs or spec.n_envs
     return [
-        BatchSpec(
-            len(share),
-            spec.split,
-            spec.seed,
-            spec.camera,
-            spec.task,
-            spec.scenes,
-            spec.episodes_file,
-            spec.first_env + int(share[0]),
-            total,
-        )
-        for share in shares
+        replace(spec, n_envs=len(share), first_env=spec.first_env + int(share[0]), total_envs=total) for share in shares
     ]

@@ -1,4 +1,4 @@
-"""What PointNav asks of a simulator, and the embedded one: many buildings behind one batched renderer."""
+"""What PointNav asks of a simulator, and the embedded one: ray-cast buildings, seen from many poses at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sideagents_envs.config import CameraConfig, NavMeshConfig
 from sideagents_envs.errors import SceneError
 from sideagents_envs.navmesh import NavMesh, cached_navmesh
 from sideagents_envs.render import Renderer
-from sideagents_envs.scene import SceneMesh, load_scene
+from sideagents_envs.scene import load_scene
 
 Float = NDArray[np.float64]
 
@@ -69,8 +69,9 @@ class Simulator(Protocol):
 class EmbeddedWorld:
     """Buildings ray-cast on the CPU. Files are read when first needed and kept while they fit `max_triangles`.
 
-    When a building is missing, as many of the next ones in `order` are read along with it as are already there, so
-    that a long run rebuilds its ray structure a handful of times, not once per building.
+    Every building has a ray structure of its own. That is faster than one for all (a ray meets fewer boxes), no
+    building is ever built twice, and what is seen in one cannot depend on which others are loaded: where two surfaces
+    coincide the hit depends on the shape of the whole structure, and equal runs would differ in a pixel.
     """
 
     def __init__(
@@ -85,13 +86,10 @@ class EmbeddedWorld:
             raise SceneError("no buildings: the list of .glb files is empty")
         self.paths: Sequence[Path] = list(paths)
         self.camera = camera
-        self.order: Sequence[int] = range(len(paths))
         self._navmesh_config = navmesh
         self._max_triangles = max_triangles
         self._navmeshes: dict[int, NavMesh] = {}
-        self._meshes: dict[int, SceneMesh] = {}
-        self._slots = np.full(len(paths), -1, np.int64)
-        self._renderer: Renderer | None = None
+        self._renderers: dict[int, Renderer] = {}  # the least recently used first
 
     def navmesh(self, scene: int) -> NavMesh:
         """Return the walkable space of one building, from the cache when it was computed before."""
@@ -102,35 +100,38 @@ class EmbeddedWorld:
     def render(
         self, scenes: NDArray[np.int64], poses: Float, channels: Sequence[str] = ("rgb",)
     ) -> dict[str, NDArray[Any]]:
-        """Render poses (N, 4) in the buildings `scenes` (N,) with one ray call."""
-        slots = self._slots[scenes]
-        if self._renderer is None or slots.min() < 0:
-            self._load(sorted({int(s) for s in scenes}))
-            slots = self._slots[scenes]
-        assert self._renderer is not None
-        return self._renderer.render(slots, poses, channels)
+        """Render poses (N, 4) in the buildings `scenes` (N,): one ray call per building in use."""
+        used = [int(scene) for scene in np.unique(scenes)]
+        images: dict[str, NDArray[Any]] = {}
+        for scene in used:
+            rows = np.flatnonzero(scenes == scene)
+            part = self._renderer(scene).render(np.zeros(len(rows), np.int64), poses[rows], channels)
+            if len(used) == 1:
+                images = part
+                break
+            for name, values in part.items():
+                if name not in images:
+                    images[name] = np.empty((len(poses), *values.shape[1:]), values.dtype)
+                images[name][rows] = values
+        self._forget(used)
+        return images
 
-    def _load(self, needed: list[int]) -> None:
-        kept = dict(self._meshes)
-        for scene in needed:
-            if scene not in kept:
-                kept[scene] = load_scene(self.paths[scene])
-        total = sum(m.n_triangles for m in kept.values())
-        if total > self._max_triangles:
-            kept = {scene: kept[scene] for scene in needed}
-        else:
-            start = max((self.order.index(s) for s in needed if s not in self._meshes and s in self.order), default=0)
-            ahead = len(self._meshes)
-            for scene in [s for s in self.order[start:] if s not in kept][:ahead]:
-                mesh = load_scene(self.paths[scene])
-                total += mesh.n_triangles
-                if total > self._max_triangles:
-                    break
-                kept[scene] = mesh
-        self._meshes = kept
-        self._slots[:] = -1
-        self._slots[list(kept)] = np.arange(len(kept))
-        if self._renderer is None:
-            self._renderer = Renderer(self.camera, list(kept.values()))
-        else:
-            self._renderer.set_scenes(list(kept.values()))
+    @property
+    def loaded(self) -> list[int]:
+        """The buildings in memory, the least recently used first."""
+        return list(self._renderers)
+
+    def _renderer(self, scene: int) -> Renderer:
+        renderer = self._renderers.pop(scene, None) or Renderer(self.camera, [load_scene(self.paths[scene])])
+        self._renderers[scene] = renderer
+        return renderer
+
+    def _forget(self, used: Sequence[int]) -> None:
+        """Drop the least recently used buildings until the rest fits; those in use always stay."""
+        sizes = {scene: renderer.scenes[0].n_triangles for scene, renderer in self._renderers.items()}
+        total = sum(sizes.values())
+        for scene in [scene for scene in sizes if scene not in used]:
+            if total <= self._max_triangles:
+                return
+            total -= sizes[scene]
+            del self._renderers[scene]

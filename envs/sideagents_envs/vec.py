@@ -15,10 +15,11 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
 from sideagents_envs.batch import Observation, StepResult, action_space, observation_space
-from sideagents_envs.build import BatchSpec
+from sideagents_envs.build import BatchSpec, make_batch
 from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
+from sideagents_envs.episodes import Episode
 from sideagents_envs.errors import EnvsError, nearest
-from sideagents_envs.shards import LocalShard, ProcessShard, Shard, split
+from sideagents_envs.shards import LocalShard, ProcessShard, Shard, split_spec, start_workers
 
 _PER_ENV = ("poses", "tracks", "expert_actions")
 
@@ -57,7 +58,9 @@ def make_vec(
             f"workers={workers}, first_env={first_env}, total_envs={total}"
         )
     spec = BatchSpec(n_envs, split, seed, camera, task, scenes, episodes_file, first_env, total)
-    return PointNavVecEnv(spec, workers if kind == "subproc" else 0)
+    shards: Sequence[Shard]
+    shards = start_workers(split_spec(spec, workers)) if kind == "subproc" else [LocalShard(make_batch(spec))]
+    return PointNavVecEnv(shards, camera or CameraConfig(), task or TaskConfig())
 
 
 class PointNavVecEnv(VecEnv):
@@ -66,26 +69,20 @@ class PointNavVecEnv(VecEnv):
     Finished episodes are followed by the next one at once; `info` then holds the measures of the finished one,
     `terminal_observation`, `TimeLimit.truncated` and `episode` as SB3's Monitor writes it. When a fixed list is used
     up an environment idles: no reward, never done, `info["idle"]`, and False in `active`; `reset` starts the list
-    anew. `seed` takes effect at the next `reset` and is mixed with each environment's global index, so give all
-    training processes the same one.
+    anew. `tickets` (N,) number the present episodes in the order of their beginning from 0, which are the places in a
+    fixed list; -1 while idle. `seed` takes effect at the next `reset` and is mixed with each environment's global
+    index, so give all training processes the same one.
     """
 
     render_mode = "rgb_array"
 
-    def __init__(self, spec: BatchSpec, workers: int) -> None:
-        self._shards: list[Shard] = []
-        if workers:
-            for number, share in enumerate(split(spec, workers)):
-                self._shards.append(ProcessShard(share, number))
-            counts = self._receive()
-        else:
-            self._shards.append(LocalShard(spec))
-            counts = self._ask("count")
-        self.episode_count: int | None = counts[0]
+    def __init__(self, shards: Sequence[Shard], camera: CameraConfig, task: TaskConfig) -> None:
+        self._shards = list(shards)
+        self.episode_count: int | None = self._ask("count")[0]
         self._bounds = np.cumsum([0] + [shard.n_envs for shard in self._shards])
-        camera, task = spec.camera or CameraConfig(), spec.task or TaskConfig()
-        super().__init__(spec.n_envs, observation_space(camera, task), action_space(task))
-        self.active = np.zeros(spec.n_envs, np.bool_)
+        super().__init__(int(self._bounds[-1]), observation_space(camera, task), action_space(task))
+        self.tickets = np.full(self.num_envs, -1)
+        self.first_ticket = 0
         self._next_episode = 0
         self._reseed: int | None = None
         self._born = time.monotonic()
@@ -93,30 +90,22 @@ class PointNavVecEnv(VecEnv):
     def _ask(self, command: str, payloads: Sequence[Any] | None = None) -> list[Any]:
         for i, shard in enumerate(self._shards):
             shard.send(command, None if payloads is None else payloads[i])
-        return self._receive()
+        return _receive(self._shards)
 
-    def _receive(self) -> list[Any]:
-        """Collect every shard's answer, also after one failed, so that all stay in step; then raise the first error."""
-        answers: list[Any] = []
-        failure: EnvsError | None = None
-        for shard in self._shards:
-            try:
-                answers.append(shard.receive())
-            except EnvsError as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
-        return answers
+    @property
+    def active(self) -> NDArray[np.bool_]:
+        """Which environments (N,) have an episode."""
+        return np.asarray(self.tickets >= 0)
 
     def _shares(self, values: Any) -> list[Any]:
         return [values[a:b] for a, b in zip(self._bounds[:-1], self._bounds[1:], strict=True)]
 
     def reset(self) -> Observation:
-        """Begin an episode everywhere; a fixed list starts from its first entry."""
+        """Begin an episode everywhere; a fixed list starts from its entry `first_ticket`, by default the first."""
         if self._reseed is not None:
             self._ask("reseed", [self._reseed] * len(self._shards))
             self._reseed = None
-        self._next_episode = 0
+        self._next_episode = self.first_ticket
         return self._begin(np.arange(self.num_envs))
 
     def _begin(self, envs: NDArray[np.int64]) -> Observation:
@@ -128,13 +117,13 @@ class PointNavVecEnv(VecEnv):
                 ticket = None
             else:
                 self._next_episode += 1
-            self.active[env] = ticket is not None
+            self.tickets[env] = -1 if ticket is None else ticket
             number = int(np.searchsorted(self._bounds, env, side="right")) - 1
             plan[number].append((int(env - self._bounds[number]), ticket))
         used = [(shard, tickets) for shard, tickets in zip(self._shards, plan, strict=True) if tickets]
         for shard, tickets in used:
             shard.send("begin", tickets)
-        return _joined([shard.receive() for shard, _ in used])
+        return _joined(_receive([shard for shard, _ in used]))
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Start a step; with workers it runs beside the caller."""
@@ -146,7 +135,7 @@ class PointNavVecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Finish the step and begin new episodes where one ended."""
-        answers = self._receive()
+        answers = _receive(self._shards)
         observations = _joined([content for content, _ in answers])
         results: list[StepResult] = [result for _, result in answers]
         rewards = np.concatenate([result.rewards for result in results]).astype(np.float32)
@@ -179,6 +168,10 @@ class PointNavVecEnv(VecEnv):
         """Return per environment the places (T, 2) x, z where it has been in this episode."""
         return [track for tracks in self._ask("tracks") for track in tracks]
 
+    def present(self) -> list[tuple[Path, Episode] | None]:
+        """Return per environment the building's file and the episode that it plays; None while it idles."""
+        return [present for answers in self._ask("present") for present in answers]
+
     def expert_actions(self) -> NDArray[np.int64]:
         """Return the shortest-path follower's actions (N,); 0 where an environment idles."""
         return np.concatenate(self._ask("expert_actions"))
@@ -193,7 +186,7 @@ class PointNavVecEnv(VecEnv):
         for key, first in states[0].items():
             parts = [state[key] for state in states]
             merged[key] = np.concatenate(parts) if isinstance(first, np.ndarray) else [*chain.from_iterable(parts)]
-        return merged | {"next_episode": self._next_episode, "in_use": self.active.tolist()}
+        return merged | {"tickets": self.tickets.copy(), "next_episode": self._next_episode}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue from a state: what follows is bit-equal to what would have followed `get_state`.
@@ -203,10 +196,10 @@ class PointNavVecEnv(VecEnv):
         """
         if len(state["episodes"]) != self.num_envs:
             raise EnvsError(f"environment state: of {len(state['episodes'])} environments, these are {self.num_envs}")
-        per_env = {key: self._shares(value) for key, value in state.items() if key not in ("next_episode", "in_use")}
+        per_env = {key: self._shares(value) for key, value in state.items() if key not in ("next_episode", "tickets")}
         self._ask("set_state", [{key: parts[i] for key, parts in per_env.items()} for i in range(len(self._shards))])
         self._next_episode = int(state["next_episode"])
-        self.active[:] = state["in_use"]
+        self.tickets[:] = state["tickets"]
         self._reseed = None
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
@@ -214,6 +207,11 @@ class PointNavVecEnv(VecEnv):
         if seed is not None:
             self._reseed = int(seed)
         return [self._reseed] * self.num_envs
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The process ids of the workers."""
+        return [shard.pid for shard in self._shards if isinstance(shard, ProcessShard)]
 
     def close(self) -> None:
         """End the workers."""
@@ -244,6 +242,20 @@ class PointNavVecEnv(VecEnv):
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """Say yes to SB3's Monitor, whose record `info["episode"]` is kept here."""
         return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
+
+
+def _receive(shards: Sequence[Shard]) -> list[Any]:
+    """Collect every shard's answer, also after one failed, so that all stay in step; then raise the first error."""
+    answers: list[Any] = []
+    failure: EnvsError | None = None
+    for shard in shards:
+        try:
+            answers.append(shard.receive())
+        except EnvsError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return answers
 
 
 def _joined(parts: Sequence[Observation]) -> Observation:

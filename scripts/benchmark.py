@@ -1,0 +1,58 @@
+"""Speed of the environments, as a list of rows: `python scripts/benchmark.py env --json FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from sideagents_envs.cache import atomic_path
+from sideagents_envs.errors import EnvsError
+
+
+def env_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from sideagents_envs.benchmark import benchmark_env
+
+    return benchmark_env(
+        sizes=options.sizes,
+        n_envs=options.envs,
+        steps=options.steps,
+        repeats=options.repeats,
+        scene=options.scene,
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(description="Measure speed; rows {name, value, unit, ...} go to --json FILE.")
+    verbs = root.add_subparsers(dest="verb", required=True)
+    env = verbs.add_parser("env", help="environment steps per second of one process, and where the time goes")
+    env.add_argument("--sizes", type=int, nargs="+", default=[64, 84, 128, 256], metavar="PIXELS")
+    env.add_argument("--envs", type=int, default=8, help="environments in the process")
+    env.add_argument("--steps", type=int, default=300, help="batched steps per repeat")
+    env.add_argument("--repeats", type=int, default=5)
+    env.add_argument("--scene", type=Path, help="a building of your own, measured besides the bundled ones")
+    env.set_defaults(rows=env_rows)
+    for verb in verbs.choices.values():
+        verb.add_argument("--json", type=Path, metavar="FILE", help="where the rows are written")
+    return root
+
+
+def main() -> int:
+    options = parser().parse_args()
+    try:
+        rows = options.rows(options)
+    except EnvsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json is None:
+        print(json.dumps(rows, indent=1))
+    else:
+        with atomic_path(options.json) as temporary:
+            temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
