@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,11 +13,13 @@ from sideagents_envs.config import NavMeshConfig, ScenesConfig
 from sideagents_envs.errors import EnvsError, SceneError, nearest
 
 EPISODES_PER_BUILDING = 71  # 14 buildings x 71 = 994, as in Gibson's val split
+# fmt: off
 _TREES = (
-    "Amber Birch Cedar Dawn Elder Fern Granite Hazel Ivory Juniper "
-    "Kestrel Larch Maple Nettle Olive Pebble Quartz Rowan Saffron Thistle"
-).split()
-_PLACES = "brook court croft fold gate hearth holm mead stead wick".split()
+    "Amber", "Birch", "Cedar", "Dawn", "Elder", "Fern", "Granite", "Hazel", "Ivory", "Juniper",
+    "Kestrel", "Larch", "Maple", "Nettle", "Olive", "Pebble", "Quartz", "Rowan", "Saffron", "Thistle",
+)
+# fmt: on
+_PLACES = ("brook", "court", "croft", "fold", "gate", "hearth", "holm", "mead", "stead", "wick")
 
 
 def _names() -> list[str]:

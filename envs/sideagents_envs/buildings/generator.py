@@ -9,7 +9,7 @@ import numpy as np
 
 from sideagents_envs.buildings import arrange, fronts, textures
 from sideagents_envs.buildings.dice import Dice
-from sideagents_envs.buildings.glb import Node, Primitive, write_glb
+from sideagents_envs.buildings.glb import Node, write_glb
 from sideagents_envs.buildings.layout import Plan, Room, make_plan
 from sideagents_envs.buildings.lighting import Light, bake
 from sideagents_envs.buildings.shell import door_items, outside_item, room_items
@@ -23,7 +23,7 @@ GENERATOR_VERSION = 1
 def _room_colors(dice: Dice, rank: int, count: int, base: int) -> tuple[list[Rgb], list[Rgb]]:
     """Return wall and floor colours of a room; hues are spread over the circle so that rooms differ."""
     hue = base + 360 * rank // count + dice.integer(-12, 12)
-    saturation, value = dice.integer(18, 58), dice.integer(66, 96)
+    saturation, value = dice.integer(8, 52), dice.integer(66, 96)
     wall = hsv(hue, saturation, value)
     second = dice.choose((shade_of(wall, 78), hsv(hue + 35, saturation, value - 12), hsv(hue, saturation // 3, 95)))
     kind = dice.integer(0, 3)
@@ -54,28 +54,29 @@ def _dress(dice: Dice, plan: Plan) -> dict[str, Texture]:
 
 
 def _nodes(items: list[Item], light: Light, room: str, made: dict[str, Texture], counts: dict[str, int]) -> list[Node]:
-    """Bake the light and turn items into nodes, parts of one texture joined."""
+    """Bake the light and turn items into nodes."""
     nodes = []
     for item in items:
         instance = counts.get(item.category, 0)
         counts[item.category] = instance + 1
-        primitives = []
-        for texture in dict.fromkeys(p.texture for p in item.parts):
-            parts = [p for p in item.parts if p.texture == texture and len(p.faces)]
-            starts = np.concatenate([[0], np.cumsum([len(p.points) for p in parts])])
-            uv = np.concatenate([p.uv for p in parts]) / made[texture].period_m
-            primitives.append(
-                Primitive(
-                    points=np.round(np.concatenate([p.points for p in parts]), 4).astype("<f4"),
-                    normals=np.round(np.concatenate([p.normals for p in parts]), 4).astype("<f4"),
-                    uv=np.round(np.stack([uv[:, 0], 1.0 - uv[:, 1]], axis=1), 4).astype("<f4"),
-                    colors=np.concatenate([bake(p, light) for p in parts]),
-                    faces=np.concatenate([p.faces + s for p, s in zip(parts, starts, strict=False)]),
-                    texture=texture,
-                )
-            )
+        parts = [p for p in item.parts if len(p.faces)]
+        starts = np.cumsum([0] + [len(p.points) for p in parts])
+        uv = np.concatenate([p.uv / made[p.texture].period_m for p in parts])
+        faces = {
+            texture: np.concatenate([p.faces + s for p, s in zip(parts, starts, strict=False) if p.texture == texture])
+            for texture in dict.fromkeys(p.texture for p in parts)
+        }
         extras = {"category": item.category, "instance": instance, "room": room}
-        nodes.append(Node(f"{room}/{item.category}_{instance}", extras, primitives))
+        nodes.append(
+            Node(
+                name=f"{room}/{item.category}_{instance}",
+                extras=extras,
+                points=np.round(np.concatenate([p.points for p in parts]), 4).astype("<f4"),
+                uv=np.round(np.stack([uv[:, 0], 1.0 - uv[:, 1]], axis=1), 4).astype("<f4"),
+                colors=np.concatenate([bake(p, light) for p in parts]),
+                faces=faces,
+            )
+        )
     return nodes
 
 

@@ -1,5 +1,6 @@
 """A small glTF binary writer: meshes with texture, vertex colours, unlit materials and node extras in one file.
 
+Normals are left out: unlit surfaces need none, and a viewer that wants them computes them (glTF 2.0, 3.7.2.1).
 Every byte is fixed by the input: images are palette PNGs in stored (uncompressed) blocks, because compressed bytes
 differ between zlib builds.
 """
@@ -24,24 +25,18 @@ _FLOAT, _U8, _U16 = 5126, 5121, 5123
 
 
 @dataclass(frozen=True)
-class Primitive:
-    """A mesh part: `points`, `normals` f32 (V,3), `uv` f32 (V,2), `colors` u8 (V,3), `faces` (F,3), texture name."""
-
-    points: NDArray[np.float32]
-    normals: NDArray[np.float32]
-    uv: NDArray[np.float32]
-    colors: NDArray[np.uint8]
-    faces: NDArray[np.int64]
-    texture: str
-
-
-@dataclass(frozen=True)
 class Node:
-    """One object of the scene: a name, its `extras` and its primitives."""
+    """One object of the scene: name, `extras`, and one set of vertices for all its faces.
+
+    `points` f32 (V,3), `uv` f32 (V,2), `colors` u8 (V,3); `faces` maps a texture's name to (F,3) indices.
+    """
 
     name: str
     extras: dict[str, Any]
-    primitives: list[Primitive]
+    points: NDArray[np.float32]
+    uv: NDArray[np.float32]
+    colors: NDArray[np.uint8]
+    faces: dict[str, NDArray[np.int64]]
 
 
 def png_bytes(texture: Texture) -> bytes:
@@ -84,8 +79,10 @@ class _Buffer:
         self.views.append(entry)
         return len(self.views) - 1
 
-    def arrays(self, arrays: list[NDArray[Any]], component: int, kind: str, target: int) -> list[int]:
-        """Put arrays of one type into one view and return an accessor number for each."""
+    def arrays(
+        self, arrays: list[NDArray[Any]], component: int, kind: str, target: int, bounds: bool = False
+    ) -> list[int]:
+        """Put arrays of one type into one view and return an accessor number for each, with `bounds` if asked for."""
         view, offset, numbers = self.view(b"".join(a.tobytes() for a in arrays), target), 0, []
         for array in arrays:
             entry: dict[str, Any] = {
@@ -97,7 +94,7 @@ class _Buffer:
             }
             if component == _U8:
                 entry["normalized"] = True
-            if kind == "VEC3":
+            if bounds:
                 entry["min"], entry["max"] = array.min(axis=0).tolist(), array.max(axis=0).tolist()
             offset += array.nbytes
             self.accessors.append(entry)
@@ -107,25 +104,24 @@ class _Buffer:
 
 def write_glb(path: Path, nodes: list[Node], textures: dict[str, Texture]) -> None:
     """Write a scene; only textures that a primitive uses go in, in the order of `textures`."""
-    primitives = [p for node in nodes for p in node.primitives]
-    used = {p.texture for p in primitives}
+    used = {texture for node in nodes for texture in node.faces}
     names = [name for name in textures if name in used]
     buffer = _Buffer()
-    points = buffer.arrays([p.points for p in primitives], _FLOAT, "VEC3", _ARRAY_BUFFER)
-    normals = buffer.arrays([p.normals for p in primitives], _FLOAT, "VEC3", _ARRAY_BUFFER)
-    uvs = buffer.arrays([p.uv for p in primitives], _FLOAT, "VEC2", _ARRAY_BUFFER)
-    rgba = [np.concatenate([p.colors, np.full((len(p.colors), 1), 255, np.uint8)], axis=1) for p in primitives]
+    points = buffer.arrays([n.points for n in nodes], _FLOAT, "VEC3", _ARRAY_BUFFER, bounds=True)
+    uvs = buffer.arrays([n.uv for n in nodes], _FLOAT, "VEC2", _ARRAY_BUFFER)
+    rgba = [np.concatenate([n.colors, np.full((len(n.colors), 1), 255, np.uint8)], axis=1) for n in nodes]
     colors = buffer.arrays(rgba, _U8, "VEC4", _ARRAY_BUFFER)
-    faces = buffer.arrays([p.faces.astype("<u2").ravel() for p in primitives], _U16, "SCALAR", _ELEMENT_BUFFER)
+    indices = [faces.astype("<u2").ravel() for n in nodes for faces in n.faces.values()]
+    faces = iter(buffer.arrays(indices, _U16, "SCALAR", _ELEMENT_BUFFER))
     images = [{"bufferView": buffer.view(png_bytes(textures[n])), "mimeType": "image/png", "name": n} for n in names]
-    meshes, at = [], 0
-    for node in nodes:
-        entries = []
-        for primitive in node.primitives:
-            attributes = {"POSITION": points[at], "NORMAL": normals[at], "TEXCOORD_0": uvs[at], "COLOR_0": colors[at]}
-            entries.append({"attributes": attributes, "indices": faces[at], "material": names.index(primitive.texture)})
-            at += 1
-        meshes.append({"name": node.name, "primitives": entries})
+    meshes = []
+    for i, node in enumerate(nodes):
+        attributes = {"POSITION": points[i], "TEXCOORD_0": uvs[i], "COLOR_0": colors[i]}
+        entries = [
+            {"attributes": attributes, "indices": next(faces), "material": names.index(texture)}
+            for texture in node.faces
+        ]
+        meshes.append({"primitives": entries})
     materials = [
         {
             "name": name,

@@ -13,7 +13,8 @@ from sideagents_envs.buildings.dice import Dice
 WALL_HEIGHT_CM = 250
 DOOR_HEIGHT_CM = 210
 _SMALLEST_SIDE = 240
-_DOOR_MARGIN = 25  # wall left between a door and the room's corner
+_Wall = tuple[int, int, tuple[str, int, int, int]]  # two cells and (axis, line, low, high) of the wall between
+_DOOR_MARGIN = 35  # from a door to the centre line of the next wall
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,20 @@ class Plan:
     doors: tuple[Door, ...]
 
 
+def _fives(length: int) -> int:
+    """Round down to a multiple of 5 cm."""
+    return length // 5 * 5
+
+
 def _split(dice: Dice, rect: Rect) -> tuple[Rect, Rect] | None:
     """Cut a rectangle across its longer side, near the middle; None when a part would be too small."""
     width, depth = rect.size
     long = max(width, depth)
-    low, high = max(_SMALLEST_SIDE, (long * 36 // 500) * 5), long - max(_SMALLEST_SIDE, (long * 36 // 500) * 5)
+    low = max(_SMALLEST_SIDE, _fives(long * 36 // 100))
+    high = _fives(long) - low
     if low > high:
         return None
-    cut = dice.integer(low // 5 * 5, high // 5 * 5, 5)
+    cut = dice.integer(low, high, 5)
     if width >= depth:
         return Rect(rect.x0, rect.z0, rect.x0 + cut, rect.z1), Rect(rect.x0 + cut, rect.z0, rect.x1, rect.z1)
     return Rect(rect.x0, rect.z0, rect.x1, rect.z0 + cut), Rect(rect.x0, rect.z0 + cut, rect.x1, rect.z1)
@@ -111,30 +118,27 @@ def _cells(dice: Dice, footprint: Rect) -> tuple[list[Rect], int]:
     if wanted >= 5 and dice.chance(60):
         corridors = 1
         breadth = dice.integer(140, 175, 5)
-        if dice.chance(50):
-            at = dice.integer(depth * 2 // 25 * 5, depth * 3 // 25 * 5 - breadth // 10 * 5, 5) + footprint.z0
-            band = Rect(footprint.x0, at, footprint.x1, at + breadth)
-            cells = [
-                band,
-                Rect(footprint.x0, footprint.z0, footprint.x1, at),
-                Rect(footprint.x0, at + breadth, footprint.x1, footprint.z1),
-            ]
+        along_x = dice.chance(50)
+        across = depth if along_x else width
+        at = dice.integer(_fives(across * 4 // 10), _fives(across * 6 // 10 - breadth // 2), 5)
+        box = footprint
+        if along_x:
+            low, high = box.z0 + at, box.z0 + at + breadth
+            cells = [Rect(box.x0, z0, box.x1, z1) for z0, z1 in ((low, high), (box.z0, low), (high, box.z1))]
         else:
-            at = dice.integer(width * 2 // 25 * 5, width * 3 // 25 * 5 - breadth // 10 * 5, 5) + footprint.x0
-            band = Rect(at, footprint.z0, at + breadth, footprint.z1)
-            cells = [
-                band,
-                Rect(footprint.x0, footprint.z0, at, footprint.z1),
-                Rect(at + breadth, footprint.z0, footprint.x1, footprint.z1),
-            ]
+            low, high = box.x0 + at, box.x0 + at + breadth
+            cells = [Rect(x0, box.z0, x1, box.z1) for x0, x1 in ((low, high), (box.x0, low), (high, box.x1))]
     while len(cells) < wanted:
         # The largest cell is cut; a little jitter lets plans differ.
         order = sorted(
             range(corridors, len(cells)), key=lambda i: (-cells[i].area * dice.integer(80, 120), cells[i].x0)
         )
-        parts = next((p for i in order if (p := _split(dice, cells[i])) and cells.pop(i)), None)
-        if parts is None:
+        cuts = ((i, _split(dice, cells[i])) for i in order)
+        chosen = next(((i, parts) for i, parts in cuts if parts), None)
+        if chosen is None:
             break
+        i, parts = chosen
+        cells.pop(i)
         cells.extend(parts)
     return cells, corridors
 
@@ -168,16 +172,17 @@ def _shared(a: Rect, b: Rect) -> tuple[str, int, int, int] | None:
 
 def _doors(dice: Dice, cells: list[Rect], kinds: list[str]) -> list[Door]:
     """Connect all cells by a random spanning tree (corridors first), then add some loops."""
-    walls = []
+    walls: list[_Wall] = []
     for a in range(len(cells)):
         for b in range(a + 1, len(cells)):
             shared = _shared(cells[a], cells[b])
-            if shared and shared[3] - shared[2] >= 110 + 2 * (_DOOR_MARGIN + 10):
+            if shared and shared[3] - shared[2] >= 110 + 2 * _DOOR_MARGIN:
                 walls.append((a, b, shared))
     walls = dice.shuffled(walls)
     walls.sort(key=lambda w: "corridor" not in (kinds[w[0]], kinds[w[1]]))  # stable: the shuffle stays within groups
     group = list(range(len(cells)))
-    chosen, spare = [], []
+    chosen: list[_Wall] = []
+    spare: list[_Wall] = []
     for wall in walls:
         a, b = group[wall[0]], group[wall[1]]
         (chosen if a != b else spare).append(wall)
@@ -186,8 +191,7 @@ def _doors(dice: Dice, cells: list[Rect], kinds: list[str]) -> list[Door]:
     doors = []
     for a, b, (axis, line, low, high) in chosen:
         width = dice.integer(90, 110, 5)
-        inset = _DOOR_MARGIN + 10
-        start = dice.integer((low + inset) // 5 * 5, (high - inset - width) // 5 * 5, 5)
+        start = dice.integer(_fives(low + _DOOR_MARGIN), _fives(high - _DOOR_MARGIN - width), 5)
         doors.append(Door(axis, line, start, start + width, (a, b), dice.chance(40)))
     return doors
 
@@ -196,7 +200,8 @@ def make_plan(dice: Dice) -> Plan:
     """Return a random plan of 4-8 rooms on about 12 x 12 m, every room reachable."""
     while True:
         width, depth = dice.integer(1100, 1300, 5), dice.integer(1100, 1300, 5)
-        footprint = Rect(-width // 10 * 5, -depth // 10 * 5, width - width // 10 * 5, depth - depth // 10 * 5)
+        x0, z0 = -_fives(width // 2), -_fives(depth // 2)
+        footprint = Rect(x0, z0, x0 + width, z0 + depth)
         cells, corridors = _cells(dice, footprint)
         kinds = _kinds(dice, cells, corridors)
         doors = _doors(dice, cells, kinds)
@@ -207,7 +212,7 @@ def make_plan(dice: Dice) -> Plan:
                     reached |= set(door.rooms)
         if len(cells) >= 4 and len(reached) == len(cells):
             break
-    wall = dice.choose((12, 13, 14, 15)) // 2 * 2  # even: half of it is a whole centimetre
+    wall = dice.choose((12, 14))  # even: half of it is a whole centimetre
     rooms = []
     for i, (cell, kind) in enumerate(zip(cells, kinds, strict=True)):
         rooms.append(Room(i, kind, cell, cell.grown(-wall // 2), [d for d in doors if i in d.rooms]))

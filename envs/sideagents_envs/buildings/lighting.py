@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +38,7 @@ class Light:
 
 def _dot(a: Array, b: Array) -> Array:
     """Row-wise dot product in a fixed order of additions."""
-    total: Array = a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2]
-    return total
+    return cast(Array, a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2])
 
 
 def _corners(part: Part, room: Rect) -> Array:
@@ -74,12 +74,7 @@ def _contact(part: Part, solid: Sequence[Rect]) -> Array:
 
 def bake(part: Part, light: Light) -> NDArray[np.uint8]:
     """Return vertex colours u8 (V,3): tint x light, never brighter than white."""
-    tilt = (
-        1.0
-        + part.normals[:, 0] * light.tilt[0]
-        + part.normals[:, 1] * light.tilt[1]
-        + part.normals[:, 2] * light.tilt[2]
-    )
+    tilt = 1.0 + _dot(part.normals, np.broadcast_to(np.array(light.tilt), part.normals.shape))
     lit = [tilt * light.ambient[c] for c in range(3)]
     for x, y, z, power, color in light.lamps:
         to_lamp = np.array([x, y, z]) - part.points
@@ -92,4 +87,5 @@ def bake(part: Part, light: Light) -> NDArray[np.uint8]:
     colors = [
         (part.glow + (1.0 - part.glow) * np.minimum(lit[c] * shade, 1.0)) * part.tint[c] * 255.0 for c in range(3)
     ]
-    return np.floor(np.clip(np.stack(colors, axis=1), 0.0, 255.0) + 0.5).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.floor(np.clip(np.stack(colors, axis=1), 0.0, 255.0) + 0.5).astype(np.uint8)
+    return rounded

@@ -9,14 +9,14 @@ from dataclasses import replace
 import numpy as np
 
 from sideagents_envs.buildings.layout import DOOR_HEIGHT_CM, WALL_HEIGHT_CM, Door, Plan, Rect, Room
-from sideagents_envs.buildings.solids import Item, Paint, Part, grid_part, patch, revolve, turn
+from sideagents_envs.buildings.solids import Array, Item, Paint, Part, grid_part, patch, revolve, turn
 
 HEIGHT = WALL_HEIGHT_CM / 100
 DOOR_TOP = DOOR_HEIGHT_CM / 100
-_ROWS = (0.0, 0.525, 1.05, 1.575, DOOR_TOP, HEIGHT)
-_CELL = 0.62  # grid of walls and floors: fine enough for light to vary
+_ROWS = (0.0, 0.4, 1.2, DOOR_TOP, HEIGHT)
+_CELL = 0.9  # grid of walls and floors: fine enough for light to vary
 _OVERLAP = 0.02  # floors and ceilings reach under the walls, so that no crack shows
-_ARCH_SEGMENTS = 10
+_ARCH_SEGMENTS = 8
 _TRIM = 0.07  # width of a door frame
 
 
@@ -120,9 +120,9 @@ def room_items(room: Room, wall: Paint, floor: Paint, ceiling: Paint, coves: boo
     x0, z0 = box.x0 / 100 - _OVERLAP, box.z0 / 100 - _OVERLAP
     walls = sides(room)
     items = [
-        Item("floor", [patch((x0, 0.0, z0), (0, 0, 1), (1, 0, 0), _lines(d, 0.55), _lines(w, 0.55), floor)]),
+        Item("floor", [patch((x0, 0.0, z0), (0, 0, 1), (1, 0, 0), _lines(d, 0.75), _lines(w, 0.75), floor)]),
         Item("wall", [part for side in walls for part in _wall(side, wall)]),
-        Item("ceiling", [patch((x0, HEIGHT, z0), (1, 0, 0), (0, 0, 1), _lines(w, 0.9), _lines(d, 0.9), ceiling)]),
+        Item("ceiling", [patch((x0, HEIGHT, z0), (1, 0, 0), (0, 0, 1), _lines(w, 1.4), _lines(d, 1.4), ceiling)]),
     ]
     if coves:
         parts = [_cove(walls[k - 1], walls[k], wall, room) for k in range(4) if _corner_free(walls[k - 1], walls[k])]
@@ -144,7 +144,7 @@ def _cove(before: Side, after: Side, paint: Paint, room: Room) -> Part:
     radius = 0.4
     x, z = before.point(40, 40)
     start = {"south": math.pi / 2, "west": math.pi, "north": 1.5 * math.pi, "east": 0.0}[before.name]
-    part = revolve([(radius, y) for y in reversed(_ROWS)], paint, 6, (x, 0, z), start, math.pi / 2)
+    part = revolve([(radius, y) for y in reversed(_ROWS)], paint, 5, (x, 0, z), start, math.pi / 2)
     return replace(part, uv=part.uv * (1.0, -1.0) + (0.0, HEIGHT))
 
 
@@ -156,14 +156,14 @@ def _vault(box: Rect, paint: Paint) -> Part:
     angle = math.asin(width / (2 * radius))
     x, z = (box.x0 + box.x1) / 200, (box.z0 + box.z1) / 200
     along = "x" if box.size[0] >= box.size[1] else "z"
-    profile = [(radius, length / 2 - k) for k in _lines(length, 0.8)]
+    profile = [(radius, length / 2 - k) for k in _lines(length, 1.0)]
     center = (x, 2.2 + rise - radius, z)
     middle = math.pi if along == "x" else math.pi / 2
     return revolve(profile, paint, 8, center, middle - angle, 2 * angle, along)
 
 
 def door_items(door: Door, wall: int, trim: Paint, floor: Paint) -> list[Item]:
-    """Return the frame of a doorway (jambs, lintel or arch) and its threshold."""
+    """Return one item: the frame of a doorway (jambs, lintel or arch) and its threshold."""
     width = (door.high - door.low) / 100
     if door.arch:
         inner = [(0.0, 0.0, 1.0, 0.0), *_arch(width), (width, 0.0, -1.0, 0.0)]
@@ -178,16 +178,17 @@ def door_items(door: Door, wall: int, trim: Paint, floor: Paint) -> list[Item]:
     parts = [part for inner, outer in strips for part in _frame_strip(inner, outer, reach, wall / 200, trim)]
     half = wall / 200 + _OVERLAP
     parts.append(patch((0.0, 0.004, -half), (0, 0, 1), (1, 0, 0), (0, 2 * half), _lines(width), floor))
-    frame = Item("doorway", parts)
     # Local x runs along the wall; for walls along z the frame is turned by a quarter.
-    swing = [(p.points, p.normals) for p in parts]
-    if door.axis == "z":
-        swing = [tuple(np.stack([-k[:, 2], k[:, 1], k[:, 0]], axis=1) for k in pair) for pair in swing]  # type: ignore[misc]
-        offset = np.array([door.line / 100, 0.0, door.low / 100])
-    else:
-        offset = np.array([door.low / 100, 0.0, door.line / 100])
-    frame.parts = [replace(p, points=a + offset, normals=b) for p, (a, b) in zip(parts, swing, strict=True)]
-    return [frame]
+    along_x = door.axis == "x"
+    offset = (door.low / 100, 0.0, door.line / 100) if along_x else (door.line / 100, 0.0, door.low / 100)
+    if not along_x:
+        parts = [replace(p, points=_quarter(p.points), normals=_quarter(p.normals)) for p in parts]
+    return [Item("doorway", [replace(p, points=p.points + np.array(offset)) for p in parts])]
+
+
+def _quarter(vectors: Array) -> Array:
+    """Turn vectors (V,3) so that +x becomes +z."""
+    return np.stack([-vectors[:, 2], vectors[:, 1], vectors[:, 0]], axis=1)
 
 
 def _frame_strip(
@@ -204,7 +205,7 @@ def _frame_strip(
     steps = line[1:] - line[:-1]
     along = np.array([0.0, *np.cumsum(np.sqrt(steps[:, 0] * steps[:, 0] + steps[:, 1] * steps[:, 1]))])
 
-    def surface(a: np.ndarray, ta: float, b: np.ndarray, tb: float, normals: np.ndarray, width: float) -> Part:
+    def surface(a: Array, ta: float, b: Array, tb: float, normals: Array, width: float) -> Part:
         points = np.stack([np.column_stack([a, np.full(len(a), ta)]), np.column_stack([b, np.full(len(b), tb)])], 1)
         uv = np.stack([np.column_stack([along, 0 * along]), np.column_stack([along, 0 * along + width])], 1)
         return grid_part(points, np.broadcast_to(normals[:, None], points.shape), uv, paint)
@@ -224,12 +225,12 @@ def outside_item(plan: Plan, wall: Paint, roof: Paint) -> list[Item]:
     box = plan.footprint.grown(plan.wall // 2)
     x0, z0, x1, z1 = box.x0 / 100, box.z0 / 100, box.x1 / 100, box.z1 / 100
     w, d, top = x1 - x0, z1 - z0, HEIGHT + 0.15
-    rows = (0.0, top / 2, top)
+    rows = (0.0, top)
     walls = [
-        patch((x0, 0, z1), (1, 0, 0), (0, 1, 0), _lines(w, 2.0), rows, wall),
-        patch((x1, 0, z0), (-1, 0, 0), (0, 1, 0), _lines(w, 2.0), rows, wall),
-        patch((x0, 0, z0), (0, 0, 1), (0, 1, 0), _lines(d, 2.0), rows, wall),
-        patch((x1, 0, z1), (0, 0, -1), (0, 1, 0), _lines(d, 2.0), rows, wall),
+        patch((x0, 0, z1), (1, 0, 0), (0, 1, 0), _lines(w, 3.5), rows, wall),
+        patch((x1, 0, z0), (-1, 0, 0), (0, 1, 0), _lines(w, 3.5), rows, wall),
+        patch((x0, 0, z0), (0, 0, 1), (0, 1, 0), _lines(d, 3.5), rows, wall),
+        patch((x1, 0, z1), (0, 0, -1), (0, 1, 0), _lines(d, 3.5), rows, wall),
     ]
-    slab = patch((x0, top, z1), (1, 0, 0), (0, 0, -1), _lines(w, 2.0), _lines(d, 2.0), roof)
+    slab = patch((x0, top, z1), (1, 0, 0), (0, 0, -1), _lines(w, 3.5), _lines(d, 3.5), roof)
     return [Item("facade", walls), Item("roof", [slab])]

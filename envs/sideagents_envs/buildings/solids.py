@@ -1,4 +1,4 @@
-"""Solids that furniture is made of: boxes, surfaces of revolution and round slabs, with normals and texture coordinates.
+"""Solids that furniture is made of: boxes, surfaces of revolution, round slabs; with normals and texture coordinates.
 
 Lengths in metres. Faces are wound counter-clockwise seen from outside. Coordinates are rounded to a tenth of a
 millimetre, so that the last bit of a sine, which differs between machines, never reaches a file.

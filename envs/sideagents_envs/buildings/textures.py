@@ -73,7 +73,8 @@ def cloud(dice: Dice, cells_y: int, cells_x: int, top: int = 31, size: int = SIZ
     y1, x1 = (y + 1) % cells_y, (x + 1) % cells_x
     upper = lattice[y, x] * (step_x - fx) + lattice[y, x1] * fx
     lower = lattice[y1, x] * (step_x - fx) + lattice[y1, x1] * fx
-    return (upper * (step_y - fy) + lower * fy) // (step_x * step_y)
+    noise: Ints = (upper * (step_y - fy) + lower * fy) // (step_x * step_y)
+    return noise
 
 
 def plain(dice: Dice, colors: Sequence[Rgb]) -> Texture:
