@@ -1,0 +1,1 @@
+"""Training that needs no environment: a supervised loop, pretraining of bases, distillation, linear probes."""

@@ -1,0 +1,104 @@
+"""Distillation of a frozen base into a side network: one of the ways a side can start (paper, section 5.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sideagents.core.base import FrozenBase
+from sideagents.errors import SideAgentsError
+from sideagents.run.checkpoint import save_tensors
+from sideagents.run.folder import RunFolder
+from sideagents.train.loop import FitConfig, fit
+
+_BATCH = 256  # images encoded at a time
+
+
+class DistilConfig(FitConfig):
+    """How the student learns; the other keys are those of `FitConfig`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    seed: int = Field(1, ge=0)
+    mirror: bool = Field(True, description="mirror half of the images")
+    perceptual: float = Field(0.0, ge=0.0, description="weight of the error after the base's decoder")
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """The student's file, its mean squared error to the base's code, and the share of the code's variance explained."""
+
+    path: Path
+    error: float
+    explained: float
+    seconds: float
+
+
+def distil(
+    base: FrozenBase,
+    side: nn.Module,
+    images: Tensor,
+    held_out: Tensor,
+    config: DistilConfig,
+    out: Path,
+    *,
+    decoder: nn.Module | None = None,
+    run: RunFolder | None = None,
+    resume: bool = False,
+) -> Distilled:
+    """Train `side` in place to give the base's codes, and write its tensors to `out` (.safetensors).
+
+    images, held_out: uint8 (N, C, H, W). side: images in [0, 1] -> (B, *base.out_shape). The loss is the mean squared
+    error of the codes, plus `perceptual` times that of `decoder(code)`, as the original distils its Taskonomy sides
+    through the base's own frozen decoder. The base encodes every image once (twice with mirrors). Raises
+    `SideAgentsError` when the side's code has another shape, or a decoder is missing.
+    """
+    if config.perceptual > 0 and decoder is None:
+        raise SideAgentsError("distil: perceptual above 0 needs the base's decoder")
+    with torch.no_grad():
+        shape = tuple(side(images[:1].float() / 255).shape[1:])
+    if shape != base.out_shape:
+        raise SideAgentsError(f"distil: the side's code is {shape}, that of base {base.name!r} {base.out_shape}")
+    if decoder is not None:
+        decoder = decoder.eval().requires_grad_(False)
+    codes = encode_all(base, images)
+    mirrored = encode_all(base, images.flip(3)) if config.mirror else None
+
+    def loss(index: Tensor, generator: torch.Generator) -> Tensor:
+        batch, wanted = images[index], codes[index]
+        if mirrored is not None:
+            which = (torch.rand(len(index), generator=generator) < 0.5).view(-1, 1, 1, 1)
+            batch = torch.where(which, batch.flip(3), batch)
+            wanted = torch.where(which.view(-1, *[1] * (wanted.dim() - 1)), mirrored[index], wanted)
+        found = side(batch.float() / 255).float()
+        value = functional.mse_loss(found, wanted)
+        if decoder is not None and config.perceptual > 0:
+            seen = functional.mse_loss(decoder(found).float(), decoder(wanted).float())
+            value = value + config.perceptual * seen
+        return value
+
+    title = f"distilling {base.name}"
+    seconds = fit(side, loss, len(images), config, seed=config.seed, run=run, resume=resume, title=title)
+    save_tensors(out, side.state_dict())
+    error, explained = code_error(base, side, held_out)
+    return Distilled(out, error, explained, seconds)
+
+
+@torch.no_grad()
+def encode_all(base: nn.Module, images: Tensor) -> Tensor:
+    """Return the codes (N, *code) float32 of uint8 images (N, C, H, W)."""
+    return torch.cat([base(batch.float() / 255).float() for batch in torch.split(images, _BATCH)])
+
+
+def code_error(base: FrozenBase, side: nn.Module, images: Tensor) -> tuple[float, float]:
+    """Return the mean squared error between both codes of `images`, and 1 - error / variance of the base's code."""
+    side.eval()
+    wanted, found = encode_all(base, images), encode_all(side, images)
+    error = float(functional.mse_loss(found, wanted))
+    variance = float((wanted - wanted.mean(dim=0, keepdim=True)).square().mean())
+    return error, 1 - error / max(variance, 1e-12)

@@ -1,0 +1,286 @@
+"""Pretraining of a mid-level base: encoder and decoder learn one task from a Taskonomy folder, the encoder is kept."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from pydantic import ConfigDict, Field, field_validator
+from torch import Tensor, nn
+
+from sideagents.bases.encoder import MidLevelDecoder, MidLevelEncoder
+from sideagents.bases.files import save_base
+from sideagents.core.base import FrozenBase
+from sideagents.core.counting import multiply_adds, weights_of
+from sideagents.data.targets import TARGETS
+from sideagents.data.taskonomy import ImageSet, data_root, list_buildings, read_splits, read_taskonomy
+from sideagents.errors import ConfigError, nearest
+from sideagents.run.checkpoint import save_tensors
+from sideagents.run.config import differences, dump_config, load_config
+from sideagents.run.files import read_json
+from sideagents.run.folder import RunFolder
+from sideagents.run.provenance import command_line, versions
+from sideagents.run.seeding import seed_everything
+from sideagents.train.loop import FitConfig, fit
+from sideagents.train.sheet import contact_sheet
+
+_HELD_OUT_SHARE = 10  # without a split, every tenth building is held out
+
+
+class PretrainConfig(FitConfig):
+    """What to learn from which images; the keys of `FitConfig` say how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    task: str = Field(description="curvature, denoising, depth, normals, autoencoding or edges")
+    data: str = Field(description="folder in Taskonomy's layout, as given or below SIDEAGENTS_DATA")
+    held_out: str | None = Field(None, description="folder with the held-out buildings, when it is another one")
+    splits: str | None = Field(None, description="Taskonomy's split file (CSV: id,train,val,test)")
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="of the base; the task's")
+    out: str | None = Field(None, description="folder for weights, card and picture; the run's own if not given")
+    runs: str = Field("runs", description="folder of all runs")
+    seed: int = Field(1, ge=0)
+    threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's choice")
+    size: int = Field(64, ge=16, multiple_of=8, description="images are resized to size x size pixels")
+    width: int = Field(32, ge=8, multiple_of=8, description="channels of the encoder's first layer")
+    images: int = Field(0, ge=0, description="training images at most, spread evenly; 0 = all")
+    held_out_images: int = Field(2000, ge=0, description="held-out images at most; 0 = all")
+    mirror: bool = Field(True, description="mirror half of the training images")
+    noise: float = Field(0.25, ge=0.0, le=1.0, description="denoising: largest standard deviation, images in [0, 1]")
+    pictures: int = Field(8, ge=1, le=32, description="held-out images shown in the picture")
+
+    @field_validator("task")
+    @classmethod
+    def _known(cls, task: str) -> str:
+        if task not in TARGETS:
+            raise ValueError(f"unknown task {task!r}{nearest(task, TARGETS)} (known: {', '.join(TARGETS)})")
+        return task
+
+    @property
+    def base_name(self) -> str:
+        """The name of the base that is made."""
+        return self.name or self.task
+
+
+class PretrainArguments(Protocol):
+    """What the command line hands over."""
+
+    config: Path | None
+    overrides: Sequence[str]
+    resume: bool
+
+
+def pretrain_command(args: PretrainArguments) -> int:
+    """Run `sideagents pretrain [CONFIG.yaml] task=... data=... [key=value ...]`; print what was written."""
+    config = load_config(PretrainConfig, args.config, args.overrides)
+    weights = pretrain(config, resume=args.resume)
+    card = read_json(weights.with_suffix(".json"))
+    print(
+        f"{weights}: held-out loss {card['held_out_loss']:.5f}, {card['reduction_percent']:.1f} % below the mean image "
+        f"({card['mean_image_loss']:.5f}); card and picture beside it"
+    )
+    return 0
+
+
+def pretrain(config: PretrainConfig, resume: bool = False) -> Path:
+    """Train one base and write NAME.safetensors (encoder), NAME.json (card) and NAME.png; return the weights' path.
+
+    The run folder keeps configuration, curves, checkpoints of every epoch and the decoder. With `resume`, the newest
+    run of that name goes on where it stopped; its configuration must be the same. Raises `SideAgentsError` (data that
+    is missing or broken, another configuration, a loss that explodes) with one line.
+    """
+    train, held_out = _read_data(config)
+    run = RunFolder.create(Path(config.runs), f"pretrain-{config.base_name}", dump_config(config), resume)
+    if resume:
+        _same_config(config, run)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    seed_everything(config.seed)
+    model = MapModel(train, config)
+    mean = _mean_map(train)
+
+    def loss(index: Tensor, generator: torch.Generator) -> Tensor:
+        images, target, weight = train.batch(index)
+        if config.mirror:
+            images, target, weight = train.mirror(
+                images, target, weight, torch.rand(len(index), generator=generator) < 0.5
+            )
+        images = model.corrupt(images, generator)
+        return _masked_mse(model(images), target, weight)
+
+    def evaluate() -> dict[str, float]:
+        return {"eval/held_out_loss": held_out_loss(model, held_out, config).model}
+
+    seconds = fit(
+        model, loss, len(train), config, seed=config.seed, run=run, resume=resume, evaluate=evaluate,
+        title=f"pretraining {config.base_name}",
+    )  # fmt: skip
+    losses = held_out_loss(model, held_out, config, mean)
+    run.close()
+    return _write(config, run, model, train, held_out, losses, seconds)
+
+
+class MapModel(nn.Module):
+    """Encoder and decoder of one task: images in [0, 1] (B, 3, S, S) -> maps (B, C, S, S) in about [-1, 1]."""
+
+    def __init__(self, data: ImageSet, config: PretrainConfig) -> None:
+        super().__init__()
+        self.encoder = MidLevelEncoder(width=config.width)
+        self.decoder = MidLevelDecoder(data.target.channels, width=config.width)
+        self.noise = config.noise if data.target.noisy_input else 0.0
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Predict the target's map; float32."""
+        images = ((images - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
+        return cast(Tensor, self.decoder(self.encoder(images))).float()
+
+    def corrupt(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Add the denoising task's noise: Gaussian, its standard deviation drawn per image up to `noise`."""
+        if self.noise == 0:
+            return images
+        deviation = torch.rand(len(images), 1, 1, 1, generator=generator) * self.noise
+        return (images + deviation * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """Mean squared errors on the held-out images, targets in [-1, 1]: of the model, and of two constant answers.
+
+    `mean_image` answers the mean map of the training set, pixel by pixel; `mean_value` its mean per channel, which is
+    the easier one to beat.
+    """
+
+    model: float
+    mean_image: float = float("nan")
+    mean_value: float = float("nan")
+
+
+@torch.no_grad()
+def held_out_loss(model: MapModel, data: ImageSet, config: PretrainConfig, mean: Tensor | None = None) -> HeldOutLoss:
+    """Measure the errors over all valid pixels of `data`; the noise is the same at every call.
+
+    mean: (1, C, S, S), the training set's mean map; without it only the model is measured.
+    """
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    answers = {} if mean is None else {"mean_image": mean, "mean_value": mean.mean(dim=(2, 3), keepdim=True)}
+    errors = dict.fromkeys(["model", *answers], 0.0)
+    pixels = 0.0
+    for index in torch.split(torch.arange(len(data)), 256):
+        images, target, weight = data.batch(index)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+            predicted = model(model.corrupt(images, generator))
+        for name, answer in {"model": predicted, **answers}.items():
+            errors[name] += float(((answer - target).square() * weight).double().sum())
+        pixels += float(weight.double().sum()) * target.shape[1]
+    return HeldOutLoss(**{name: error / max(pixels, 1.0) for name, error in errors.items()})
+
+
+def _masked_mse(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    errors = (predicted - target).square() * weight
+    return errors.sum() / (weight.sum() * target.shape[1]).clamp(min=1.0)
+
+
+def _mean_map(data: ImageSet) -> Tensor:
+    """Return the mean target (1, C, S, S) over the valid pixels of all images."""
+    total, count = torch.zeros(1), torch.zeros(1)
+    for index in torch.split(torch.arange(len(data)), 256):
+        _, target, weight = data.batch(index)
+        total = total + (target * weight).double().sum(0, keepdim=True)
+        count = count + weight.double().sum(0, keepdim=True)
+    overall = total.sum(dim=(2, 3), keepdim=True) / count.sum().clamp(min=1)
+    return torch.where(count > 0, total / count.clamp(min=1), overall).float()
+
+
+def _read_data(config: PretrainConfig) -> tuple[ImageSet, ImageSet]:
+    """Return the training and the held-out images; no building is in both."""
+    root = data_root(config.data)
+    train: list[str] | None = None
+    held_out: list[str] | None = None
+    if config.held_out is None:
+        known = list_buildings(root)
+        if config.splits is not None:
+            splits = read_splits(Path(config.splits))
+            train, held_out = ([name for name in splits[part] if name in known] for part in ("train", "val"))
+        else:
+            held_out = known[_HELD_OUT_SHARE // 2 :: _HELD_OUT_SHARE] or known[-1:]
+            train = [name for name in known if name not in held_out]
+        if not train or not held_out:
+            raise ConfigError(
+                f"data {root}: {len(train)} training and {len(held_out)} held-out buildings; give held_out=FOLDER "
+                "or splits=FILE.csv, or make images of more buildings"
+            )
+    other = root if config.held_out is None else data_root(config.held_out)
+    first = read_taskonomy(root, config.task, buildings=train, size=config.size, limit=config.images)
+    second = read_taskonomy(other, config.task, buildings=held_out, size=config.size, limit=config.held_out_images)
+    shared = sorted(set(first.buildings) & set(second.buildings))
+    if shared:
+        raise ConfigError(f"held_out {other}: building {shared[0]!r} is among the training buildings too")
+    return first, second
+
+
+def _same_config(config: PretrainConfig, run: RunFolder) -> None:
+    earlier = load_config(PretrainConfig, run.config_path)
+    changed = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in differences(earlier, config).items()]
+    if changed:
+        raise ConfigError(f"{run.config_path}: to resume, the configuration must be the same ({'; '.join(changed)})")
+
+
+def _write(
+    config: PretrainConfig,
+    run: RunFolder,
+    model: MapModel,
+    train: ImageSet,
+    held_out: ImageSet,
+    losses: HeldOutLoss,
+    seconds: float,
+) -> Path:
+    folder = run.path if config.out is None else Path(config.out)
+    base = FrozenBase(copy.deepcopy(model.encoder), config.base_name, (config.size, config.size))
+    reduction = 100 * (1 - losses.model / losses.mean_image) if losses.mean_image > 0 else 0.0
+    card: dict[str, Any] = {
+        "task": config.task,
+        "data": _describe(config.data, train),
+        "held_out": _describe(config.held_out or config.data, held_out),
+        "loss": "mean squared error over valid pixels, targets in [-1, 1]",
+        "held_out_loss": losses.model,
+        "mean_image_loss": losses.mean_image,
+        "mean_value_loss": losses.mean_value,
+        "reduction_percent": round(reduction, 2),
+        "epochs": config.epochs,
+        "seconds": round(seconds, 1),
+        "seed": config.seed,
+        "command": _portable(command_line()),
+        "config": config.model_dump(mode="json", exclude={"data", "held_out", "splits", "out", "runs"}),
+        "multiply_adds": multiply_adds(base.encoder, (3, config.size, config.size)),
+        "weights": weights_of(base),
+        "versions": {key: value for key, value in versions().items() if key in ("sideagents", "torch", "python")},
+    }
+    save_tensors(run.path / f"{config.base_name}.decoder.safetensors", model.decoder.state_dict())
+    _picture(folder / f"{config.base_name}.png", model, held_out, config)
+    options = {"in_channels": 3, "code_channels": 8, "width": config.width}
+    return save_base(folder / f"{config.base_name}.safetensors", base, "midlevel", options, card)
+
+
+@torch.no_grad()
+def _picture(path: Path, model: MapModel, data: ImageSet, config: PretrainConfig) -> None:
+    index = torch.linspace(0, len(data) - 1, min(config.pictures, len(data))).round().long()
+    images, target, weight = data.batch(index)
+    images = model.corrupt(images, torch.Generator().manual_seed(0))
+    valid = None if data.valid is None else weight
+    contact_sheet(path, {"input": images * 2 - 1, "target": target, "prediction": model(images)}, valid)
+
+
+def _describe(folder: str, data: ImageSet) -> dict[str, Any]:
+    about: dict[str, Any] = {"folder": _portable(folder), "images": len(data), "buildings": data.buildings}
+    return {**about, "sha256": data.digest()}
+
+
+def _portable(text: str) -> str:
+    """Leave out where on this machine the working folder and the home lie: cards travel."""
+    return text.replace(f"{Path.cwd()}/", "").replace(str(Path.home()), "~")

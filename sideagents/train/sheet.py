@@ -1,0 +1,64 @@
+"""A contact sheet: rows of maps in [-1, 1], as a picture that shows what a base has learned to see."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from sideagents.run.files import write_bytes
+
+_CELL = 96  # pixels of one map
+_LABEL = 80  # pixels of the row's name
+_GAP = 4
+
+
+def contact_sheet(path: Path, rows: Mapping[str, Tensor], valid: Tensor | None = None) -> None:
+    """Write a PNG with one row per entry of `rows` (N, C, H, W); one column per sample.
+
+    Three channels are shown as colours, two as red and green, one by a colour scale; rows of the same number of
+    channels other than images share their contrast. Where `valid` (N, 1, H, W) is 0, maps of the rows after the
+    first are black.
+    """
+    count = next(iter(rows.values())).shape[0]
+    size = (_LABEL + count * (_CELL + _GAP), len(rows) * (_CELL + _GAP))
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    span = _contrast(list(rows.values())[1:])
+    for number, (name, maps) in enumerate(rows.items()):
+        top = number * (_CELL + _GAP)
+        draw.text((4, top + _CELL // 2 - 6), name, fill="black")
+        pictures = _colours(maps, 1.0 if number == 0 else span)
+        if valid is not None and number:
+            pictures = pictures * (valid.permute(0, 2, 3, 1).numpy() > 0)
+        for column, picture in enumerate(pictures):
+            cell = Image.fromarray((picture * 255).astype(np.uint8)).resize((_CELL, _CELL), Image.Resampling.NEAREST)
+            sheet.paste(cell, (_LABEL + column * (_CELL + _GAP), top))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    write_bytes(path, buffer.getvalue())
+
+
+def _contrast(maps: list[Tensor]) -> float:
+    """Return the magnitude that maps of two channels (curvatures: mostly small) are stretched to; 1 for others."""
+    if not maps or maps[0].shape[1] != 2:
+        return 1.0
+    return float(np.clip(np.quantile(maps[0].abs().numpy(), 0.98), 0.05, 1.0))
+
+
+def _colours(maps: Tensor, span: float) -> NDArray[Any]:
+    """Return (N, H, W, 3) in [0, 1]."""
+    unit = ((maps.float() / span).clamp(-1, 1) * 0.5 + 0.5).permute(0, 2, 3, 1).numpy()
+    if unit.shape[3] == 1:
+        from matplotlib import colormaps
+
+        return np.asarray(colormaps["magma"](unit[..., 0])[..., :3])
+    if unit.shape[3] == 2:
+        return np.concatenate([unit, np.full_like(unit[..., :1], 0.5)], axis=3)
+    return np.asarray(unit)

@@ -1,0 +1,95 @@
+"""The supervised loop: schedule by hand, which parameters decay, stop and resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sideagents.run.folder import RunFolder
+from sideagents.run.scalars import read_scalars
+from sideagents.train.loop import FitConfig, _groups, _rate, fit
+
+
+def settings(**changes: object) -> FitConfig:
+    values: dict[str, object] = {"epochs": 4, "batch_size": 8, "learning_rate": 0.05, "bf16": False}
+    return FitConfig.model_validate(values | changes)
+
+
+class Noisy(nn.Module):
+    """A regression whose dropout draws from the global generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1))
+        self.alpha = nn.Parameter(torch.zeros(2, 2))
+        self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x) + self.alpha.sum()
+        return out
+
+
+INPUTS = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+WANTED = INPUTS.sum(1, keepdim=True)
+
+
+def run_fit(config: FitConfig, run: RunFolder | None = None, resume: bool = False) -> Noisy:
+    torch.manual_seed(3)
+    model = Noisy()
+
+    def loss(index: Tensor, generator: torch.Generator) -> Tensor:
+        noise = 0.01 * torch.randn(len(index), 3, generator=generator)
+        return nn.functional.mse_loss(model(INPUTS[index] + noise), WANTED[index])
+
+    fit(model, loss, len(INPUTS), config, seed=5, run=run, resume=resume)
+    return model
+
+
+def test_it_learns_and_ends_in_eval_mode() -> None:
+    model = run_fit(settings(epochs=30))
+    assert not model.training
+    assert nn.functional.mse_loss(model(INPUTS), WANTED) < 0.1 * WANTED.var()
+    assert model.frozen == 1
+
+
+def test_the_rate_by_hand() -> None:
+    config = settings(warmup=0.2, final_lr_fraction=0.1)
+    assert [_rate(step, 10, config) for step in (0, 1, 2, 6, 10)] == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1])
+
+
+def test_vectors_and_alpha_do_not_decay() -> None:
+    model = Noisy()
+    decayed, plain = _groups(model, settings(weight_decay=0.3))
+    assert [tuple(parameter.shape) for parameter in decayed["params"]] == [(16, 3), (1, 16)]
+    assert any(parameter is model.alpha for parameter in plain["params"])
+    assert len(plain["params"]) == 3
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_resume_equals_not_stopping(tmp_path: Path, bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings(bf16=bf16)
+    whole = RunFolder.create(tmp_path, "whole", "")
+    expected = run_fit(config, whole)
+    stopped = RunFolder.create(tmp_path, "stopped", "")
+    write = stopped.log
+
+    def interrupt(step: int, values: dict[str, float]) -> None:
+        write(step, values)
+        if step == 3:
+            raise KeyboardInterrupt  # between the row and the checkpoint of the third epoch
+
+    monkeypatch.setattr(stopped, "log", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(config, stopped)
+    stopped.close()
+    resumed = RunFolder.open(stopped.path)
+    found = run_fit(config, resumed, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(expected.parameters(), found.parameters(), strict=True))
+    rows = [read_scalars(run.path / "progress.csv") for run in (whole, resumed)]
+    assert rows[0] == rows[1]
+    for run in (whole, resumed):
+        run.close()

@@ -1,0 +1,189 @@
+"""Pretraining: it learns, beats the mean, resumes to the same bytes, and leaves a base, a card and a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sideagents import train
+from sideagents.bases import load_base, read_card
+from sideagents.data.taskonomy import read_taskonomy
+from sideagents.errors import ConfigError, SideAgentsError
+from sideagents.run.config import load_config
+from sideagents.run.folder import RunFolder
+from sideagents.run.scalars import read_scalars
+from sideagents.train.pretrain import (
+    MapModel,
+    PretrainConfig,
+    _mean_map,
+    held_out_loss,
+    pretrain,
+    pretrain_command,
+)
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six buildings with bright boxes at hand on a dark far wall: depth can be read off the brightness."""
+    root = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(0)
+    for building in range(6):
+        for view in range(12):
+            depth = np.full((SIZE, SIZE), 4000, np.uint16)
+            for _ in range(3):
+                top, left, size = rng.integers(0, SIZE - 8, 3)
+                depth[top : top + 8 + size // 2, left : left + 12] = rng.integers(300, 2000)
+            depth[0, :2] = 65_535
+            colour = 255 - 255 * np.log2(np.minimum(depth, 8000) / 64) / 7
+            pixels = (colour[:, :, None] * rng.uniform(0.8, 1.0, 3) + rng.normal(0, 3, (SIZE, SIZE, 3))).clip(0, 255)
+            for folder, picture in (("rgb", pixels.astype(np.uint8)), ("depth_zbuffer", depth)):
+                path = root / folder / f"house{building}" / f"point_0_view_{view}_domain_{folder}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(path)
+    return root
+
+
+def config(data: Path, folder: Path, **changes: Any) -> PretrainConfig:
+    values: dict[str, Any] = {
+        "task": "depth", "data": str(data), "runs": str(folder), "size": SIZE, "width": 8, "epochs": 3,
+        "batch_size": 16, "learning_rate": 5e-3, "bf16": False, "threads": 1, "pictures": 3,
+    }  # fmt: skip
+    return PretrainConfig(**(values | changes))
+
+
+def test_a_base_is_learned_and_leaves_its_papers(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/x/bin/sideagents", "pretrain", "task=depth", f"data={Path.cwd()}/d"])
+    out = tmp_path / "out"
+    path = pretrain(config(data, tmp_path, epochs=12, out=str(out), bf16=True))
+    card = json.loads((out / "depth.json").read_text())
+    assert card["reduction_percent"] >= 40
+    assert 0 < card["held_out_loss"] < card["mean_image_loss"] < card["mean_value_loss"]
+    assert card["data"]["images"] == 60
+    assert card["held_out"]["buildings"] == ["house5"]
+    assert card["held_out"]["images"] == 12
+    assert card["command"] == "sideagents pretrain task=depth data=d"
+    assert (card["seed"], card["epochs"]) == (1, 12)
+    assert path == out / "depth.safetensors"
+    base = load_base(str(path))
+    assert base.fingerprint == read_card(path)["fingerprint"]
+    assert base.out_shape == (8, 4, 4)
+    assert card["multiply_adds"] > card["weights"] > 0
+    with Image.open(out / "depth.png") as picture:
+        assert picture.size == (80 + 3 * 100, 3 * 100)
+    run = RunFolder.open(tmp_path / "pretrain-depth_1")
+    assert (run.path / "depth.decoder.safetensors").is_file()
+    losses = [float(row["eval/held_out_loss"]) for row in read_scalars(run.path / "progress.csv")]
+    assert len(losses) == 12
+    assert losses[-1] == pytest.approx(card["held_out_loss"], rel=1e-6)
+    assert not [entry for entry in out.iterdir() if entry.name.startswith(".")]
+
+
+def test_stop_and_resume_gives_the_same_bytes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pretrain(config(data, tmp_path / "a"))
+    real = train.loop.save_checkpoint
+
+    def stop_after_two(folder: Path, step: int, *args: Any, **options: Any) -> Path:
+        path = real(folder, step, *args, **options)
+        if step == 2:
+            raise KeyboardInterrupt
+        return path
+
+    monkeypatch.setattr("sideagents.train.loop.save_checkpoint", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config(data, tmp_path / "b"))
+    monkeypatch.undo()
+    torch.manual_seed(12345)  # another process would not stand at this point of the stream
+    resumed = pretrain(config(data, tmp_path / "b"), resume=True)
+    assert resumed.read_bytes() == whole.read_bytes()
+    rows = [read_scalars(path.parent / "progress.csv") for path in (whole, resumed)]
+    assert rows[0] == rows[1]
+    assert [row["step"] for row in rows[1]] == ["1", "2", "3"]
+    with pytest.raises(ConfigError, match=r"must be the same \(epochs was 3, now 9; seed was 1, now 2\)"):
+        pretrain(config(data, tmp_path / "b", epochs=9, seed=2), resume=True)
+
+
+def test_the_mean_map_and_its_loss_by_hand(data: Path, tmp_path: Path) -> None:
+    images = read_taskonomy(data, "depth", size=SIZE)
+    mean = _mean_map(images)
+    _, target, weight = images.batch(torch.arange(len(images)))
+    assert weight[:, :, 0, :2].max() == 0  # the hole: no image has a value there, the mean over all stands in
+    seen = (target * weight).sum() / weight.sum()
+    assert torch.allclose(mean[0, 0, 0, :2], seen)
+    assert torch.allclose(mean[0, 0, 5, 5], target[:, 0, 5, 5].mean())
+    expected = ((target - target.mean(0)) ** 2)[weight > 0].mean()
+    settings = config(data, tmp_path)
+    losses = held_out_loss(MapModel(images, settings), images, settings, mean)
+    assert losses.mean_image == pytest.approx(float(expected), rel=1e-5)
+    assert losses.mean_value > losses.mean_image
+
+
+def test_noise_is_drawn_for_denoising_alone(data: Path, tmp_path: Path) -> None:
+    settings = config(data, tmp_path, task="denoising", noise=0.5)
+    images = read_taskonomy(data, "denoising", size=SIZE)
+    grey = torch.full((64, 3, SIZE, SIZE), 0.5)
+    noisy = MapModel(images, settings).corrupt(grey, torch.Generator().manual_seed(0))
+    spread = noisy.std(dim=(1, 2, 3))
+    assert 0 < spread.min() < 0.05
+    assert 0.3 < spread.max() < 0.5
+    assert noisy.min() == 0
+    plain = MapModel(read_taskonomy(data, "autoencoding", size=SIZE), settings)
+    assert torch.equal(plain.corrupt(grey, torch.Generator()), grey)
+
+
+def test_held_out_buildings_are_another_folder_or_a_split(data: Path, tmp_path: Path) -> None:
+    splits = tmp_path / "splits.csv"
+    splits.write_text("id,train,val,test\nhouse1,1,0,0\nhouse2,0,1,0\nhouse3,1,0,0\nelsewhere,1,0,0\n")
+    path = pretrain(config(data, tmp_path, epochs=1, splits=str(splits), images=10, task="autoencoding", name="auto"))
+    card = read_card(path)
+    assert path.name == "auto.safetensors"
+    assert (card["data"]["buildings"], card["data"]["images"]) == (["house1", "house3"], 10)
+    assert card["held_out"]["buildings"] == ["house2"]
+    with pytest.raises(ConfigError, match="building 'house0' is among the training buildings too"):
+        pretrain(config(data, tmp_path, held_out=str(data)))
+    splits.write_text("id,train,val,test\nhouse1,1,0,0\n")
+    with pytest.raises(ConfigError, match="1 training and 0 held-out buildings; give held_out=FOLDER"):
+        pretrain(config(data, tmp_path, splits=str(splits)))
+    assert [entry.name for entry in tmp_path.iterdir() if entry.is_dir()] == ["pretrain-auto_1"]
+
+
+def test_mistakes_are_one_line_before_anything_is_written(data: Path, tmp_path: Path) -> None:
+    def fault(*words: str) -> str:
+        args = SimpleNamespace(config=None, overrides=[*words, f"runs={tmp_path}"], resume=False)
+        with pytest.raises(SideAgentsError) as caught:
+            pretrain_command(args)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "the key 'task' is missing" in fault(f"data={data}")
+    assert "did you mean 'curvature'?" in fault("task=curvatur", f"data={data}")
+    assert "no such data folder" in fault("task=depth", "data=nowhere")
+    assert "has no folder normal" in fault("task=normals", f"data={data}")
+    assert "did you mean 'epochs'?" in fault("task=depth", f"data={data}", "epoch=3")
+    assert "size must be a multiple of 8" in fault("task=depth", f"data={data}", "size=65")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_reads_a_file_and_says_what_it_wrote(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "base.yaml"
+    path.write_text(f"task: depth\ndata: {data}\nruns: {tmp_path}\nsize: {SIZE}\nwidth: 8\nthreads: 1\n")
+    args = SimpleNamespace(config=path, overrides=["epochs=1"], resume=False)
+    assert pretrain_command(args) == 0
+    assert "held-out loss" in capsys.readouterr().out
+    recorded = load_config(PretrainConfig, tmp_path / "pretrain-depth_1" / "config.yaml")
+    assert (recorded.epochs, recorded.base_name) == (1, "depth")
+
+
+def test_a_loss_that_explodes_is_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SideAgentsError, match=r"pretraining depth: the loss became (nan|inf).*lower learning_rate"):
+        pretrain(config(data, tmp_path, learning_rate=1e30, warmup=0.0))
