@@ -1,4 +1,4 @@
-"""From a configuration to environments, networks and learners: the one place that train, clone, eval and enjoy share."""
+"""From a configuration to environments, networks and learners: the one place train, clone, eval and enjoy share."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sideagents_policies.cli import agents, config
 from sideagents_policies.cli.common import Parser, UsageError, one_line
@@ -42,12 +42,16 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 2 for a user's mistake (one line on stderr), 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _dispatch(words))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Return the exit code of a command, with a user's mistake, Ctrl-C and a closed pipe turned into theirs."""
     try:
-        return _dispatch(words)
+        return command()
     except SystemExit as request:  # --help of argparse
         return request.code if isinstance(request.code, int) else 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe has left; nothing more to say, not even when Python flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

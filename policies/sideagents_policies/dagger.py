@@ -1,0 +1,184 @@
+"""DAgger's rounds: the policy acts, the expert labels, the frames stay on disk for as long as training needs them."""
+
+from __future__ import annotations
+
+import re
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.distributions import CategoricalDistribution
+from stable_baselines3.common.vec_env import VecEnv
+
+from sideagents.errors import CheckpointError
+from sideagents_envs.cache import atomic_path
+from sideagents_policies import parallel
+from sideagents_policies.config import AgentConfig
+from sideagents_policies.demos import NO_ACTION
+from sideagents_policies.frames import Arrays, FrameStore
+from sideagents_policies.parallel import World
+from sideagents_policies.policy import PerEnvNoise, SideTunedPolicy
+from sideagents_policies.session import StopRequest
+from sideagents_policies.stack import environment_state, restore_environment
+
+_ASK_EVERY = 32  # steps between asking the peers whether to stop
+
+
+@dataclass(frozen=True)
+class Round:
+    """Labelled frames of one round in the form the store keeps, and how the episodes that ended in it went."""
+
+    packed: Arrays
+    labels: NDArray[np.int8]
+    returns: NDArray[np.float32]
+    ended: list[Mapping[str, Any]]
+    frames_per_second: float
+
+    def scores(self, world: World) -> dict[str, float]:
+        """Return success, SPL and return of the round's episodes over all processes."""
+        keys = {"success": "is_success", "spl": "spl", "nav_reward": "episode_return"}
+        sums = [float(len(self.ended)), *(sum(float(info[key]) for info in self.ended) for key in keys.values())]
+        episodes, *totals = parallel.all_sum(torch.tensor(sums, dtype=torch.float64, device=world.device)).tolist()
+        return (
+            {f"rollout/{name}": total / episodes for name, total in zip(keys, totals, strict=True)} if episodes else {}
+        )
+
+
+class Explorer:
+    """Lets the policy act in its environments, by sampling, and asks the expert about every state."""
+
+    def __init__(self, config: AgentConfig, venv: VecEnv, policy: SideTunedPolicy, world: World) -> None:
+        self._config, self._venv, self._policy, self._world = config, venv, policy, world
+        first = world.rank * venv.num_envs
+        self._noise = PerEnvNoise(config.seed, range(first, first + venv.num_envs))
+        self._observations: Any = None
+
+    def collect(self, steps: int, store: FrameStore, stop: StopRequest) -> Round | None:
+        """Take `steps` steps in every environment; None when training was asked to stop."""
+        if self._observations is None:
+            self._observations = self._venv.reset()
+        self._policy.set_training_mode(False)
+        frames: list[Arrays] = []
+        labels, rewards, values, dones = [], [], [], []
+        ended: list[Mapping[str, Any]] = []
+        started = time.perf_counter()
+        for step in range(steps):
+            if step % _ASK_EVERY == 0 and stop.agreed(self._world.device):
+                return None
+            frames.append(store.pack(self._observations))
+            asked = np.asarray(self._venv.unwrapped.expert_actions(), np.int8)  # type: ignore[attr-defined]
+            actions, value = self._act()
+            self._observations, reward, done, infos = self._venv.step(actions)
+            for env in np.flatnonzero(done):
+                ended.append(infos[env])
+                if self._config.task.stop == "auto" and infos[env]["is_success"]:
+                    asked[env] = NO_ACTION  # the automatic stop: no action was taken
+                if infos[env]["TimeLimit.truncated"]:
+                    reward[env] += self._config.ppo.gamma * value[env]
+            labels.append(asked)
+            rewards.append(reward)
+            values.append(value)
+            dones.append(done)
+        seconds = time.perf_counter() - started
+        returns = self._returns(np.stack(rewards), np.stack(dones), self._act(peek=True)[1])
+        packed = {key: np.concatenate([frame[key] for frame in frames]) for key in frames[0]}
+        rate = steps * self._venv.num_envs / seconds
+        return Round(packed, np.concatenate(labels), returns.reshape(-1), ended, rate)
+
+    def _act(self, peek: bool = False) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return sampled actions and values (n_envs,); with `peek` no random number is drawn."""
+        tensors, _ = self._policy.obs_to_tensor(self._observations)
+        with torch.no_grad():
+            distribution, values = self._policy.evaluate(tensors)
+        assert isinstance(distribution, CategoricalDistribution)
+        logits = distribution.distribution.logits.cpu().double().numpy()
+        noise = 0.0 if peek else self._noise.gumbel(logits.shape[1])
+        return (logits + noise).argmax(axis=1), values.float().cpu().numpy()
+
+    def _returns(
+        self, rewards: NDArray[np.float32], dones: NDArray[np.bool_], last: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Return discounted sums (steps, n_envs) to each episode's end, or to the critic's guess at the round's end."""
+        result = np.empty_like(rewards)
+        following = last.astype(np.float32)
+        for t in range(len(rewards) - 1, -1, -1):
+            following = rewards[t] + self._config.ppo.gamma * np.where(dones[t], 0.0, following).astype(np.float32)
+            result[t] = following
+        return result
+
+    def get_state(self) -> dict[str, Any]:
+        """Return all that the next round depends on beside the policy: a tree for a checkpoint."""
+        observations = self._observations
+        return {
+            "environments": environment_state(self._venv),
+            "noise": self._noise.get_state(),
+            "observations": None if observations is None else {k: np.array(v) for k, v in observations.items()},
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from `get_state()`."""
+        restore_environment(self._venv, state["environments"])
+        self._noise.set_state(state["noise"])
+        self._observations = state["observations"]
+
+
+class RoundFiles:
+    """The frames of recent rounds on disk, one file for each process and round: a resumed run needs them again."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self._folder, self._rank = folder, rank
+        self._sizes: dict[int, int] = {}
+
+    def write(self, number: int, packed: Arrays, labels: NDArray[np.int8], returns: NDArray[np.float32]) -> None:
+        """Keep one round."""
+        with atomic_path(self._path(number)) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file, allow_pickle=False, labels=labels, returns=returns, **{f"obs_{k}": v for k, v in packed.items()}
+            )
+        self._sizes[number] = len(labels)
+
+    def keep_for(self, last: int, window: int) -> None:
+        """Remove rounds that a run resumed after round `last` does not need: it reads the newest `window` frames."""
+        held = 0
+        for known in sorted((number for number in self._sizes if number <= last), reverse=True):
+            if held >= window:
+                self._path(known).unlink(missing_ok=True)
+                del self._sizes[known]
+            else:
+                held += self._sizes[known]
+
+    def read(self, last: int) -> Iterator[tuple[Arrays, NDArray[np.int8], NDArray[np.float32]]]:
+        """Yield the rounds up to `last`, oldest first; raises `CheckpointError` when one is missing or cut."""
+        for number in self._numbers():
+            if number > last:
+                continue
+            path = self._path(number)
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    packed = {key.removeprefix("obs_"): file[key] for key in file.files if key.startswith("obs_")}
+                    labels, returns = file["labels"], file["returns"]
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                raise CheckpointError(f"{path}: is cut off ({error})") from None
+            self._sizes[number] = len(labels)
+            yield packed, labels, returns
+
+    def remove_all(self) -> None:
+        """Remove every round of this process, and the folder when no other process has any."""
+        for number in self._numbers():
+            self._path(number).unlink(missing_ok=True)
+        if self._folder.is_dir() and not any(self._folder.iterdir()):
+            self._folder.rmdir()
+
+    def _numbers(self) -> list[int]:
+        pattern = re.compile(rf"process{self._rank}_round(\d+)\.npz")
+        names = self._folder.iterdir() if self._folder.is_dir() else ()
+        return sorted(int(match[1]) for match in (pattern.fullmatch(path.name) for path in names) if match)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"process{self._rank}_round{number:05d}.npz"

@@ -1,0 +1,198 @@
+"""What training by PPO and by cloning have in common: the run folder, peers, a clean stop, the logger."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sideagents.errors import CheckpointError
+from sideagents.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sideagents.run.config import dump_config
+from sideagents.run.files import write_text
+from sideagents.run.folder import RunFolder
+from sideagents_policies import checks, parallel
+from sideagents_policies.build import identity, open_run
+from sideagents_policies.config import AgentConfig
+from sideagents_policies.parallel import World
+from sideagents_policies.policy import SideTunedPolicy
+
+KEPT = 3  # newest checkpoints of a run
+
+
+class StopRequest:
+    """Turns Ctrl-C and SIGTERM into a request that training honours at its next clean point; a second one ends at once.
+
+    Use as a context manager. `pending` is this process's own request; `agreed()` asks all that train together.
+    """
+
+    def __init__(self) -> None:
+        self.pending = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.pending:
+            raise KeyboardInterrupt
+        self.pending = True
+        print("stopping at the next clean point (again: at once)", file=sys.stderr, flush=True)
+
+    def agreed(self, device: torch.device) -> bool:
+        """Return whether any of the processes was asked to stop; all of them must call it."""
+        return bool(parallel.all_sum(torch.tensor([float(self.pending)], device=device)))
+
+
+class Session:
+    """One training run as seen by one process: only the main process has `run` and writes logs and checkpoints.
+
+    `folder` is the run's folder, known to all; `resumed` is the checkpoint that training goes on from, or None.
+    """
+
+    def __init__(self, config: AgentConfig, world: World, run: RunFolder | None, resumed: Checkpoint | None) -> None:
+        self.config, self.world, self.run, self.resumed = config, world, run, resumed
+        path = ["" if run is None else str(run.path)]
+        if world.size > 1:
+            dist.broadcast_object_list(path, src=0)
+        self.folder = Path(path[0])
+
+    def log(self, step: int, values: Mapping[str, float | int | str]) -> None:
+        """Write scalars to progress.csv and TensorBoard."""
+        if self.run is not None:
+            self.run.log(step, {"frames": step, **values})
+
+    def say(self, text: str) -> None:
+        """Print a line in the main process."""
+        if self.world.is_main:
+            print(text, flush=True)
+
+    def save(
+        self,
+        step: int,
+        kind: str,
+        policy: SideTunedPolicy,
+        own: Mapping[str, Any],
+        common: Any = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a checkpoint; `own` is the state of each process, gathered from all of them."""
+        states: list[Any] = [dict(own)]
+        if self.world.size > 1:
+            states = [None] * self.world.size
+            dist.gather_object(dict(own), states if self.world.is_main else None)
+        if self.run is None:
+            return
+        base = getattr(policy.features_extractor, "base", None)
+        named = identity(self.config, base)
+        save_checkpoint(
+            self.run.checkpoints,
+            step,
+            policy.state_dict(),
+            {"kind": kind, "common": common, "processes": states},
+            extra=extra,
+            config_hash=named["config_hash"],
+            base=named["base"],
+            fingerprint=named["fingerprint"],
+            keep=KEPT,
+        )
+
+    def own_state(self) -> tuple[dict[str, Any], Any]:
+        """Return what `save` was given by this process, and the common part; raises `CheckpointError`."""
+        assert self.resumed is not None
+        processes = self.resumed.state["processes"]
+        if len(processes) != self.world.size:
+            raise CheckpointError(
+                f"{self.resumed.path}: was trained by {len(processes)} processes, now there are {self.world.size}"
+            )
+        return processes[self.world.rank], self.resumed.state["common"]
+
+    def close(self) -> None:
+        """Flush the logs."""
+        if self.run is not None:
+            self.run.close()
+
+
+def new_run(config: AgentConfig, verb: str) -> RunFolder:
+    """Make the folder `runs/NAME_VERB_n`."""
+    return RunFolder.create(Path(config.runs), f"{config.name}_{verb}", dump_config(config))
+
+
+def reopen(path: Path, given: str | None, overrides: list[str]) -> tuple[RunFolder, AgentConfig]:
+    """Open a run to go on with it, under the configuration it has, or one that may be resumed from it.
+
+    given: a configuration file or name on the command line. Raises `ConfigError` when that makes it another run.
+    """
+    run, before = open_run(path)
+    _, now = open_run(path, overrides) if given is None else (run, checks.read_config(given, overrides))
+    checks.refuse_changes(before, now)
+    checks.require_data(now)
+    if run.latest() is None:
+        raise CheckpointError(f"{path}: has no checkpoint yet, so there is nothing to resume")
+    return run, now
+
+
+def continue_run(run: RunFolder, config: AgentConfig, kind: str) -> Checkpoint:
+    """Note in the folder that it is being resumed; return its latest checkpoint.
+
+    Raises `CheckpointError` for a checkpoint of another kind of training, or one that is not the latest.
+    """
+    latest = run.latest()
+    if run.selected is not None and (latest is None or run.selected.resolve() != latest.resolve()):
+        raise CheckpointError(
+            f"{run.selected}: is not the run's latest checkpoint; start a new run from it with --init"
+        )
+    checkpoint = load_checkpoint(run.checkpoint())
+    found = checkpoint.state.get("kind") if isinstance(checkpoint.state, dict) else None
+    if found != kind:
+        raise CheckpointError(
+            f"{checkpoint.path}: was saved by `sideagents {found}`, `sideagents {kind}` cannot resume it "
+            "(a new run starts from it with --init)"
+        )
+    run.rewind(checkpoint.step)
+    write_text(run.config_path, dump_config(config))
+    run.note_resume()
+    return checkpoint
+
+
+def launched_alone(config: AgentConfig) -> bool:
+    """Return whether this process should start the workers itself: `workers` above 1 and no launcher around it."""
+    return config.workers > 1 and not under_launcher()
+
+
+def under_launcher() -> bool:
+    """Return whether torchrun, or our own launcher, started this process among others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def run_workers(run: RunFolder, config: AgentConfig, arguments: list[str]) -> None:
+    """Train in `workers` processes of this machine; what they report they print themselves.
+
+    Raises KeyboardInterrupt after Ctrl-C, and SystemExit when one of them failed: all are stopped then, and the last
+    checkpoint stays.
+    """
+    code = parallel.launch(config.workers, ["-m", "sideagents_policies.worker", str(run.path), *arguments])
+    if code in (130, 143):
+        raise KeyboardInterrupt
+    if code == 2:
+        raise SystemExit(2)
+    if code:
+        latest = run.latest()
+        kept = f"go on from {latest} with --resume {run.path}" if latest else "no checkpoint was written yet"
+        print(f"error: training stopped with code {code}; {kept}", file=sys.stderr)
+        raise SystemExit(1)

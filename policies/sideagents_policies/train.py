@@ -1,0 +1,202 @@
+"""Training by PPO: from a configuration, from the networks of another run, or on from a checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+
+from sideagents.run.checkpoint import Checkpoint, load_checkpoint
+from sideagents.run.folder import RunFolder
+from sideagents.run.progress import Progress
+from sideagents.run.seeding import seed_everything
+from sideagents_policies import parallel
+from sideagents_policies.build import agent_base, build_agent, build_policy, build_venv, load_weights, observation_space
+from sideagents_policies.config import AgentConfig
+from sideagents_policies.ppo import SideTunedPPO
+from sideagents_policies.session import (
+    Session,
+    StopRequest,
+    continue_run,
+    launched_alone,
+    new_run,
+    reopen,
+    run_workers,
+)
+from sideagents_policies.stack import environment_state, restore_environment
+from sideagents_policies.summary import describe, rollout_bytes
+
+KIND = "train"
+_AVERAGED_UPDATES = 8  # success and SPL are those of the episodes that ended in so many updates
+
+
+def train(config: AgentConfig, init: Path | None = None) -> Path:
+    """Train a new agent and return its run folder.
+
+    init: a run whose networks training starts from, usually a clone. Raises `SideAgentsError` or `EnvsError`.
+    """
+    start = None if init is None else load_checkpoint(RunFolder.open(init).checkpoint())
+    if start is not None:
+        load_weights(build_policy(config, agent_base(config)), start)  # does it fit? asked before anything is written
+    if launched_alone(config):
+        run = new_run(config, KIND)
+        run_workers(run, config, [KIND, *([] if start is None else ["--init", str(start.path)])])
+        return run.path
+    world = parallel.init(config.device)
+    try:
+        folder = new_run(config, KIND) if world.is_main else None
+        return train_here(Session(config, world, folder, None), start)
+    finally:
+        parallel.finish()
+
+
+def resume(path: Path, given: str | None = None, overrides: list[str] | None = None) -> Path:
+    """Go on with a run from its latest checkpoint; see `session.reopen` for what may be changed."""
+    run, config = reopen(path, given, overrides or [])
+    checkpoint = continue_run(run, config, KIND)
+    if launched_alone(config):
+        run_workers(run, config, [KIND, "--resume"])
+        return run.path
+    world = parallel.init(config.device)
+    try:
+        return train_here(Session(config, world, run if world.is_main else None, checkpoint), None)
+    finally:
+        parallel.finish()
+
+
+def train_here(session: Session, start: Checkpoint | None) -> Path:
+    """Train in this process, as one of `session.world`."""
+    config, world = session.config, session.world
+    torch.set_num_threads(config.threads)
+    seed_everything(config.seed)
+    base = agent_base(config)
+    space = observation_space(config, base)
+    session.say(describe(config, build_policy(config, base), {"rollout": rollout_bytes(config, space)}))
+    venv = build_venv(config, base=base, world=world)
+    try:
+        agent = build_agent(config, venv, base, world)
+        resumed = session.resumed
+        if start is not None:
+            load_weights(agent.policy, start)
+        if resumed is not None:
+            own, _ = session.own_state()
+            load_weights(agent.policy, resumed)
+            restore_environment(venv, own["environments"])
+            agent.set_training_state(own["ppo"])
+        left = config.ppo.frames - agent.num_timesteps
+        if left <= 0:
+            session.say(f"{agent.num_timesteps} of {config.ppo.frames} frames are done; raise ppo.frames to go on")
+            return session.folder
+        _learn(session, agent, left)
+    finally:
+        venv.close()
+        session.close()
+    session.say(f"trained: {session.folder}")
+    return session.folder
+
+
+def _learn(session: Session, agent: SideTunedPPO, left: int) -> None:
+    agent.set_logger(Logger(None, [_RunWriter(session)]))
+    with StopRequest() as stop:
+        callback = _Keeper(session, stop)
+        try:
+            agent.learn(left, callback=callback, reset_num_timesteps=session.resumed is None)
+        except _Stopped:
+            session.say(
+                f"stopped and saved at {agent.num_timesteps} frames: sideagents train --resume {session.folder}"
+            )
+            raise KeyboardInterrupt from None
+        finally:
+            callback.progress.close()
+
+
+class _Stopped(Exception):
+    """Training was asked to stop and has saved."""
+
+
+class _RunWriter(KVWriter):
+    """SB3's logger into the run folder."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
+        """Write the numbers of one update."""
+        numbers = {key: value for key, value in key_values.items() if isinstance(value, int | float)}
+        self._session.log(step, numbers)
+
+    def close(self) -> None:
+        """Need nothing: the run folder is closed by its owner."""
+
+
+class _Keeper(BaseCallback):
+    """Moves curricula, logs, saves between updates, stops when asked."""
+
+    model: SideTunedPPO
+
+    def __init__(self, session: Session, stop: StopRequest) -> None:
+        super().__init__()
+        self._session, self._stop = session, stop
+        self._total = session.config.ppo.frames
+        self._recent: deque[list[float]] = deque(maxlen=_AVERAGED_UPDATES)
+        self._sums = [0.0] * 4
+        self._clock = time.perf_counter()
+        self._last_saved = 0
+        show = "auto" if session.world.is_main else "off"
+        self.progress = Progress(self._total, "ppo", unit="frame", show=show)  # type: ignore[arg-type]
+
+    def _on_training_start(self) -> None:
+        if self._session.resumed is not None:
+            own, _ = self._session.own_state()
+            self._recent.extend(own["recent"])
+        self._last_saved = self.progress.done = self.model.num_timesteps
+
+    def _on_rollout_start(self) -> None:
+        """Between two updates: everything that a resumed run needs is at rest here."""
+        done = self.model.num_timesteps
+        stopping = self._stop.agreed(self._session.world.device)
+        if stopping or done - self._last_saved >= self._session.config.ppo.checkpoint_every_frames:
+            self._save()
+        if stopping:
+            raise _Stopped
+        extractor: Any = self.model.policy.features_extractor
+        extractor.set_progress(done / self._total, self.model._n_updates)
+        self._clock, self._sums = time.perf_counter(), [0.0] * 4
+
+    def _on_step(self) -> bool:
+        for env in self.locals["dones"].nonzero()[0]:
+            info = self.locals["infos"][env]
+            for i, value in enumerate((1.0, info["is_success"], info["spl"], info["episode_return"])):
+                self._sums[i] += float(value)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        device = self._session.world.device
+        self._recent.append(parallel.all_sum(torch.tensor(self._sums, dtype=torch.float64, device=device)).tolist())
+        episodes, *sums = (sum(column) for column in zip(*self._recent, strict=True))
+        if episodes:
+            for name, value in zip(("success", "spl", "nav_reward"), sums, strict=True):
+                self.logger.record(f"rollout/{name}", value / episodes)
+        rollout = self.model.n_steps * self.model.n_envs * self._session.world.size
+        self.logger.record("time/rollout_fps", rollout / (time.perf_counter() - self._clock))
+        extractor: Any = self.model.policy.features_extractor
+        self.logger.record("train/alpha", float(extractor.alpha_value()))
+        self.progress.update(rollout, success=sums[0] / max(episodes, 1.0), alpha=float(extractor.alpha_value()))
+
+    def _on_training_end(self) -> None:
+        self._save()
+
+    def _save(self) -> None:
+        model = self.model
+        own = {
+            "ppo": model.get_training_state(),
+            "environments": environment_state(self.training_env),
+            "recent": list(self._recent),
+        }
+        self._session.save(model.num_timesteps, KIND, model.policy, own)
+        self._last_saved = model.num_timesteps

@@ -1,0 +1,45 @@
+"""One of the processes that `workers: N` starts: `python -m sideagents_policies.worker RUN train|clone ...`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    """Join the peers and train in the run folder, whose configuration says everything else."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path)
+    parser.add_argument("kind", choices=["train", "clone"])
+    parser.add_argument("--init", type=Path)
+    parser.add_argument("--demos", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    args = parser.parse_args()
+
+    from sideagents.run.checkpoint import load_checkpoint
+    from sideagents_policies import parallel
+    from sideagents_policies.build import open_run
+    from sideagents_policies.clone import clone_here
+    from sideagents_policies.session import Session
+    from sideagents_policies.train import train_here
+
+    run, config = open_run(args.run)
+    world = parallel.init(config.device)
+    try:
+        resumed = load_checkpoint(run.checkpoint()) if args.resume else None
+        session = Session(config, world, run if world.is_main else None, resumed)
+        start = None if args.init is None else load_checkpoint(args.init)
+        if args.kind == "train":
+            train_here(session, start)
+        else:
+            clone_here(session, start, args.demos)
+    finally:
+        parallel.finish()
+    return 0
+
+
+if __name__ == "__main__":
+    from sideagents_policies.cli.main import guarded
+
+    sys.exit(guarded(main))
