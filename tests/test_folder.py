@@ -110,6 +110,8 @@ def test_resume_takes_the_newest_run_with_a_checkpoint(tmp_path: Path, monkeypat
     again = RunFolder.create(tmp_path, "agent", "other", resume=True)
     assert again.path == runs[1].path
     assert again.config_path.read_text() == "seed: 1\n"
+    assert len((again.path / "command.txt").read_text().splitlines()) == 1
+    again.note_resume()
     assert (again.path / "command.txt").read_text().splitlines()[1:] == ["sideagents train --resume"]
     assert json.loads((again.path / "versions.json").read_text()) == versions()
     changed = {**versions(), "torch": "9.9"}

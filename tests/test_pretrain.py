@@ -109,6 +109,7 @@ def test_stop_and_resume_gives_the_same_bytes(data: Path, tmp_path: Path, monkey
     assert [row["step"] for row in rows[1]] == ["1", "2", "3"]
     with pytest.raises(ConfigError, match=r"must be the same \(epochs was 3, now 9; seed was 1, now 2\)"):
         pretrain(config(data, tmp_path / "b", epochs=9, seed=2), resume=True)
+    assert len((resumed.parent / "command.txt").read_text().splitlines()) == 2  # the refused one left no trace
 
 
 def test_the_mean_map_and_its_loss_by_hand(data: Path, tmp_path: Path) -> None:

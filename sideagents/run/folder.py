@@ -41,9 +41,9 @@ class RunFolder:
     def create(cls, root: Path, name: str, config_text: str, resume: bool = False) -> RunFolder:
         """Make `root/NAME_n` with the next free n, and write config, command and versions into it.
 
-        With `resume`, return the newest run of that name that has a checkpoint instead: its config.yaml stays as it is
-        (the caller compares), the command is added to command.txt. Raises `ConfigError` for a bad name and
-        `CheckpointError` when there is nothing to resume.
+        With `resume`, return the newest run of that name that has a checkpoint instead, as it is: the caller compares
+        the configuration, then calls `note_resume`. Raises `ConfigError` for a bad name and `CheckpointError` when
+        there is nothing to resume.
         """
         if not _NAME.fullmatch(name):
             raise ConfigError(f"name {name!r}: a run's name has letters, digits, '_', '.' and '-' only")
@@ -67,9 +67,7 @@ class RunFolder:
     def _resume(cls, root: Path, name: str) -> RunFolder:
         for _, path in sorted(_numbered(root, name), reverse=True):
             if list_checkpoints(path / "checkpoints") and (path / "config.yaml").is_file():
-                run = cls(path)
-                run.note_resume()
-                return run
+                return cls(path)
         raise CheckpointError(f"{root}: no run {name}_1, {name}_2, ... with a checkpoint to resume from")
 
     @classmethod

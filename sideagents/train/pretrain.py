@@ -97,6 +97,7 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> Path:
     run = RunFolder.create(Path(config.runs), f"pretrain-{config.base_name}", dump_config(config), resume)
     if resume:
         _same_config(config, run)
+        run.note_resume()
     if config.threads:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
