@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from sideagents_envs.config import CameraConfig, TaskConfig
 from sideagents_envs.episodes import Episode
 from sideagents_envs.errors import EnvsError, EpisodeError
+from sideagents_envs.expert import expert_action
+from sideagents_envs.geodesic import DistanceField
+from sideagents_envs.navmesh import NavMesh
 from sideagents_envs.occupancy import BACKGROUND, draw_maps, goal_readings
 from sideagents_envs.simulator import Simulator
 from sideagents_envs.sources import EpisodeSource, Start
@@ -241,14 +244,14 @@ class PointNavBatch:
 
     def expert_actions(self) -> NDArray[np.int64]:
         """Return the shortest-path follower's action (N,) in every environment; 0 where it is idle."""
-        from sideagents_envs.expert import expert_action
-
         actions = np.zeros(self.n_envs, np.int64)
         for env in np.flatnonzero(self.active):
             start = self.starts[env]
             assert start is not None
-            navmesh = self.simulator.navmesh(start.scene)
-            actions[env] = expert_action(navmesh, start.field, self.poses[env], self.task)
+            navmesh, field = self.simulator.navmesh(start.scene), start.field
+            if not isinstance(navmesh, NavMesh) or not isinstance(field, DistanceField):
+                raise EnvsError("the expert needs the embedded simulator's walkable space")
+            actions[env] = expert_action(navmesh, field, self.poses[env], self.task)
         return actions
 
     def present(self) -> list[tuple[Path, Episode] | None]:
