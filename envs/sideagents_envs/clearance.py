@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sideagents_envs.motion import EDGE, GAP, QX, QZ, Grid, follow, probe, push_out, slot
-from sideagents_envs.voxels import TOLERANCE, U0, U1, V0, V1, X0, X1, YMAX, YMIN, Z0, Z1, reachable
+from sideagents_envs.voxels import TOLERANCE, YMAX, YMIN, clip, reachable
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -18,70 +18,76 @@ I64 = NDArray[np.int64]
 U16 = NDArray[np.uint16]
 
 
-@numba.njit(cache=True, inline="always")
-def _outside(value: float, low: float, high: float) -> float:
-    return max(low - value, value - high, 0.0)
+@numba.njit(cache=True)
+def _distance(x: float, z: float, polygon: F64, count: int) -> float:
+    """Distance in plan from a point to a convex polygon (count, 2), which may be as thin as a line."""
+    best = np.inf
+    left = right = True
+    for i in range(count):
+        j = i + 1 if i + 1 < count else 0
+        ax, az = polygon[i, 0], polygon[i, 1]
+        bx, bz = polygon[j, 0] - ax, polygon[j, 1] - az
+        px, pz = x - ax, z - az
+        cross = bx * pz - bz * px
+        left = left and cross > 1e-12
+        right = right and cross < -1e-12
+        square = bx * bx + bz * bz
+        t = min(max((px * bx + pz * bz) / square, 0.0), 1.0) if square > 0.0 else 0.0
+        best = min(best, (px - t * bx) ** 2 + (pz - t * bz) ** 2)
+    return 0.0 if left or right else float(np.sqrt(best))
 
 
 @numba.njit(cache=True)
-def _distance(x: float, z: float, box: F32) -> float:
-    """Distance to an octagon as the larger of the distances to its two boxes: exact but at its blunt corners."""
-    dx, dz = _outside(x, box[0], box[1]), _outside(z, box[2], box[3])
-    du, dv = _outside(x + z, box[4], box[5]), _outside(x - z, box[6], box[7])
-    return float(np.sqrt(max(dx * dx + dz * dz, 0.5 * (du * du + dv * dv))))
+def _footprint(corners: F64, low: float, high: float, spare: F64, part: F64, polygon: F64) -> int:
+    """Write what a triangle covers in plan between two heights to `polygon`; returns the number of points."""
+    count = clip(corners, 3, 1, low, -1.0, spare)
+    count = clip(spare, count, 1, high, 1.0, part)
+    for i in range(count):
+        polygon[i, 0], polygon[i, 1] = part[i, 0], part[i, 2]
+    return count
 
 
 @numba.njit(cache=True)
-def _obstacle(
-    first: int, last: int, fragments: F32, low: float, high: float, ix: int, iz: int, dx: int, dz: int,
-    floor: F32, cell: float, box: F32,
-) -> None:  # fmt: skip
-    """Write the octagon of what blocks the way into a column: its fragments between two heights, else its ledge."""
-    box[0] = box[2] = box[4] = box[6] = np.inf
-    box[1] = box[3] = box[5] = box[7] = -np.inf
-    for k in range(first, last):
-        part = fragments[k]
-        if part[YMAX] > low and part[YMIN] < high:
-            for i, lower in enumerate((X0, Z0, U0, V0)):
-                box[2 * i] = min(box[2 * i], part[lower])
-            for i, upper in enumerate((X1, Z1, U1, V1)):
-                box[2 * i + 1] = max(box[2 * i + 1], part[upper])
-    if box[0] <= box[1]:
-        return
-    # Nothing stands there: the floor ends. It may end within the last cell already.
-    box[0], box[1] = (ix + dx) * cell, (ix + dx + 1) * cell
-    box[2], box[3] = (iz + dz) * cell, (iz + dz + 1) * cell
+def _ledge(ix: int, iz: int, dx: int, dz: int, floor: F32, cell: float, polygon: F64) -> int:
+    """Write the part of a neighbouring column where the floor is missing; it may end within the last cell already."""
+    x0, x1 = (ix + dx) * cell, (ix + dx + 1) * cell
+    z0, z1 = (iz + dz) * cell, (iz + dz + 1) * cell
     if dx > 0:
-        box[0] = min(box[0], max(floor[1], ix * cell))
+        x0 = min(x0, max(floor[1], ix * cell))
     elif dx < 0:
-        box[1] = max(box[1], min(floor[0], (ix + 1) * cell))
+        x1 = max(x1, min(floor[0], (ix + 1) * cell))
     if dz > 0:
-        box[2] = min(box[2], max(floor[3], iz * cell))
+        z0 = min(z0, max(floor[3], iz * cell))
     elif dz < 0:
-        box[3] = max(box[3], min(floor[2], (iz + 1) * cell))
-    box[4] = box[6] = -np.inf
-    box[5] = box[7] = np.inf
+        z1 = max(z1, min(floor[2], (iz + 1) * cell))
+    polygon[0, 0], polygon[0, 1], polygon[1, 0], polygon[1, 1] = x0, z0, x1, z0
+    polygon[2, 0], polygon[2, 1], polygon[3, 0], polygon[3, 1] = x1, z1, x0, z1
+    return 4
 
 
 @numba.njit(cache=True)
 def gaps(
-    begin: I64, fragments: F32, start: I32, column: I32, y: F32, extent: F32, nbr: I32,
+    begin: I64, fragments: F32, triangle: I32, corners: F64, start: I32, column: I32, y: F32, extent: F32, nbr: I32,
     nx: int, cell: float, agent_height: float, climb: float,
 ) -> F64:  # fmt: skip
-    """Return the distance in the plane from each surface's centre to the nearest obstacle or ledge, (N,) metres.
+    """Return the distance in plan from each surface's centre to the nearest obstacle or ledge, (N,) metres.
 
-    Every missing neighbour is an obstacle with an exact footprint; the nearest one is handed on from cell to cell in
-    order of distance (a vector distance transform), along links only, so that other floors do not count.
+    Where a neighbour is missing, the triangles that stand in its column between climbing height and the agent's height
+    are the obstacles, else the floor ends there. The nearest obstacle is handed on from cell to cell in order of
+    distance (a vector distance transform), along links only, so that other floors do not count.
     """
     n = column.size
-    boxes = np.empty((1024, 8), np.float32)
+    spare, part = np.empty((9, 3)), np.empty((9, 3))
+    polygons, counts = np.empty((1024, 6, 2)), np.empty(1024, np.int32)
     used = 0
+    made, made_low = np.full(corners.shape[0], -1, np.int32), np.empty(corners.shape[0], np.float32)
     gap = np.full(n, np.inf)
     source = np.full(n, -1, np.int32)
     queue = [(0.0, np.int64(0)) for _ in range(0)]
     for s in range(n):
         ix, iz = column[s] % nx, column[s] // nx
         x, z = (ix + 0.5) * cell, (iz + 0.5) * cell
+        low, high = y[s] + climb + TOLERANCE, y[s] + agent_height
         for dx in range(-1, 2):
             for dz in range(-1, 2):
                 if nbr[s, slot(dx, dz)] >= 0:
@@ -89,15 +95,33 @@ def gaps(
                 c = column[s] + dz * nx + dx
                 if dx != 0 and dz != 0 and reachable(start, y, c, y[s], climb) >= 0:
                     continue
-                if used == boxes.shape[0]:
-                    boxes = np.concatenate((boxes, np.empty_like(boxes)))
-                low, high = y[s] + climb + TOLERANCE, y[s] + agent_height
-                box = boxes[used]
-                _obstacle(begin[c], begin[c + 1], fragments, low, high, ix, iz, dx, dz, extent[s], cell, box)
-                d = _distance(x, z, box)
-                if d < gap[s]:
-                    gap[s], source[s] = d, used
-                used += 1
+                standing = 0
+                for k in range(begin[c], begin[c + 1] + 1):
+                    # the last turn of the loop is for the ledge, where nothing stands
+                    ledge = k == begin[c + 1]
+                    if (ledge and standing > 0) or (
+                        not ledge and not (fragments[k, YMAX] > low and fragments[k, YMIN] < high)
+                    ):
+                        continue
+                    if used == counts.size:
+                        polygons = np.concatenate((polygons, np.empty_like(polygons)))
+                        counts = np.concatenate((counts, np.empty_like(counts)))
+                    standing += 1
+                    which = used
+                    if ledge:
+                        counts[used] = _ledge(ix, iz, dx, dz, extent[s], cell, polygons[used])
+                        used += 1
+                    else:
+                        f = triangle[k]
+                        if made[f] >= 0 and made_low[f] == low:
+                            which = made[f]
+                        else:
+                            counts[used] = _footprint(corners[f], low, high, spare, part, polygons[used])
+                            made[f], made_low[f] = used, low
+                            used += 1
+                    d = _distance(x, z, polygons[which], counts[which])
+                    if d < gap[s]:
+                        gap[s], source[s] = d, which
         if source[s] >= 0:
             heapq.heappush(queue, (gap[s], np.int64(s)))
     while len(queue) > 0:
@@ -109,7 +133,7 @@ def gaps(
             if t < 0 or t == s:
                 continue
             cx, cz = (column[t] % nx + 0.5) * cell, (column[t] // nx + 0.5) * cell
-            e = _distance(cx, cz, boxes[source[s]])
+            e = _distance(cx, cz, polygons[source[s]], counts[source[s]])
             if e < gap[t]:
                 gap[t], source[t] = e, source[s]
                 heapq.heappush(queue, (e, np.int64(t)))

@@ -162,7 +162,7 @@ def move(
     gap = probe(grid, s, x, z)[0]
     for _ in range(pieces):
         # From a start that is too near already, every move that does not come nearer is fine.
-        allowed = min(radius, gap)
+        allowed = radius if gap >= radius - EDGE else gap
         px, pz = x + sx, z + sz
         t = follow(grid, s, x, z, px, pz)
         ahead = probe(grid, t, px, pz)[0] if t >= 0 else 0.0

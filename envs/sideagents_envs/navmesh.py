@@ -72,8 +72,8 @@ class NavMesh:
         climb = config.max_climb_m + voxels.TOLERANCE
         nbr = voxels.link(tops.start, tops.column, tops.y, tops.ceiling, columns.nx, config.agent_height_m, climb)
         gap = clearance.gaps(
-            columns.start, columns.fragments, tops.start, tops.column, tops.y, tops.extent, nbr,
-            columns.nx, config.cell_m, config.agent_height_m, config.max_climb_m,
+            columns.start, columns.fragments, columns.triangle, columns.corners,
+            tops.start, tops.column, tops.y, tops.extent, nbr, columns.nx, config.cell_m, config.agent_height_m, config.max_climb_m,
         )  # fmt: skip
         surf = np.zeros((len(gap), 4), np.float32)
         surf[:, Y], surf[:, GAP] = tops.y, gap
@@ -226,7 +226,7 @@ class NavMesh:
     def load(cls, path: Path | str) -> NavMesh:
         """Read a file written by `save`; raises `SceneError` when it is not one or is of another version."""
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as data:
                 arrays = {name: data[name] for name in data.files}
             meta = json.loads(arrays["meta"].tobytes())
             if meta["version"] != NAVMESH_VERSION:

@@ -25,13 +25,15 @@ _TOUCH = 1e-6  # metres: a triangle that only touches a column still counts, so 
 _MAX_COLUMNS = 50_000_000
 
 # What is kept of a triangle's part within one column: heights (lowest, highest, and of its plane at the column's
-# centre), then its footprint's extent along x, z, x + z and x - z: an octagon, exact for walls at multiples of 45
-# degrees. Lengths are relative to the grid's origin.
-YMIN, YMAX, YMID, X0, X1, Z0, Z1, U0, U1, V0, V1 = range(11)
+# centre), then its extent along x and z relative to the grid's origin, metres.
+YMIN, YMAX, YMID, X0, X1, Z0, Z1 = range(7)
 
 
 class Columns(NamedTuple):
-    """Fragments of all triangles, sorted by column: those of column c are `start[c]:start[c + 1]`."""
+    """Fragments of all triangles, sorted by column: those of column c are `start[c]:start[c + 1]`.
+
+    `corners` (F,3,3) are the triangles relative to the grid's origin; `triangle` names each fragment's.
+    """
 
     x0: float
     z0: float
@@ -40,6 +42,8 @@ class Columns(NamedTuple):
     start: NDArray[np.int64]
     fragments: F32
     walkable: U8
+    triangle: I32
+    corners: F64
 
 
 class Surfaces(NamedTuple):
@@ -53,7 +57,7 @@ class Surfaces(NamedTuple):
 
 
 @numba.njit(cache=True)
-def _clip(source: F64, count: int, axis: int, bound: float, sign: float, target: F64) -> int:
+def clip(source: F64, count: int, axis: int, bound: float, sign: float, target: F64) -> int:
     """Cut a convex polygon (count,3) by `sign * coordinate <= sign * bound`; returns the number of points left."""
     kept = 0
     for i in range(count):
@@ -72,8 +76,8 @@ def _clip(source: F64, count: int, axis: int, bound: float, sign: float, target:
 
 @numba.njit(cache=True)
 def _write(fragment: F32, polygon: F64, count: int, middle: float) -> None:
-    fragment[YMIN] = fragment[X0] = fragment[Z0] = fragment[U0] = fragment[V0] = np.inf
-    fragment[YMAX] = fragment[X1] = fragment[Z1] = fragment[U1] = fragment[V1] = -np.inf
+    fragment[YMIN] = fragment[X0] = fragment[Z0] = np.inf
+    fragment[YMAX] = fragment[X1] = fragment[Z1] = -np.inf
     for i in range(count):
         x, y, z = polygon[i, 0], polygon[i, 1], polygon[i, 2]
         fragment[YMIN] = min(fragment[YMIN], y)
@@ -82,30 +86,25 @@ def _write(fragment: F32, polygon: F64, count: int, middle: float) -> None:
         fragment[X1] = max(fragment[X1], x)
         fragment[Z0] = min(fragment[Z0], z)
         fragment[Z1] = max(fragment[Z1], z)
-        fragment[U0] = min(fragment[U0], x + z)
-        fragment[U1] = max(fragment[U1], x + z)
-        fragment[V0] = min(fragment[V0], x - z)
-        fragment[V1] = max(fragment[V1], x - z)
     fragment[YMID] = min(max(middle, fragment[YMIN]), fragment[YMAX])
 
 
 @numba.njit(cache=True)
 def _rasterise(
-    vertices: F64,
-    faces: I32,
+    corners: F64,
     cell: float,
     nx: int,
     cosine: float,
     cursor: NDArray[np.int64],
     fragments: F32,
     walkable: U8,
+    owner: I32,
 ) -> None:
     """Count the fragments per column in `cursor` (empty `walkable`), or write them at `cursor` and advance it."""
     counting = walkable.size == 0
-    triangle, row, part, spare = np.empty((9, 3)), np.empty((9, 3)), np.empty((9, 3)), np.empty((9, 3))
-    for f in range(faces.shape[0]):
-        for k in range(3):
-            triangle[k] = vertices[faces[f, k]]
+    row, part, spare = np.empty((9, 3)), np.empty((9, 3)), np.empty((9, 3))
+    for f in range(corners.shape[0]):
+        triangle = corners[f]
         a = triangle[1] - triangle[0]
         b = triangle[2] - triangle[0]
         normal_x = a[1] * b[2] - a[2] * b[1]
@@ -119,8 +118,8 @@ def _rasterise(
         z_low = min(triangle[0, 2], triangle[1, 2], triangle[2, 2])
         z_high = max(triangle[0, 2], triangle[1, 2], triangle[2, 2])
         for iz in range(int((z_low - _TOUCH) / cell), int((z_high + _TOUCH) / cell) + 1):
-            count = _clip(triangle, 3, 2, iz * cell, -1.0, spare)
-            count = _clip(spare, count, 2, (iz + 1) * cell, 1.0, row)
+            count = clip(triangle, 3, 2, iz * cell, -1.0, spare)
+            count = clip(spare, count, 2, (iz + 1) * cell, 1.0, row)
             if count == 0:
                 continue
             x_low, x_high = row[0, 0], row[0, 0]
@@ -128,8 +127,8 @@ def _rasterise(
                 x_low = min(x_low, row[k, 0])
                 x_high = max(x_high, row[k, 0])
             for ix in range(int((x_low - _TOUCH) / cell), int((x_high + _TOUCH) / cell) + 1):
-                left = _clip(row, count, 0, ix * cell, -1.0, spare)
-                left = _clip(spare, left, 0, (ix + 1) * cell, 1.0, part)
+                left = clip(row, count, 0, ix * cell, -1.0, spare)
+                left = clip(spare, left, 0, (ix + 1) * cell, 1.0, part)
                 if left == 0:
                     continue
                 column = iz * nx + ix
@@ -143,7 +142,7 @@ def _rasterise(
                     + slope_z * ((iz + 0.5) * cell - triangle[0, 2])
                 )
                 _write(fragments[at], part, left, middle)
-                walkable[at] = flat
+                walkable[at], owner[at] = flat, f
 
 
 def voxelise(vertices: F64, faces: I32, config: NavMeshConfig) -> Columns:
@@ -167,17 +166,17 @@ def voxelise(vertices: F64, faces: I32, config: NavMeshConfig) -> Columns:
     if nx * nz > _MAX_COLUMNS:
         size = " x ".join(f"{v:.0f}" for v in high - low)
         raise SceneError(f"the mesh measures {size} m, too large for cells of {cell} m: glTF is in metres")
-    local = np.ascontiguousarray(vertices - np.array([origin[0], 0.0, origin[2]]))
+    corners = (vertices - np.array([origin[0], 0.0, origin[2]]))[faces]
     cosine = float(np.cos(np.radians(config.max_slope_deg)))
     counts = np.zeros(nx * nz, np.int64)
-    empty = np.empty((0, 11), np.float32)
-    _rasterise(local, faces, cell, nx, cosine, counts, empty, np.empty(0, np.uint8))
+    nothing = np.empty((0, 7), np.float32), np.empty(0, np.uint8), np.empty(0, np.int32)
+    _rasterise(corners, cell, nx, cosine, counts, *nothing)
     start = np.zeros(nx * nz + 1, np.int64)
     np.cumsum(counts, out=start[1:])
-    fragments = np.empty((int(start[-1]), 11), np.float32)
-    walkable = np.empty(int(start[-1]), np.uint8)
-    _rasterise(local, faces, cell, nx, cosine, start[:-1].copy(), fragments, walkable)
-    return Columns(float(origin[0]), float(origin[2]), nx, nz, start, fragments, walkable)
+    total = int(start[-1])
+    parts = np.empty((total, 7), np.float32), np.empty(total, np.uint8), np.empty(total, np.int32)
+    _rasterise(corners, cell, nx, cosine, start[:-1].copy(), *parts)
+    return Columns(float(origin[0]), float(origin[2]), nx, nz, start, *parts, corners)
 
 
 @numba.njit(cache=True)
