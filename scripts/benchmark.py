@@ -21,6 +21,7 @@ def env_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
         steps=options.steps,
         repeats=options.repeats,
         scene=options.scene,
+        progress=lambda line: print(line, file=sys.stderr),
     )
 
 

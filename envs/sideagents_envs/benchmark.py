@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sideagents_envs.batch import PointNavBatch
-from sideagents_envs.buildings.bundled import scenes_root
-from sideagents_envs.buildings.generator import GENERATOR_VERSION
+from sideagents_envs.buildings import GENERATOR_VERSION, scenes_root
 from sideagents_envs.config import CameraConfig, NavMeshConfig, ScenesConfig, TaskConfig
-from sideagents_envs.errors import SceneError
+from sideagents_envs.errors import EnvsError, SceneError
+from sideagents_envs.navmesh import cached_navmesh
 from sideagents_envs.occupancy import draw_maps
 from sideagents_envs.scene import load_scene
 from sideagents_envs.shards import LocalShard
@@ -76,7 +76,15 @@ def benchmark_env(
 
     Raises:
         SceneError: `scene` cannot be used.
+        EnvsError: a number is out of range.
     """
+    cameras = {size: CameraConfig(width=size, height=size) for size in sizes}
+    if not cameras or min(n_envs, steps, repeats) < 1:
+        raise EnvsError(
+            f"sizes, n_envs, steps and repeats must be at least 1, got {sizes}, {n_envs}, {steps}, {repeats}"
+        )
+    if scene is not None:
+        cached_navmesh(scene, NavMeshConfig())
     many = _buildings_of_many_triangles(4)
     setups = [("", many[:1], size) for size in sizes]
     setups.insert(1, ("_4_buildings", many, sizes[0]))
@@ -84,8 +92,9 @@ def benchmark_env(
         setups += [(f"_{scene.stem}", [scene], size) for size in sizes]
     rows: list[Row] = []
     for suffix, paths, size in setups:
-        rows += _measure(f"{size}{suffix}", paths, size, n_envs, steps, repeats)
-        progress(f"{rows[0 - len(_PARTS) - 1]['name']}: {rows[0 - len(_PARTS) - 1]['value']:.0f} steps/s")
+        measured = _measure(f"{size}{suffix}", paths, cameras[size], n_envs, steps, repeats)
+        progress("; ".join(f"{row['name']} {row['value']:.3g} {row['unit']}" for row in measured))
+        rows += measured
     return rows
 
 
@@ -102,8 +111,10 @@ def _buildings_of_many_triangles(count: int) -> list[Path]:
 _PARTS = ("render", "map", "reset", "rest")
 
 
-def _measure(label: str, paths: Sequence[Path], size: int, n_envs: int, steps: int, repeats: int) -> list[Row]:
-    camera, task = CameraConfig(width=size, height=size), TaskConfig()
+def _measure(
+    label: str, paths: Sequence[Path], camera: CameraConfig, n_envs: int, steps: int, repeats: int
+) -> list[Row]:
+    task = TaskConfig()
     simulator = _TimedSimulator(EmbeddedWorld(paths, camera, NavMeshConfig()))
     source = _TimedEpisodes(simulator, [path.stem for path in paths], n_envs, 0)
     batch = PointNavBatch(simulator, source, n_envs, camera, task)

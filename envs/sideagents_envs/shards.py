@@ -137,6 +137,8 @@ class ProcessShard:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "sideagents_envs.worker", *map(str, descriptors)],
             pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for this process: it decides what ends
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         theirs.close()

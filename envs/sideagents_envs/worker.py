@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from multiprocessing.connection import Connection
 from typing import Any
@@ -34,7 +33,6 @@ class _Worker:
 
 def main() -> None:
     """Serve: argv holds the descriptors of the pipe and of the shared memory."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
     pipe: Connection[Any, Any] = Connection(int(sys.argv[1]))
     worker = _Worker(int(sys.argv[2]))
     try:
