@@ -1,4 +1,4 @@
-"""One training process of tests/test_parallel.py: `python parallel_worker.py OUT TOTAL_ENVS [MODE]`."""
+"""One training process of tests/test_parallel.py: `python parallel_worker.py OUT TOTAL_ENVS [MODE [DATASET]]`."""
 
 import os
 import sys
@@ -8,35 +8,40 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tiny_env import TinyVec, tiny_base
+from tiny_env import SIZE, TinyVec, tiny_base
 
 from sideagents.errors import SideAgentsError
+from sideagents_envs import make_vec
+from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
 from sideagents_policies import EncodeOnce, PerEnvNoise, SideTunedPolicy, SideTunedPPO, StackKeys, parallel
 
 warnings.simplefilter("error")
 STEPS, UPDATES = 8, 2
 
 
-def make(total: int, **kwargs) -> SideTunedPPO:
-    """Build the model of this process: its share of `total` environments, in full-batch mini-batches."""
-    world = parallel.init("cpu", timeout_s=30.0)
+def make(total: int, dataset: str | None = None, **options) -> SideTunedPPO:
+    """Build the model of this process: its share of `total` environments, in full-batch mini-batches.
+
+    The environments are those of tiny_env, or PointNav in the buildings of `dataset`.
+    """
+    world = parallel.init("cpu", timeout_s=60.0)
     torch.set_num_threads(1)
     torch.manual_seed(0 if world.is_main else 1000)  # peers start from other weights and must get rank 0's
     n = total // world.size
     first = world.rank * n
+    venv = TinyVec(n, first)
+    if dataset is not None:
+        camera, scenes = CameraConfig(width=SIZE, height=SIZE), ScenesConfig(dataset=dataset)
+        task = TaskConfig(max_steps=6)
+        venv = make_vec(n, camera=camera, task=task, scenes=scenes, seed=3, first_env=first, total_envs=total)
     base = tiny_base()
-    venv = StackKeys(EncodeOnce(TinyVec(n, first), base), {"goal": 2})
-    settings = {
-        "learning_rate": 0.003,
-        "ent_coef": 0.01,
-        "n_steps": STEPS,
-        "batch_size": STEPS * n,
-        "n_epochs": 20,
-        "target_kl": 1e-3,
-    }
-    extractor = {"base": base, "hidden": 16}
+    settings = {"learning_rate": 0.003, "ent_coef": 0.01, "target_kl": 1e-3, "n_epochs": 20}
+    settings |= {"n_steps": STEPS, "batch_size": STEPS * n, **options}
     model = SideTunedPPO(
-        SideTunedPolicy, venv, policy_kwargs={"features_extractor_kwargs": extractor}, **{**settings, **kwargs}
+        SideTunedPolicy,
+        StackKeys(EncodeOnce(venv, base), {"goal": 2}),
+        policy_kwargs={"features_extractor_kwargs": {"base": base, "hidden": 16}},
+        **settings,
     )
     model.policy.action_noise = PerEnvNoise(7, range(first, first + n))
     return model
@@ -50,7 +55,7 @@ def main() -> None:
         parallel.init("cpu")
         time.sleep(120)
     options = {"n_steps": STEPS * (1 + rank), "batch_size": 8} if mode == "uneven" else {}
-    model = make(total, **options)
+    model = make(total, *sys.argv[4:], **options)
     if mode == "die":
         model.learn(STEPS * total)
         (out / f"ready{rank}").touch()

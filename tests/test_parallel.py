@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dataset_on_disk import make_dataset
 
 from sideagents_policies import parallel
 
@@ -15,9 +16,9 @@ WORKER = Path(__file__).with_name("parallel_worker.py")
 TOLERANCE = 1e-5  # of any weight: float32 sums are taken in another order
 
 
-def run(out, processes):
+def run(out, processes, dataset):
     out.mkdir()
-    arguments = [str(WORKER), str(out), "4"]
+    arguments = [str(WORKER), str(out), "4", "train", dataset]
     if processes == 1:
         subprocess.run([sys.executable, *arguments], check=True, timeout=120)
     else:
@@ -30,9 +31,11 @@ def one_thread(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def test_two_processes_equal_one_with_the_union_of_their_environments(tmp_path):
-    (single,) = run(tmp_path / "one", 1)
-    one, two = run(tmp_path / "two", 2)
+def test_two_processes_equal_one_with_the_union_of_their_environments(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIDEAGENTS_CACHE", str(tmp_path / "cache"))
+    dataset = make_dataset(tmp_path / "buildings").dataset
+    (single,) = run(tmp_path / "one", 1, dataset)
+    one, two = run(tmp_path / "two", 2, dataset)
     assert single["frames"] == one["frames"] == two["frames"] == 64
     assert single["updates"] == one["updates"] == two["updates"]
     assert 2 < single["updates"] < 40  # the divergence has stopped an update in all of them

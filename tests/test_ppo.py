@@ -31,6 +31,10 @@ def weights(model):
     return {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
 
 
+def moments(model):
+    return {index: state["exp_avg_sq"] for index, state in model.policy.optimizer.state_dict()["state"].items()}
+
+
 def same(one, two, **tolerance):
     return all(torch.allclose(one[k], two[k], **tolerance) if tolerance else torch.equal(one[k], two[k]) for k in one)
 

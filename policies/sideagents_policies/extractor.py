@@ -62,8 +62,9 @@ class SideTunedExtractor(BaseFeaturesExtractor):
     When as many images as codes are stacked, each pair is merged with the one alpha (the paper's agents); otherwise
     the newest code is merged with the side's and older base codes are put beside it.
 
-    base: name for `load_base` (with `weights` where the name needs a file) or a FrozenBase; method, side, merge, alpha,
-    side_init: see `build_perception`; use_rgb=False: a blind agent; use_map=False: without the map.
+    base: name for `load_base` (with `weights` where the name needs a file), or a FrozenBase, which SB3's own `save`
+    pickles along with the other arguments. method, side, merge, alpha, side_init: see `build_perception`.
+    use_rgb=False: a blind agent; use_map=False: without the map. hidden: width of the features.
     Raises `SideAgentsError` for an observation it cannot read.
     """
 
