@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -34,6 +40,7 @@ BUNDLED_SPLITS: dict[str, tuple[str, ...]] = {
     "test": BUILDING_NAMES[86:],
 }
 HELD_OUT = ("val", "test")
+_WORTH_HELP = 8  # with fewer buildings to make, starting a second process costs more than it saves
 
 
 def building_seed(name: str) -> int:
@@ -53,53 +60,102 @@ def episodes_file(split: str) -> Path:
     return bundled_root() / "episodes" / f"{split}.json.gz"
 
 
+def _building_file(split: str, name: str) -> Path:
+    return bundled_root() / split / f"{name}.glb"
+
+
+def _episodes_part(split: str, name: str) -> Path:
+    return bundled_root() / "episodes" / split / f"{name}.json.gz"
+
+
 def _check_split(split: str) -> None:
     if split not in BUNDLED_SPLITS:
         raise EnvsError(f"there is no split {split!r}{nearest(split, BUNDLED_SPLITS)}; allowed: train, val, test")
 
 
-def _missing(splits: Iterable[str]) -> list[Path]:
-    """Return the buildings that are not there yet."""
-    wanted = [bundled_root() / split / f"{name}.glb" for split in splits for name in BUNDLED_SPLITS[split]]
-    return [p for p in wanted if not (p.exists() and p.with_name(f"{p.stem}.stage_config.json").exists())]
+def _is_made(split: str, name: str) -> bool:
+    """Return True when a building, its stage config and, if it is held out, its episodes are there."""
+    path = _building_file(split, name)
+    made = path.exists() and path.with_name(f"{name}.stage_config.json").exists()
+    return made and (split not in HELD_OUT or _episodes_part(split, name).exists())
+
+
+def _make(split: str, name: str) -> None:
+    """Make one building, and its episodes if it is held out."""
+    path = _building_file(split, name)
+    if not (path.exists() and path.with_name(f"{name}.stage_config.json").exists()):
+        make_building(building_seed(name), path)
+    if split in HELD_OUT:
+        # Imported here: walkable space compiles for a second, which making training buildings need not pay.
+        from sideagents_envs.episodes import generate_episodes, write_episodes
+        from sideagents_envs.navmesh import cached_navmesh
+
+        navmesh = cached_navmesh(path, NavMeshConfig())
+        first = BUNDLED_SPLITS[split].index(name) * EPISODES_PER_BUILDING
+        scene_id = f"{split}/{name}.glb"
+        episodes = generate_episodes(navmesh, scene_id, EPISODES_PER_BUILDING, building_seed(name), first_id=first)
+        write_episodes(_episodes_part(split, name), episodes)
+
+
+def make_missing(todo: Sequence[Sequence[str]], bar: tqdm[NoReturn] | None = None) -> None:
+    """Make each (split, name) of `todo` that is not there when its turn comes."""
+    for split, name in todo:
+        if not _is_made(split, name):
+            _make(split, name)
+        if bar is not None:
+            bar.update(sum(_is_made(*job) for job in todo) - bar.n)
+
+
+@contextmanager
+def _helper(todo: Sequence[Sequence[str]]) -> Iterator[None]:
+    """Run a second process that works through `todo` from its end, until the two meet.
+
+    A process of its own rather than multiprocessing, which would import the user's script again.
+    """
+    code = (
+        "import json, sys; from sideagents_envs.buildings import bundled; bundled.make_missing(json.loads(sys.argv[1]))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(todo[::-1])], env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+        process.wait()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def ensure_bundled(splits: Sequence[str] = ("train", "val", "test"), progress: bool = True) -> Path:
     """Make the buildings of these splits that are missing, and held-out episode lists; return the root folder.
 
-    Files are `{split}/{name}.glb` with `{name}.stage_config.json` beside them, and `episodes/{val,test}.json.gz`.
-    Each is written under a temporary name and renamed, and has the same bytes whoever makes it: two processes may run
-    at once. `progress` shows a bar on stderr while something is made. Raises EnvsError for an unknown split.
+    Files are `{split}/{name}.glb` with `{name}.stage_config.json` beside them, and `episodes/{val,test}.json.gz`
+    (also split by building, `episodes/val/{name}.json.gz`). Each is written under a temporary name and renamed, and
+    has the same bytes whoever makes it: several processes may do this at once. With much to do a second process helps.
+    `progress` shows a bar on stderr while something is made. Raises EnvsError for an unknown split.
     """
     for split in splits:
         _check_split(split)
-    todo = _missing(splits)
-    bar = tqdm(total=len(todo), desc="making buildings", unit="building", disable=not (progress and todo))
-    with bar:
-        for path in todo:
-            make_building(building_seed(path.stem), path)
-            bar.update()
+    todo = [(split, name) for split in splits for name in BUNDLED_SPLITS[split] if not _is_made(split, name)]
+    with (
+        tqdm(total=len(todo), desc="making buildings", unit="building", disable=not (progress and todo)) as bar,
+        _helper(todo) if len(todo) >= _WORTH_HELP else nullcontext(),
+    ):
+        make_missing(todo, bar)
+    make_missing(todo)  # whatever a helper that died has left
     for split in splits:
         if split in HELD_OUT and not episodes_file(split).exists():
-            _make_episodes(split, progress)
+            _join_episodes(split)
     return bundled_root()
 
 
-def _make_episodes(split: str, progress: bool) -> None:
-    """Write the fixed episode list of a held-out split."""
-    # Imported here: navigation costs a second of compiling that a mere look-up of names should not pay.
-    from sideagents_envs.episodes import Episode, generate_episodes, write_episodes
-    from sideagents_envs.navmesh import cached_navmesh
+def _join_episodes(split: str) -> None:
+    """Write the fixed episode list of a held-out split from those of its buildings."""
+    from sideagents_envs.episodes import read_episodes, write_episodes
 
-    episodes: list[Episode] = []
-    names = BUNDLED_SPLITS[split]
-    for name in tqdm(names, desc=f"{split} episodes", unit="building", disable=not progress):
-        navmesh = cached_navmesh(bundled_root() / split / f"{name}.glb", NavMeshConfig())
-        made = generate_episodes(
-            navmesh, f"{split}/{name}.glb", EPISODES_PER_BUILDING, building_seed(name), first_id=len(episodes)
-        )
-        episodes.extend(made)
-    write_episodes(episodes_file(split), episodes)
+    parts = [read_episodes(_episodes_part(split, name)) for name in BUNDLED_SPLITS[split]]
+    write_episodes(episodes_file(split), [episode for part in parts for episode in part])
 
 
 def scenes_root(config: ScenesConfig, split: str, progress: bool = True) -> list[Path]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sideagents_envs.buildings import arrange, fronts, textures
 from sideagents_envs.buildings.dice import Dice
@@ -55,28 +56,28 @@ def _dress(dice: Dice, plan: Plan) -> dict[str, Texture]:
 
 def _nodes(items: list[Item], light: Light, room: str, made: dict[str, Texture], counts: dict[str, int]) -> list[Node]:
     """Bake the light and turn items into nodes."""
-    nodes = []
+    nodes: list[Node] = []
+    colors = bake([p for item in items for p in item.parts], light)
     for item in items:
         instance = counts.get(item.category, 0)
         counts[item.category] = instance + 1
-        parts = [p for p in item.parts if len(p.faces)]
-        starts = np.cumsum([0] + [len(p.points) for p in parts])
-        uv = np.concatenate([p.uv / made[p.texture].period_m for p in parts])
-        faces = {
-            texture: np.concatenate([p.faces + s for p, s in zip(parts, starts, strict=False) if p.texture == texture])
-            for texture in dict.fromkeys(p.texture for p in parts)
-        }
-        extras = {"category": item.category, "instance": instance, "room": room}
+        points = np.concatenate([p.points for p in item.parts])
+        uv = np.concatenate([p.uv / made[p.texture].period_m for p in item.parts])
+        starts = np.cumsum([0] + [len(p.points) for p in item.parts])
+        faces: dict[str, list[NDArray[np.int64]]] = {}
+        for part, start in zip(item.parts, starts, strict=False):
+            faces.setdefault(part.texture, []).append(part.faces + start)
         nodes.append(
             Node(
                 name=f"{room}/{item.category}_{instance}",
-                extras=extras,
-                points=np.round(np.concatenate([p.points for p in parts]), 4).astype("<f4"),
+                extras={"category": item.category, "instance": instance, "room": room},
+                points=np.round(points, 4).astype("<f4"),
                 uv=np.round(np.stack([uv[:, 0], 1.0 - uv[:, 1]], axis=1), 4).astype("<f4"),
-                colors=np.concatenate([bake(p, light) for p in parts]),
-                faces=faces,
+                colors=colors[: len(points)],
+                faces={texture: np.concatenate(pieces) for texture, pieces in faces.items()},
             )
         )
+        colors = colors[len(points) :]
     return nodes
 
 

@@ -80,7 +80,7 @@ def ring_sofa(dice: Dice, style: Style) -> Block:
 
 def pouf(dice: Dice, style: Style) -> Block:
     """A round pouf."""
-    return Block(70, 70, 45, [Item("pouf", [sphere(0.34, (0, 0.2, 0), style.accent, 10, 6, 0.62)])])
+    return Block(70, 70, 45, [Item("pouf", [sphere(0.34, (0, 0.204, 0), style.accent, 10, 6, 0.6)])])
 
 
 def pedestal(dice: Dice, style: Style) -> Block:

@@ -41,9 +41,9 @@ def _dot(a: Array, b: Array) -> Array:
     return cast(Array, a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2])
 
 
-def _corners(part: Part, room: Rect) -> Array:
+def _corners(points: Array, normals: Array, room: Rect) -> Array:
     """Return how much light corners leave, (V,) in (0, 1]."""
-    left = np.ones(len(part.points))
+    left = np.ones(len(points))
     planes = (
         (0, room.x0 / 100, 1),
         (0, room.x1 / 100, -1),
@@ -53,39 +53,39 @@ def _corners(part: Part, room: Rect) -> Array:
         (1, WALL_HEIGHT_CM / 100, -1),
     )
     for axis, level, sign in planes:
-        distance = np.maximum((part.points[:, axis] - level) * sign, 0.0) / _CORNER_REACH
-        facing = 1.0 - np.abs(part.normals[:, axis])  # a surface does not darken itself
+        distance = np.maximum((points[:, axis] - level) * sign, 0.0) / _CORNER_REACH
+        facing = 1.0 - np.abs(normals[:, axis])  # a surface does not darken itself
         left *= 1.0 - _CORNER_DEPTH * facing / (1.0 + distance * distance)
     return left
 
 
-def _contact(part: Part, solid: Sequence[Rect]) -> Array:
+def _contact(points: Array, normals: Array, solid: Sequence[Rect]) -> Array:
     """Return how much light furniture leaves on the floor near it, (V,) in (0, 1]."""
-    left = np.ones(len(part.points))
-    floor = (part.points[:, 1] < 0.03) & (part.normals[:, 1] > 0.9)
-    if not floor.any():
-        return left
+    left = np.ones(len(points))
+    floor = np.flatnonzero((points[:, 1] < 0.03) & (normals[:, 1] > 0.9))
+    x, z = points[floor, 0], points[floor, 2]
     for rect in solid:
-        dx = np.maximum(np.maximum(rect.x0 / 100 - part.points[:, 0], part.points[:, 0] - rect.x1 / 100), 0.0)
-        dz = np.maximum(np.maximum(rect.z0 / 100 - part.points[:, 2], part.points[:, 2] - rect.z1 / 100), 0.0)
-        left[floor] *= (1.0 - _SHADOW / (1.0 + (dx * dx + dz * dz) / 0.06))[floor]
+        dx = np.maximum(np.maximum(rect.x0 / 100 - x, x - rect.x1 / 100), 0.0)
+        dz = np.maximum(np.maximum(rect.z0 / 100 - z, z - rect.z1 / 100), 0.0)
+        left[floor] *= 1.0 - _SHADOW / (1.0 + (dx * dx + dz * dz) / 0.06)
     return left
 
 
-def bake(part: Part, light: Light) -> NDArray[np.uint8]:
-    """Return vertex colours u8 (V,3): tint x light, never brighter than white."""
-    tilt = 1.0 + _dot(part.normals, np.broadcast_to(np.array(light.tilt), part.normals.shape))
+def bake(parts: Sequence[Part], light: Light) -> NDArray[np.uint8]:
+    """Return the vertex colours u8 (V,3) of all parts together: tint x light, never brighter than white."""
+    counts = [len(p.points) for p in parts]
+    points, normals = np.concatenate([p.points for p in parts]), np.concatenate([p.normals for p in parts])
+    tint, glow = np.repeat([p.tint for p in parts], counts, axis=0), np.repeat([p.glow for p in parts], counts)
+    tilt = 1.0 + _dot(normals, np.broadcast_to(np.array(light.tilt), normals.shape))
     lit = [tilt * light.ambient[c] for c in range(3)]
     for x, y, z, power, color in light.lamps:
-        to_lamp = np.array([x, y, z]) - part.points
+        to_lamp = np.array([x, y, z]) - points
         square = _dot(to_lamp, to_lamp)
-        cosine = _dot(to_lamp, part.normals) / np.sqrt(np.maximum(square, 1e-6))
+        cosine = _dot(to_lamp, normals) / np.sqrt(np.maximum(square, 1e-6))
         # Half-Lambert keeps some shape on the side turned away; the falloff is softened near the lamp.
         wrapped = np.maximum(0.25 + 0.75 * cosine, 0.0) * power / (1.0 + square / 5.0)
         lit = [lit[c] + wrapped * color[c] for c in range(3)]
-    shade = _corners(part, light.room) * _contact(part, light.solid)
-    colors = [
-        (part.glow + (1.0 - part.glow) * np.minimum(lit[c] * shade, 1.0)) * part.tint[c] * 255.0 for c in range(3)
-    ]
+    shade = _corners(points, normals, light.room) * _contact(points, normals, light.solid)
+    colors = [(glow + (1.0 - glow) * np.minimum(lit[c] * shade, 1.0)) * tint[:, c] * 255.0 for c in range(3)]
     rounded: NDArray[np.uint8] = np.floor(np.clip(np.stack(colors, axis=1), 0.0, 255.0) + 0.5).astype(np.uint8)
     return rounded
