@@ -93,7 +93,7 @@ def benchmark_env(
     rows: list[Row] = []
     for suffix, paths, size in setups:
         measured = _measure(f"{size}{suffix}", paths, cameras[size], n_envs, steps, repeats)
-        progress("; ".join(f"{row['name']} {row['value']:.3g} {row['unit']}" for row in measured))
+        progress("; ".join(f"{row['name']} {row['value']:.4g} {row['unit']}" for row in measured))
         rows += measured
     return rows
 
