@@ -40,14 +40,15 @@ _COUNTERS = (
 
 
 def observation_space(camera: CameraConfig, task: TaskConfig) -> spaces.Dict:
-    """Return the space of one observation: rgb and map uint8 (H, W, 3), goal float32 (3,), optionally depth."""
+    """Return the space of one observation: map and rgb uint8 (H, W, 3), goal float32 (3,), depth where it is asked for."""
     shape = (camera.height, camera.width)
     cells = task.map_cells
     content: dict[str, spaces.Space[Any]] = {
         "goal": spaces.Box(np.array([0, -1, -1], np.float32), np.array([FURTHEST_GOAL_M, 1, 1], np.float32)),
         "map": spaces.Box(0, 255, (cells, cells, 3), np.uint8),
-        "rgb": spaces.Box(0, 255, (*shape, 3), np.uint8),
     }
+    if task.rgb:
+        content["rgb"] = spaces.Box(0, 255, (*shape, 3), np.uint8)
     if task.depth:
         content["depth"] = spaces.Box(0.0, FURTHEST_DEPTH_M, (*shape, 1), np.float32)
     return spaces.Dict(content)
@@ -225,9 +226,10 @@ class PointNavBatch:
         if seen.size:
             index = chosen[seen]
             poses, goals = self.poses[index], self.goals[index]
-            channels = ("rgb", "depth") if self.task.depth else ("rgb",)
-            images = self.simulator.render(self.scenes[index], poses, channels)
-            content["rgb"][seen] = images["rgb"]
+            channels = [name for name in ("rgb", "depth") if name in content]
+            images = self.simulator.render(self.scenes[index], poses, channels) if channels else {}
+            if self.task.rgb:
+                content["rgb"][seen] = images["rgb"]
             if self.task.depth:
                 content["depth"][seen] = np.minimum(images["depth"], FURTHEST_DEPTH_M)[..., None]
             content["goal"][seen] = goal_readings(poses, goals)

@@ -60,6 +60,7 @@ class TaskConfig:
 
     Reward of a step: `slack_reward + distance_reward * (previous - current geodesic distance)`, plus `success_reward`
     on the step that ends a successful episode, minus `collision_penalty` for a blocked forward step (0 in the paper).
+    `rgb` and `depth` choose the images; without both nothing is rendered.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -76,6 +77,7 @@ class TaskConfig:
     allow_sliding: bool = True
     map_size_m: float = 22.0
     map_cells: int = 84
+    rgb: bool = True
     depth: bool = False
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,9 @@ class Sight:
 
 def agent_base(config: AgentConfig) -> FrozenBase | None:
     """Load the base that the configuration names; None for a blind agent."""
-    return load_base(config.model.base, weights=config.model.base_weights) if config.model.use_rgb else None
+    if not config.model.use_rgb:
+        return None
+    return load_base(config.model.base, weights=config.model.base_weights, dtype="bfloat16" if config.bf16 else None)
 
 
 def sight_of(config: AgentConfig, base: FrozenBase | None) -> Sight:
@@ -132,7 +134,7 @@ def build_venv(
         kind=config.vec.kind if count > 1 else "dummy",
         seed=config.seed if seed is None else seed,
         camera=config.camera,
-        task=config.task,
+        task=config.task if perceive and config.model.use_rgb else replace(config.task, rgb=False, depth=False),
         scenes=config.scenes,
         episodes_file=episodes_file,
         first_env=world.rank * count,
@@ -149,7 +151,7 @@ def build_venv(
 def _with_sight(venv: VecEnv, config: AgentConfig, base: FrozenBase | None, world: World) -> VecEnv:
     sight = sight_of(config, base if base is not None else agent_base(config))
     if sight.base is not None:
-        venv = EncodeOnce(venv, sight.base, keep_rgb=sight.keep_rgb, bf16=config.bf16, device=world.device)
+        venv = EncodeOnce(venv, sight.base, keep_rgb=sight.keep_rgb, device=world.device)
     venv = StackKeys(venv, {key: count for key, count in sight.stacks.items() if count > 1})
     return DropKeys(venv, sight.drops) if sight.drops else venv
 

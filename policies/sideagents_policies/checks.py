@@ -15,7 +15,7 @@ from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.run.config import differences, dump_config, load_config
 from sideagents_envs.episodes import read_episodes
 from sideagents_envs.errors import EnvsError
-from sideagents_policies.config import AgentConfig
+from sideagents_policies.config import AgentConfig, ModelConfig
 from sideagents_policies.paths import config_path, locate
 
 # What may differ when a run goes on: how long it trains, how often it saves, where and how fast it computes.
@@ -60,7 +60,12 @@ def resolved_yaml(config: AgentConfig) -> str:
 
 def absent_data(config: AgentConfig) -> Iterator[str]:
     """Yield one line for everything on disk that the configuration needs and that is not there."""
-    model, scenes = config.model, config.scenes
+    if config.model.use_rgb:
+        yield from _absent_weights(config.model)
+    yield from absent_scenes(config)
+
+
+def _absent_weights(model: ModelConfig) -> Iterator[str]:
     if model.base_weights is not None:
         if not Path(model.base_weights).is_file():
             yield f"model.base_weights: no such file {model.base_weights}"
@@ -68,6 +73,11 @@ def absent_data(config: AgentConfig) -> Iterator[str]:
         yield f"model.base: the weights of {model.base!r} are not in this installation (`make bases` makes them)"
     elif model.base.endswith(".safetensors") and not Path(model.base).is_file():
         yield f"model.base: no such file {model.base}"
+
+
+def absent_scenes(config: AgentConfig) -> Iterator[str]:
+    """Yield one line for each building, episode file or simulator that is not there."""
+    scenes = config.scenes
     if scenes.dataset != "bundled":
         root = Path(scenes.dataset)
         if not root.is_dir():
@@ -80,9 +90,9 @@ def absent_data(config: AgentConfig) -> Iterator[str]:
         yield "env: habitat-sim is not installed (see docs/habitat.md; env: embedded needs nothing)"
 
 
-def require_data(config: AgentConfig) -> None:
-    """Raise `ConfigError` for the first thing that is not there."""
-    for line in absent_data(config):
+def require_data(config: AgentConfig, networks: bool = True) -> None:
+    """Raise `ConfigError` for the first thing that is not there; bases count only when there are `networks`."""
+    for line in absent_data(config) if networks else absent_scenes(config):
         raise ConfigError(line)
 
 

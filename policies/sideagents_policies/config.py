@@ -130,4 +130,6 @@ class AgentConfig(_Section):
             )
         if not (self.model.use_rgb or self.model.use_map):
             raise ValueError("model.use_rgb and model.use_map cannot both be false: nothing would be seen")
+        if self.model.use_rgb and not self.task.rgb:
+            raise ValueError("model.use_rgb needs task.rgb: images are not rendered without it")
         return self

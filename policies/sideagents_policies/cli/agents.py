@@ -170,7 +170,7 @@ def _eval(args: argparse.Namespace) -> int:
     if len(targets) > 1:
         raise UsageError(f"unexpected argument {targets[1]!r}; overrides are written section.key=value")
     config = read_config(targets[0], overrides) if targets else default_config(overrides)
-    require_data(config)
+    require_data(config, networks=False)
     evaluate_baseline(args.agent, config, **options)
     return 0
 

@@ -1,0 +1,40 @@
+"""The demonstration: clone, improve, evaluate on held-out buildings, show. What `make demo` runs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from sideagents.errors import SideAgentsError
+from sideagents_policies.checks import read_config
+from sideagents_policies.clone import clone
+from sideagents_policies.enjoy import record
+from sideagents_policies.evaluate import evaluate_baseline, evaluate_run
+from sideagents_policies.plot import plot_runs
+from sideagents_policies.tables import results_table
+from sideagents_policies.train import train
+
+BASELINES = ("expert", "straight", "forward", "random")
+_COLUMNS = ("success", "spl", "nav_reward", "steps")
+
+
+def demo(name: str = "pointnav/demo", overrides: tuple[str, ...] = ()) -> Path:
+    """Run the demonstration with a configuration; return the trained run's folder.
+
+    Prints one table for agent and baselines on the same held-out episodes, and where video and plot were written.
+    """
+    began = time.monotonic()
+    config = read_config(name, list(overrides))
+    cloned = clone(config)
+    if cloned is None:
+        raise SideAgentsError("the demonstration starts its own processes: run it without torchrun")
+    trained = train(config, init=cloned)
+    assert trained is not None
+    minutes = (time.monotonic() - began) / 60
+    results = {f"trained {minutes:.1f} min": evaluate_run(trained)}
+    results |= {baseline: evaluate_baseline(baseline, config) for baseline in BASELINES}
+    video = record(trained)
+    plot = plot_runs([trained], trained / "plots" / "curves.png")
+    print(f"\n{results_table(results, _COLUMNS)}\n\nvideo: {video}\nplot:  {plot}")
+    print(f"{(time.monotonic() - began) / 60:.1f} minutes in all; go on with `sideagents --help`")
+    return trained
