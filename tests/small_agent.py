@@ -1,0 +1,80 @@
+"""A tiny dataset and the overrides of an agent that trains in it within seconds, for the tests of whole commands."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from glb import box, quad, write_glb
+
+from sideagents_envs.config import NavMeshConfig
+from sideagents_envs.episodes import generate_episodes, write_episodes
+from sideagents_envs.navmesh import cached_navmesh
+
+SMALL = [
+    "workers=1",
+    "bf16=false",
+    "camera.width=32",
+    "camera.height=32",
+    "task.max_steps=15",
+    "vec.n_envs=4",
+    "model.base=random",
+    "model.hidden=32",
+    "model.goal_history=2",
+    "demos.trajectories=8",
+    "clone.batch_size=32",
+    "clone.epochs=1.0",
+    "clone.dagger_frames=0",
+    "ppo.frames=128",
+    "ppo.n_steps=8",
+    "ppo.batch_size=16",
+    "ppo.n_epochs=2",
+    "ppo.critic_warmup_frames=32",
+    "ppo.checkpoint_every_frames=64",
+    "eval.n_envs=2",
+    "eval.episodes=3",
+]
+
+
+def save_home(path: Path, width: float) -> None:
+    """Write a room of `width` x 6 m with a wall half across it."""
+    x, z = width / 2, 3.0
+    floor = quad([-x, 0, z], [x, 0, z], [x, 0, -z], [-x, 0, -z], color=(0.5, 0.4, 0.3, 1.0))
+    walls = [
+        box([-x - 0.1, 0, -z], [-x, 2.5, z], color=(0.9, 0.2, 0.2, 1.0)),
+        box([x, 0, -z], [x + 0.1, 2.5, z], color=(0.2, 0.9, 0.2, 1.0)),
+        box([-x, 0, -z - 0.1], [x, 2.5, -z], color=(0.2, 0.2, 0.9, 1.0)),
+        box([-x, 0, z], [x, 2.5, z + 0.1], color=(0.9, 0.9, 0.2, 1.0)),
+        box([-x, 0, -0.05], [0.5, 2.5, 0.05], color=(0.7, 0.7, 0.7, 1.0)),
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_glb(path, [floor, *walls])
+
+
+def make_homes(folder: Path) -> list[str]:
+    """Write two training buildings, one held out with six episodes; return the overrides of a small agent in them."""
+    for split, name, width in (("train", "one", 6.0), ("train", "two", 5.0), ("val", "three", 5.5)):
+        save_home(folder / split / f"{name}.glb", width)
+    navmesh = cached_navmesh(folder / "val" / "three.glb", NavMeshConfig())
+    write_episodes(folder / "episodes" / "val.json.gz", generate_episodes(navmesh, "val/three.glb", 6, seed=1))
+    return [*SMALL, f"scenes.dataset={folder}"]
+
+
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The overrides of a small agent, data included."""
+    return make_homes(tmp_path_factory.mktemp("homes"))
+
+
+@pytest.fixture(autouse=True)
+def _leave_generators_as_they_were():
+    """Training seeds the global generators; other tests must not notice."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state(), torch.get_num_threads()  # noqa: NPY002
+    yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    torch.set_rng_state(states[2])
+    torch.set_num_threads(states[3])

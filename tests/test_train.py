@@ -1,0 +1,186 @@
+"""PPO training as a whole: starting from a clone, stopping, killing, resuming, several processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from small_agent import SMALL, _leave_generators_as_they_were, homes  # noqa: F401
+
+from sideagents.errors import CheckpointError, ConfigError
+from sideagents.run.checkpoint import load_checkpoint
+from sideagents.run.folder import RunFolder
+from sideagents.run.scalars import read_scalars
+from sideagents_policies.build import load_agent
+from sideagents_policies.checks import default_config
+from sideagents_policies.ppo import SideTunedPPO
+from sideagents_policies.train import resume, train
+
+
+def latest(run: Path) -> Path:
+    found = RunFolder.open(run).latest()
+    assert found is not None
+    return found
+
+
+def weights(run: Path) -> bytes:
+    return (latest(run) / "model.safetensors").read_bytes()
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    return read_scalars(run / "progress.csv")
+
+
+@pytest.fixture(scope="module")
+def whole(homes, tmp_path_factory) -> Path:  # noqa: F811
+    """A run of four updates that nothing disturbed."""
+    return train(default_config([*homes, f"runs={tmp_path_factory.mktemp('whole')}"]))
+
+
+def test_run_folder(whole):
+    assert {path.name for path in whole.iterdir()} >= {"config.yaml", "command.txt", "versions.json", "progress.csv"}
+    rows = rows_of(whole)
+    assert [int(row["frames"]) for row in rows] == [32, 64, 96, 128]
+    assert float(rows[-1]["train/alpha"]) == pytest.approx(0.5, abs=0.05)
+    assert float(rows[-1]["rollout/success"]) <= 1.0
+    assert float(rows[-1]["train/learning_rate"]) < float(rows[1]["train/learning_rate"])
+    assert any((whole / "tensorboard").iterdir())
+    assert latest(whole).name == "step_000000128"
+
+
+def test_checkpoint_holds_no_base(whole):
+    loaded = load_agent(whole)
+    tensors = load_checkpoint(latest(whole)).tensors
+    assert not any("perception.base" in name for name in tensors)
+    assert loaded.base is not None
+    assert load_checkpoint(latest(whole)).fingerprint == loaded.base.fingerprint
+    assert any("alpha" in name for name in tensors)
+
+
+def test_only_the_critic_learns_at_first(homes, tmp_path):  # noqa: F811
+    run = train(default_config([*homes, f"runs={tmp_path}", "ppo.critic_warmup_frames=128"]))
+    after = load_agent(run).policy
+    config = default_config([*homes, f"runs={tmp_path}"])
+    torch.manual_seed(config.seed)
+    from sideagents_policies.build import agent_base, build_agent, build_venv
+
+    venv = build_venv(config)
+    fresh = build_agent(config, venv, agent_base(config)).policy
+    venv.close()
+    for name, value in fresh.state_dict().items():
+        assert torch.equal(value, after.state_dict()[name]) != name.startswith("value_net"), name
+
+
+def test_stopped_and_resumed_is_the_same(homes, whole, tmp_path, monkeypatch):  # noqa: F811
+    original, updates = SideTunedPPO.train, []
+
+    def interrupted(self):
+        original(self)
+        updates.append(1)
+        if len(updates) == 2:
+            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C in the middle of the run
+
+    monkeypatch.setattr(SideTunedPPO, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(default_config([*homes, f"runs={tmp_path}"]))
+    run = next(tmp_path.iterdir())
+    assert latest(run).name == "step_000000064"
+    assert resume(run) == run
+    assert len(updates) == 4
+    assert weights(run) == weights(whole)
+    rows = rows_of(run)
+    assert [int(row["frames"]) for row in rows] == [32, 64, 96, 128]
+    assert len((run / "command.txt").read_text().splitlines()) == 2
+
+
+def test_killed_and_resumed_is_the_same(homes, whole, tmp_path):  # noqa: F811
+    command = [sys.executable, "-m", "sideagents_policies.cli.main", "train", "pointnav/demo"]
+    config = yaml.safe_load((whole / "config.yaml").read_text())
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"runs": str(tmp_path / "runs")}))
+    command[-1] = str(tmp_path / "config.yaml")
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = tmp_path / "runs" / "agent_train_1"
+    deadline = time.monotonic() + 60
+    while not (run / "checkpoints" / "step_000000064").exists() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    resume(run)
+    assert weights(run) == weights(whole)
+
+
+def test_nothing_left_to_do(whole, capsys):
+    before = weights(whole)
+    resume(whole)
+    assert "128 of 128 frames are done" in capsys.readouterr().out
+    assert weights(whole) == before
+
+
+def test_resume_goes_further(homes, tmp_path):  # noqa: F811
+    run = train(default_config([*homes, f"runs={tmp_path}", "ppo.frames=32"]))
+    resume(run, None, ["ppo.frames=64"])
+    assert latest(run).name == "step_000000064"
+    assert yaml.safe_load((run / "config.yaml").read_text())["ppo"]["frames"] == 64
+
+
+def test_resume_refuses_another_run(whole):
+    with pytest.raises(ConfigError, match=r"ppo\.n_steps: the run has 8, now it is 16"):
+        resume(whole, None, ["ppo.n_steps=16"])
+    first = whole / "checkpoints" / "step_000000064"
+    with pytest.raises(CheckpointError, match="not the run's latest checkpoint"):
+        resume(first)
+
+
+def test_init_continues_the_same_networks(homes, whole, tmp_path):  # noqa: F811
+    run = train(
+        default_config([*homes, f"runs={tmp_path}", "ppo.frames=32", "ppo.critic_warmup_frames=64"]), init=whole
+    )
+    before, after = load_checkpoint(latest(whole)).tensors, load_checkpoint(latest(run)).tensors
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert changed == {"value_net.weight", "value_net.bias"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.hidden=16"], "tensor .* is float32"),
+        (["model.method=features"], "belongs to another model: it .*has besides"),
+        (["model.base=pixels"], "the model needs|fingerprint"),
+        (["model.use_map=false"], "belongs to another model"),
+    ],
+)
+def test_init_refuses_another_model(homes, whole, tmp_path, overrides, message):  # noqa: F811
+    with pytest.raises(CheckpointError, match=message):
+        train(default_config([*homes, f"runs={tmp_path}", *overrides]), init=whole)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["features", "stagewise", "finetune"])
+def test_methods_train(homes, tmp_path, method):  # noqa: F811
+    run = train(default_config([*homes, f"runs={tmp_path}", f"model.method={method}", "ppo.frames=64"]))
+    assert load_agent(run).checkpoint.step == 64
+
+
+def test_blind_agent_trains(homes, tmp_path):  # noqa: F811
+    run = train(default_config([*homes, f"runs={tmp_path}", "model.use_rgb=false", "ppo.frames=32"]))
+    loaded = load_agent(run)
+    assert loaded.base is None
+    assert loaded.checkpoint.base == ""
+
+
+def test_two_workers(homes, tmp_path, capfd):  # noqa: F811
+    run = train(default_config([*homes, f"runs={tmp_path}", "workers=2", "vec.n_envs=2"]))
+    checkpoint = load_checkpoint(latest(run))
+    assert checkpoint.step == 128
+    assert len(checkpoint.state["processes"]) == 2
+    first, second = (process["ppo"]["last_obs"]["rgb"] for process in checkpoint.state["processes"])
+    assert (first != second).any()
+    assert capfd.readouterr().out.count("in optimiser") == 1
+    assert SMALL  # the environments of both processes together are those of one process: see test_parallel
