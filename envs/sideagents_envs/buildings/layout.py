@@ -171,7 +171,7 @@ def _shared(a: Rect, b: Rect) -> tuple[str, int, int, int] | None:
 
 
 def _doors(dice: Dice, cells: list[Rect], kinds: list[str]) -> list[Door]:
-    """Connect all cells by a random spanning tree (corridors first), then add some loops."""
+    """Connect all cells by a random spanning tree (corridors first), then most of the loops that walls allow."""
     walls: list[_Wall] = []
     for a in range(len(cells)):
         for b in range(a + 1, len(cells)):
@@ -187,7 +187,7 @@ def _doors(dice: Dice, cells: list[Rect], kinds: list[str]) -> list[Door]:
         a, b = group[wall[0]], group[wall[1]]
         (chosen if a != b else spare).append(wall)
         group = [a if g == b else g for g in group]
-    chosen += [wall for wall in spare if dice.chance(30)]
+    chosen += [wall for wall in spare if dice.chance(75)]
     doors = []
     for a, b, (axis, line, low, high) in chosen:
         width = dice.integer(90, 110, 5)
