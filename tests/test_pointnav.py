@@ -160,6 +160,15 @@ def test_depth_on_request_and_one_render_call():
     assert batch.observation_space.contains({key: value[0] for key, value in observation.items()})
 
 
+def test_blind_agents_cost_no_rendering_but_can_be_watched():
+    batch = room((0, 0), (0, -4), n=2, rgb=False)
+    assert set(batch.observe()) == {"goal", "map"}
+    assert batch.simulator.calls == []
+    views = batch.views()
+    assert views.shape == (2, 36, 36, 3)
+    np.testing.assert_array_equal(views, room((0, 0), (0, -4), n=2).observe()["rgb"])
+
+
 def test_idle_environments_do_nothing():
     batch = room((0, 0), (0, -4), n=2)
     batch.retire(1)

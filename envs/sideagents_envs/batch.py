@@ -40,7 +40,7 @@ _COUNTERS = (
 
 
 def observation_space(camera: CameraConfig, task: TaskConfig) -> spaces.Dict:
-    """Return the space of one observation: map and rgb uint8 (H, W, 3), goal float32 (3,), depth where it is asked for."""
+    """Return the space of one observation: map, rgb uint8 (H, W, 3), goal float32 (3,), depth where it is asked for."""
     shape = (camera.height, camera.width)
     cells = task.map_cells
     content: dict[str, spaces.Space[Any]] = {
@@ -88,6 +88,7 @@ class PointNavBatch:
         self.source = source
         self.n_envs = n_envs
         self.task = task
+        self._camera = camera
         self.observation_space = observation_space(camera, task)
         self.action_space = action_space(task)
         self.active = np.zeros(n_envs, np.bool_)
@@ -238,6 +239,14 @@ class PointNavBatch:
             draw_maps(maps, self._tracks[index], lengths, poses, goals, self.task.map_size_m)
             content["map"][seen] = maps
         return content
+
+    def views(self) -> NDArray[np.uint8]:
+        """Return what the agents look at (N, H, W, 3), also where their observations have no rgb; black when idle."""
+        seen = np.flatnonzero([start is not None for start in self.starts])
+        images = np.zeros((self.n_envs, self._camera.height, self._camera.width, 3), np.uint8)
+        if seen.size:
+            images[seen] = self.simulator.render(self.scenes[seen], self.poses[seen], ("rgb",))["rgb"]
+        return images
 
     def retire(self, env: int) -> None:
         """Leave an environment without an episode: it observes black images from now on."""

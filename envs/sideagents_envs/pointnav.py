@@ -77,7 +77,7 @@ class PointNavEnv(gymnasium.Env[Observation, np.int64]):
 
     def render(self) -> NDArray[np.uint8] | None:
         """Return the agent's view (H, W, 3) when the render mode is `rgb_array`."""
-        return self._observation()["rgb"] if self.render_mode == "rgb_array" else None
+        return self.batch.views()[0] if self.render_mode == "rgb_array" else None
 
     def get_state(self) -> dict[str, Any]:
         """Return all that the future depends on, as JSON-able values and arrays."""

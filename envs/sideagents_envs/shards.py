@@ -42,7 +42,7 @@ def serve(batch: PointNavBatch, command: str, payload: Any) -> Any:
         return batch.poses.copy()
     if command == "reseed":
         return batch.source.reseed(payload)
-    if command in ("expert_actions", "tracks", "present", "get_state"):
+    if command in ("expert_actions", "tracks", "present", "views", "get_state"):
         return getattr(batch, command)()
     if command == "set_state":
         return batch.set_state(payload)

@@ -220,7 +220,7 @@ class PointNavVecEnv(VecEnv):
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """Return the agents' views (H, W, 3)."""
-        return list(self.observe()["rgb"])
+        return [view for views in self._ask("views") for view in views]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return one of our attributes once per environment: the environments have none of their own."""
