@@ -65,7 +65,11 @@ def rotation(degrees: float) -> np.ndarray:
 def two_storeys() -> Part:
     """A floor at 0 and one at 3 above it, joined by a ramp, a landing and a bridge beside the ramp."""
     return join(
-        floor(0, 6, 0, 4), ramp(6, 12, 0, 2, 0, 3), floor(12, 14, 0, 4, 3), floor(6, 12, 2.2, 4, 3), floor(0, 6, 0, 4, 3)
+        floor(0, 6, 0, 4),
+        ramp(6, 12, 0, 2, 0, 3),
+        floor(12, 14, 0, 4, 3),
+        floor(6, 12, 2.2, 4, 3),
+        floor(0, 6, 0, 4, 3),
     )
 
 

@@ -183,7 +183,9 @@ def test_stairs_are_climbed() -> None:
 def test_tables_shelves_and_roofs_are_no_floor() -> None:
     table = box(1, 4, 0.7, 0.75, 1, 3)
     high = box(6, 8, 1.7, 1.75, 1, 3)
-    navmesh = NavMesh.from_mesh(*join(*room(0, 10, 0, 8), table, high, floor(0, 10, 0, 8, 2.5), floor(0, 10, 0, 8, 2.7)))
+    navmesh = NavMesh.from_mesh(
+        *join(*room(0, 10, 0, 8), table, high, floor(0, 10, 0, 8, 2.5), floor(0, 10, 0, 8, 2.7))
+    )
     assert navmesh.floor_heights == pytest.approx((0.0,), abs=1e-6)
     assert len(navmesh.island_areas) == 1
     assert not navmesh.is_navigable((2.5, 0.75, 2)), "on the table"

@@ -21,6 +21,7 @@ I32 = NDArray[np.int32]
 U8 = NDArray[np.uint8]
 
 _BUCKETS = 256  # of a quarter cell each: wider than the longest hop
+_STRAIGHT = 2e-5  # metres: a turning point that costs less is none
 REACH = 0.5  # metres above or below a point in which its floor is looked for, as in habitat-sim
 
 
@@ -105,14 +106,21 @@ def _settle(grid: Grid, goal: F64, s: int, failed: int, distance: F64, roots: I3
         d = distance[t] + _length(tx - x, ty - y, tz - z)
         if d < best:
             best, root = d, t
-    for k in range(9):
-        t = grid.nbr[s, k]
-        if k == 4 or t < 0 or done[t] != 1 or roots[t] == failed or not grid.hops[s] >> k & 1:
-            continue
-        r = roots[t]
+    for k in range(18):
+        # Roots of neighbours, then the nodes around a corner that is itself just out of sight.
+        if k < 9:
+            t = grid.nbr[s, k]
+            if k == 4 or t < 0 or done[t] != 1 or roots[t] == failed or not grid.hops[s] >> k & 1:
+                continue
+            r = roots[t]
+        else:
+            r = grid.nbr[failed, k - 9] if failed >= 0 else -1
+            if r < 0 or done[r] != 1 or r == failed:
+                continue
         rx, ry, rz = _point(grid, goal, r)
         d = (distance[r] if r >= 0 else 0.0) + _length(rx - x, ry - y, rz - z)
-        if d < best - 1e-9 and r != root and _visible(grid, goal, s, r, roots, done):
+        # On a straight line both cost the same: the farther root is better, it serves more nodes behind this one.
+        if d < best + 1e-6 and r != root and _visible(grid, goal, s, r, roots, done):
             best, root = d, r
     return best, root
 
@@ -280,7 +288,10 @@ class DistanceField:
         return out
 
     def path(self, start: ArrayLike) -> F64:
-        """Return the turning points from `start` to the goal, both included, (K,3); empty (0,3) when unreachable."""
+        """Return the turning points from `start` to the goal, both included, (K,3); empty (0,3) when unreachable.
+
+        Its length is the value at `start` (to a millimetre or so: points on a straight line are left out).
+        """
         x, y, z = np.asarray(start, np.float64)
         value, root = aim(self.grid, self.field, x, y, z)
         if not np.isfinite(value):
@@ -290,4 +301,12 @@ class DistanceField:
             points.append(_point(self.grid, self.goal, root))
             root = int(self.field.root[root])
         points.append(tuple(self.goal))
-        return np.array(points)
+        kept = [np.array(points[0])]
+        for point, after in zip(points[1:], points[2:], strict=False):
+            if _detour(kept[-1], np.array(point), np.array(after)) > _STRAIGHT:
+                kept.append(np.array(point))
+        return np.array([*kept, self.goal])
+
+
+def _detour(a: F64, b: F64, c: F64) -> float:
+    return float(np.linalg.norm(b - a) + np.linalg.norm(c - b) - np.linalg.norm(c - a))

@@ -162,9 +162,7 @@ class NavMesh:
         """Run `try_step` for a batch: (N,3), (N,3) -> (N,3), bool (N,)."""
         begin = np.ascontiguousarray(starts, dtype=np.float64).reshape(-1, 3)
         out, hit = np.empty_like(begin), np.empty(len(begin), np.bool_)
-        motion.steps(
-            self.grid, begin, np.ascontiguousarray(ends, dtype=np.float64), bool(allow_sliding), out, hit
-        )
+        motion.steps(self.grid, begin, np.ascontiguousarray(ends, dtype=np.float64), bool(allow_sliding), out, hit)
         return out, hit
 
     def sample(self, rng: np.random.Generator, n: int) -> F64:
@@ -232,9 +230,7 @@ class NavMesh:
             if meta["version"] != NAVMESH_VERSION:
                 raise SceneError(f"{path}: navmesh of version {meta['version']}, expected {NAVMESH_VERSION}")
             config = NavMeshConfig(**meta["config"])
-            grid = Grid(
-                arrays["frame"], config.agent_radius_m, *(arrays[k] for k in ("start", "surf", "nbr", "hops"))
-            )
+            grid = Grid(arrays["frame"], config.agent_radius_m, *(arrays[k] for k in ("start", "surf", "nbr", "hops")))
             return cls(config, grid, arrays["column"], arrays["island"], arrays["area"])
         except SceneError:
             raise

@@ -239,9 +239,7 @@ def _tops(
 def walkable_tops(columns: Columns, config: NavMeshConfig) -> Surfaces:
     """Return every top that is flat enough and has the agent's height free above it."""
     return Surfaces(
-        *_tops(
-            columns.start, columns.fragments, columns.walkable, config.agent_height_m, config.max_climb_m, TOLERANCE
-        )
+        *_tops(columns.start, columns.fragments, columns.walkable, config.agent_height_m, config.max_climb_m, TOLERANCE)
     )
 
 
