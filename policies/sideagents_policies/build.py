@@ -118,23 +118,26 @@ def build_venv(
     seed: int | None = None,
     world: World = ALONE,
     perceive: bool = True,
+    images: bool | None = None,
 ) -> VecEnv:
     """Make the environments of one process and the wrappers of the agent.
 
     n_envs: by default `vec.n_envs`. base: from `agent_base`, loaded when needed and not given. episodes_file: a fixed
     list in place of the split's own. world: this process among those that train together. With `perceive=False` the
-    environments come bare, for agents that are no networks. Raises `EnvsError` or `SideAgentsError`.
+    environments come bare, for agents that are no networks, and render nothing unless `images` asks for it.
+    Raises `EnvsError` or `SideAgentsError`.
     """
     if config.env != "embedded":
         raise SideAgentsError(f"env: {config.env} environments need habitat-sim (env: embedded needs nothing)")
     count = config.vec.n_envs if n_envs is None else n_envs
+    seeing = (perceive and config.model.use_rgb) if images is None else images
     venv: VecEnv = make_vec(
         count,
         split=split,
         kind=config.vec.kind if count > 1 else "dummy",
         seed=config.seed if seed is None else seed,
         camera=config.camera,
-        task=config.task if perceive and config.model.use_rgb else replace(config.task, rgb=False, depth=False),
+        task=config.task if seeing else replace(config.task, rgb=False, depth=False),
         scenes=config.scenes,
         episodes_file=episodes_file,
         first_env=world.rank * count,

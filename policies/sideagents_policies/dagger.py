@@ -160,10 +160,10 @@ class RoundFiles:
                 continue
             path = self._path(number)
             try:
-                with np.load(path, allow_pickle=False) as file:
+                with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
                     packed = {key.removeprefix("obs_"): file[key] for key in file.files if key.startswith("obs_")}
                     labels, returns = file["labels"], file["returns"]
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 raise CheckpointError(f"{path}: is cut off ({error})") from None
             self._sizes[number] = len(labels)
             yield packed, labels, returns

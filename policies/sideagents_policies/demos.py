@@ -35,7 +35,6 @@ from sideagents.run.progress import Progress
 from sideagents_envs.batch import STOP
 from sideagents_envs.buildings import scenes_root
 from sideagents_envs.cache import atomic_path
-from sideagents_envs.config import CameraConfig
 from sideagents_envs.episodes import Episode
 from sideagents_envs.simulator import EmbeddedWorld
 from sideagents_policies.build import build_venv
@@ -45,7 +44,6 @@ FORMAT = 1
 PER_SHARD = 500
 NO_ACTION = -1
 _SEED = 7919  # demonstrations are other episodes than those that training draws from the same seed
-_UNSEEN = CameraConfig(width=8, height=8)  # rendered and thrown away when no images are kept
 _RENDERED_AT_ONCE = 64
 
 _ARRAYS: dict[str, tuple[type[np.generic], int]] = {
@@ -109,7 +107,9 @@ def _collect_missing(
     config: AgentConfig, folder: Path, header: dict[str, Any], shards: list[dict[str, Any]], count: int, title: str
 ) -> None:
     total = config.demos.trajectories
-    venv = build_venv(_expert_config(config), n_envs=min(config.vec.n_envs, total), perceive=False)
+    venv = build_venv(
+        _expert_config(config), n_envs=min(config.vec.n_envs, total), perceive=False, images=config.demos.images
+    )
     try:
         done = sum(shard["trajectories"] for shard in shards)
         with Progress(total, title, unit="trajectory", done=done) as progress:
@@ -160,7 +160,6 @@ def _expert_config(config: AgentConfig) -> AgentConfig:
         update={
             "vec": vec,
             "scenes": dataclasses.replace(config.scenes, episodes_per_building=stay),
-            "camera": config.camera if config.demos.images else _UNSEEN,
         }
     )
 
@@ -309,11 +308,11 @@ def read_demos(folder: Path) -> Iterator[Trajectory]:
 def _read_shard(path: Path, images: bool) -> dict[str, NDArray[Any]]:
     expected = _ARRAYS | ({"rgb": (np.uint8, 4)} if images else {})
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {name: file[name] for name in expected}
     except FileNotFoundError:
         raise DemosError(missing_message(path)) from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DemosError(f"{path}: is cut off or no shard of demonstrations ({' '.join(str(error).split())})") from None
     steps, episodes = len(arrays["actions"]), len(arrays["goals"])
     for name, (dtype, dims) in expected.items():

@@ -148,7 +148,7 @@ class DemoReader:
         codes = []
         for i in range(0, len(images), _ENCODED_AT_ONCE):
             tensor = torch.from_numpy(images[i : i + _ENCODED_AT_ONCE]).to(self._device).permute(0, 3, 1, 2)
-            with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.bf16):
+            with torch.no_grad():
                 codes.append(self._base(tensor).float().cpu().numpy())
         return np.concatenate(codes)
 

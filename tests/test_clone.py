@@ -1,0 +1,204 @@
+"""Behaviour cloning: it learns, its frames are those it was given, it stops and goes on, PPO takes it over."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
+
+from sideagents.errors import CheckpointError, ConfigError
+from sideagents.run.checkpoint import load_checkpoint
+from sideagents.run.folder import RunFolder
+from sideagents.run.scalars import read_scalars
+from sideagents_policies import clone as clone_module
+from sideagents_policies.build import load_agent
+from sideagents_policies.checks import default_config
+from sideagents_policies.clone import Cloner, clone, resume
+from sideagents_policies.demos import DemosError, collect
+from sideagents_policies.frames import FrameStore, returns_to_go, stacked
+from sideagents_policies.train import resume as resume_ppo
+from sideagents_policies.train import train
+
+DAGGER = ["clone.dagger_frames=128", "clone.dagger_round_frames=64", "clone.dagger_buffer_frames=150"]
+
+
+def latest(run: Path) -> Path:
+    found = RunFolder.open(run).latest()
+    assert found is not None
+    return found
+
+
+def weights(run: Path) -> bytes:
+    return (latest(run) / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def demos(homes, tmp_path_factory) -> Path:  # noqa: F811
+    return collect(default_config([*homes, "task.max_steps=200"]), tmp_path_factory.mktemp("clone") / "demos")
+
+
+def configured(homes, folder, *overrides):  # noqa: F811
+    return default_config([*homes, "task.max_steps=200", f"runs={folder}", *overrides])
+
+
+@pytest.fixture(scope="module")
+def whole(homes, demos, tmp_path_factory) -> Path:  # noqa: F811
+    """A clone with two DAgger rounds that nothing disturbed."""
+    return clone(configured(homes, tmp_path_factory.mktemp("whole"), *DAGGER), demos)
+
+
+def test_learns_what_the_expert_does(homes, demos, tmp_path):  # noqa: F811
+    overrides = ["clone.epochs=20.0", "clone.learning_rate=0.003", "model.use_map=false", "model.goal_history=1"]
+    run = clone(configured(homes, tmp_path, *overrides), demos)
+    rows = read_scalars(run / "progress.csv")
+    assert float(rows[0]["clone/accuracy"]) < 0.8
+    assert float(rows[-1]["clone/accuracy"]) > 0.9
+    assert float(rows[-1]["clone/value_loss"]) < 0.5 * float(rows[0]["clone/value_loss"])
+    assert float(rows[-1]["train/alpha"]) != 0.5
+    assert float(rows[-1]["clone/learning_rate"]) == pytest.approx(0.0003, rel=0.05)  # cosine to a tenth
+
+
+def test_dagger_rounds(whole):
+    rows = read_scalars(whole / "progress.csv")
+    assert {row["clone/round"] for row in rows} >= {"0", "1", "2"}
+    assert sum(bool(row["time/dagger_fps"]) for row in rows) == 2
+    assert not (whole / "buffer").exists()
+    checkpoint = load_checkpoint(latest(whole))
+    assert checkpoint.state["common"]["place"]["round"] == 3
+
+
+@pytest.mark.parametrize("moment", ["demonstrations", "training of a round", "collecting"])
+def test_stopped_and_resumed_is_the_same(homes, demos, whole, tmp_path, monkeypatch, moment):  # noqa: F811
+    original, steps = Cloner._step, []
+    explore, rounds = clone_module.Explorer.collect, []
+    total = int(read_scalars(whole / "progress.csv")[-1]["step"])
+    stop_at = {"demonstrations": 2, "training of a round": total - 2}.get(moment)
+
+    def step(self, *args):
+        steps.append(1)
+        if len(steps) == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *args)
+
+    def collecting(self, *args):
+        rounds.append(1)
+        if moment == "collecting" and len(rounds) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return explore(self, *args)
+
+    monkeypatch.setattr(Cloner, "_step", step)
+    monkeypatch.setattr(clone_module.Explorer, "collect", collecting)
+    with pytest.raises(KeyboardInterrupt):
+        clone(configured(homes, tmp_path, *DAGGER), demos)
+    run = next(tmp_path.iterdir())
+    taken = len(steps)
+    assert latest(run).name == f"step_{taken:09d}"
+    assert taken < total
+    resume(run)
+    assert len(steps) == total
+    assert weights(run) == weights(whole)
+
+
+def test_a_kill_goes_back_to_the_checkpoint(homes, demos, whole, tmp_path, monkeypatch):  # noqa: F811
+    original, steps = Cloner._step, []
+
+    def step(self, *args):
+        steps.append(1)
+        if len(steps) == total - 1:
+            raise SystemExit(9)  # as sudden as can be within a process: nothing is saved
+        return original(self, *args)
+
+    total = int(read_scalars(whole / "progress.csv")[-1]["step"])
+    monkeypatch.setattr(Cloner, "_step", step)
+    with pytest.raises(SystemExit):
+        clone(configured(homes, tmp_path, *DAGGER, "clone.checkpoint_every_s=0.001"), demos)
+    run = next(tmp_path.iterdir())
+    assert latest(run).name == f"step_{total - 2:09d}"
+    monkeypatch.undo()
+    resume(run)
+    assert weights(run) == weights(whole)
+
+
+def test_ppo_takes_the_clone_over(homes, whole, tmp_path):  # noqa: F811
+    config = configured(homes, tmp_path, "ppo.frames=64", "ppo.critic_warmup_frames=64")
+    run = train(config, init=whole)
+    before, after = load_checkpoint(latest(whole)).tensors, load_checkpoint(latest(run)).tensors
+    assert {n for n, tensor in before.items() if not torch.equal(tensor, after[n])} == {
+        "value_net.weight",
+        "value_net.bias",
+    }
+    with pytest.raises(CheckpointError, match=r"was saved by `sideagents clone`, `sideagents train` cannot resume it"):
+        resume_ppo(whole)
+
+
+def test_without_demos_they_are_collected_first(homes, tmp_path):  # noqa: F811
+    run = clone(configured(homes, tmp_path, "demos.trajectories=4", "model.use_rgb=false"))
+    assert (run / "demos" / "demos.json").exists()
+    assert load_agent(run).base is None
+
+
+def test_other_demonstrations_are_refused(homes, demos, tmp_path):  # noqa: F811
+    with pytest.raises(DemosError, match="was collected with camera"):
+        clone(configured(homes, tmp_path, "camera.hfov_deg=80.0"), demos)
+    with pytest.raises(ConfigError, match="there is nothing to train"):
+        clone(configured(homes, tmp_path, "clone.epochs=0.0"), demos)
+    assert not any(tmp_path.iterdir())
+
+
+def test_two_workers(homes, demos, tmp_path):  # noqa: F811
+    run = clone(configured(homes, tmp_path, *DAGGER, "workers=2", "vec.n_envs=2"), demos)
+    state = load_checkpoint(latest(run)).state
+    assert len(state["processes"]) == 2
+    assert state["common"]["place"]["round"] == 3
+    assert not (run / "buffer").exists()
+
+
+# the parts
+
+
+def test_returns_to_go():
+    assert returns_to_go(np.array([1.0, 2.0, 4.0], np.float32), 0.5).tolist() == [3.0, 4.0, 4.0]
+    assert returns_to_go(np.array([1.0], np.float32), 0.5, last=6.0).tolist() == [4.0]
+
+
+def test_stacked():
+    readings = np.array([[1, 2], [3, 4], [5, 6]])
+    assert stacked(readings, 3, axis=1).tolist() == [[0, 0, 0, 0, 1, 2], [0, 0, 1, 2, 3, 4], [1, 2, 3, 4, 5, 6]]
+    assert stacked(readings[:1], 3, axis=1).tolist() == [[0, 0, 0, 0, 1, 2]]
+    assert stacked(readings, 1, axis=1) is readings
+
+
+def test_store_keeps_the_newest_and_every_value():
+    space = spaces.Dict(
+        {
+            "map": spaces.Box(0, 255, (5, 5, 3), np.uint8),
+            "rgb": spaces.Box(0, 255, (2, 2, 3), np.uint8),
+            "goal": spaces.Box(-1, 1, (3,), np.float32),
+        }
+    )
+    rng = np.random.default_rng(0)
+    frames = {
+        "map": rng.choice(np.array([128, 255], np.uint8), (7, 5, 5, 3)),
+        "rgb": rng.integers(0, 256, (7, 2, 2, 3), dtype=np.uint8),
+        "goal": rng.normal(size=(7, 3)).astype(np.float32),
+    }
+    store = FrameStore(space, 4)
+    labels, returns = np.arange(7, dtype=np.int8), np.arange(7, dtype=np.float32) / 2
+    for part in (slice(0, 3), slice(3, 4), slice(4, 7)):
+        packed = store.pack({key: values[part] for key, values in frames.items()})
+        store.add(packed, labels[part], returns[part])
+    assert len(store) == 4
+    taken, kept, values = store.take(np.array([3, 0, 1, 2]), torch.device("cpu"))
+    assert kept.tolist() == [6, 3, 4, 5]
+    assert values.tolist() == [3.0, 1.5, 2.0, 2.5]
+    for key, expected in frames.items():
+        assert (taken[key].numpy() == expected[[6, 3, 4, 5]]).all(), key
+    store.add(store.pack(frames), labels, returns)  # more than it holds at once
+    assert store.take(np.arange(4), torch.device("cpu"))[1].tolist() == [3, 4, 5, 6]
+    assert FrameStore.frame_bytes(space) == 10 + 12 + 12 + 5

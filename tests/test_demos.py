@@ -1,0 +1,213 @@
+"""Demonstrations: what is stored, that it is what the environments show, resuming, damage."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
+
+from sideagents_policies.build import agent_base, build_venv, observation_space
+from sideagents_policies.checks import default_config
+from sideagents_policies.config import AgentConfig
+from sideagents_policies.demos import (
+    NO_ACTION,
+    DemosError,
+    _expert_config,
+    check_fits,
+    collect,
+    count_frames,
+    read_demos,
+    read_header,
+)
+from sideagents_policies.frames import DemoReader
+
+LONG = ["task.max_steps=200"]  # enough for the expert to arrive
+
+
+@pytest.fixture(scope="module")
+def config(homes) -> AgentConfig:  # noqa: F811
+    return default_config([*homes, *LONG])
+
+
+@pytest.fixture(scope="module")
+def folder(config, tmp_path_factory) -> Path:
+    return collect(config, tmp_path_factory.mktemp("demos") / "here")
+
+
+def test_counts_are_exact(folder):
+    header = read_header(folder)
+    trajectories = list(read_demos(folder))
+    assert len(trajectories) == header["trajectories"] == 8
+    assert count_frames(header) == sum(int((t.actions != NO_ACTION).sum()) for t in trajectories)
+    assert count_frames(header, 1, 2) == sum(int((t.actions != NO_ACTION).sum()) for t in trajectories[1::2])
+    assert all(t.success for t in trajectories)
+    assert {t.scene for t in trajectories} == {"one", "two"}
+
+
+def test_documented_arrays(folder):
+    with np.load(folder / "shard_00000.npz", allow_pickle=False) as file:
+        assert set(file.files) == {
+            "poses", "actions", "rewards", "episode_starts", "goals", "scenes", "successes", "rgb"
+        }  # fmt: skip
+        steps = len(file["actions"])
+        assert file["poses"].shape == (steps, 4)
+        assert file["rgb"].shape == (steps, 32, 32, 3)
+        assert file["episode_starts"].sum() == 8
+        # the automatic stop is the last step of each trajectory, and the only one without an action
+        last = np.append(np.flatnonzero(file["episode_starts"])[1:], steps) - 1
+        assert np.flatnonzero(file["actions"] == NO_ACTION).tolist() == last.tolist()
+
+
+def test_return_is_the_closed_form(folder, config):
+    for trajectory in read_demos(folder):
+        # success + progress - slack, as the task defines it; the expert bumps into nothing
+        progress = (
+            trajectory.rewards.sum() - config.task.success_reward - config.task.slack_reward * len(trajectory.actions)
+        )
+        straight = np.hypot(*(trajectory.poses[0, [0, 2]] - trajectory.goal[[0, 2]]))
+        assert progress >= straight - config.task.success_distance_m - 0.05
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.goal_history=3"],
+        ["model.frames=3"],
+        ["model.method=finetune", "model.frames=2"],
+        ["model.use_rgb=false"],
+        ["model.use_map=false", "task.depth=true", "camera.width=40", "camera.height=40"],
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_read_as_the_environment_shows_it(homes, tmp_path, overrides):  # noqa: F811
+    config = default_config([*homes, *LONG, *overrides, "demos.trajectories=4", "vec.n_envs=2"])
+    shown = play(config)
+    base = agent_base(config)
+    import torch
+
+    reader = DemoReader(config, observation_space(config, base), base, torch.device("cpu"))
+    trajectories = list(read_demos(collect(config, tmp_path / "demos")))
+    for trajectory, (observations, actions) in zip(trajectories, shown, strict=True):
+        read = reader.observations(trajectory)
+        assert set(read) == set(observations[0])
+        assert len(read["goal"]) == len(observations)
+        for key, values in read.items():
+            expected = np.stack([step[key] for step in observations])
+            if key == "base":  # encoded in other batches
+                np.testing.assert_allclose(values, expected, atol=1e-4)
+            else:
+                assert (values == expected).all(), key
+        assert (trajectory.actions[:-1] == actions[:-1]).all()
+
+
+def play(config):
+    """Play what `collect` plays, through the agent's wrappers; return the first two episodes of each environment."""
+    from sideagents_policies.demos import _SEED
+
+    venv = build_venv(_expert_config(config))
+    venv.seed(int(np.random.SeedSequence([_SEED, config.seed, 0]).generate_state(1)[0]))
+    observations = venv.reset()
+    finished = [[], []]
+    steps = [([], []), ([], [])]
+    while min(len(done) for done in finished) < 2:
+        actions = venv.unwrapped.expert_actions()
+        for env in range(2):
+            steps[env][0].append({key: value[env].copy() for key, value in observations.items()})
+            steps[env][1].append(actions[env])
+        observations, _, dones, _ = venv.step(actions)
+        for env in np.flatnonzero(dones):
+            finished[env].append(steps[env])
+            steps[env] = ([], [])
+    venv.close()
+    return [episode for done in finished for episode in done[:2]]
+
+
+def test_images_can_be_left_out(homes, folder, config, tmp_path):  # noqa: F811
+    bare = collect(default_config([*homes, *LONG, "demos.images=false"]), tmp_path / "bare")
+    assert (bare / "shard_00000.npz").stat().st_size < 0.1 * (folder / "shard_00000.npz").stat().st_size
+    import torch
+
+    base = agent_base(config)
+    reader = DemoReader(config, observation_space(config, base), base, torch.device("cpu"))
+    for kept, rendered in zip(read_demos(folder), read_demos(bare), strict=True):
+        assert rendered.rgb is None
+        assert (reader.observations(rendered)["rgb"] == kept.rgb).all()
+
+
+def test_collecting_goes_on_where_it_stopped(config, tmp_path, monkeypatch):
+    from sideagents_policies import demos
+
+    monkeypatch.setattr(demos, "PER_SHARD", 3)
+    whole = collect(config, tmp_path / "whole")
+    original, calls = demos._write_npz, []
+
+    def interrupted(path, arrays):
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        original(path, arrays)
+
+    monkeypatch.setattr(demos, "_write_npz", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        collect(config, tmp_path / "cut")
+    with pytest.raises(DemosError, match="holds 3 of 8 trajectories"):
+        check_fits(tmp_path / "cut", config)
+    collect(config, tmp_path / "cut")
+    assert [path.name for path in calls] == [f"shard_0000{i}.npz" for i in (0, 1, 1, 2)]
+    assert [(t.actions.tolist(), t.scene) for t in read_demos(tmp_path / "cut")] == [
+        (t.actions.tolist(), t.scene) for t in read_demos(whole)
+    ]
+
+
+def test_processes_change_nothing(homes, folder, tmp_path):  # noqa: F811
+    spread = collect(default_config([*homes, *LONG, "vec.kind=subproc"]), tmp_path / "spread")
+    for one, other in zip(read_demos(folder), read_demos(spread), strict=True):
+        assert (one.poses == other.poses).all()
+        assert (one.rgb == other.rgb).all()
+
+
+def test_another_folder_is_left_alone(homes, folder, config, tmp_path):  # noqa: F811
+    with pytest.raises(DemosError, match="holds demonstrations with seed=1, now seed=2"):
+        collect(default_config([*homes, *LONG, "seed=2"]), folder)
+    (tmp_path / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(DemosError, match="not empty and holds no demonstrations"):
+        collect(config, tmp_path)
+
+
+def test_must_fit_the_configuration(homes, folder):  # noqa: F811
+    with pytest.raises(DemosError, match="was collected with camera"):
+        check_fits(folder, default_config([*homes, *LONG, "camera.width=48"]))
+    with pytest.raises(DemosError, match=r"task\.turn_deg=10\.0, the configuration has 15\.0"):
+        check_fits(folder, default_config([*homes, *LONG, "task.turn_deg=15.0"]))
+    with pytest.raises(DemosError, match="no such folder of demonstrations, did you mean 'here'"):
+        check_fits(folder.parent / "hare", default_config([*homes, *LONG]))
+
+
+@pytest.mark.parametrize("damage", ["cut", "pickle", "missing", "array", "header", "text"])
+def test_damage_is_told(folder, tmp_path, damage):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shard = tmp_path / "shard_00000.npz"
+    if damage == "cut":
+        shard.write_bytes(shard.read_bytes()[:5000])
+    elif damage == "pickle":
+        np.savez(shard, **{name: np.array([{}], object) for name in ("poses", "actions")})
+    elif damage == "missing":
+        shard.unlink()
+    elif damage == "array":
+        with np.load(shard) as file:
+            arrays = dict(file)
+        np.savez(shard, **(arrays | {"poses": arrays["poses"][:-1]}))
+    elif damage == "header":
+        (tmp_path / "demos.json").write_text(json.dumps({"format": 9}))
+    else:
+        shard.write_bytes(b"hello")
+        assert not zipfile.is_zipfile(shard)
+    with pytest.raises(DemosError) as caught:
+        list(read_demos(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
