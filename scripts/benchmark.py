@@ -1,4 +1,4 @@
-"""Speed of the environments, as a list of rows: `python scripts/benchmark.py env --json FILE`."""
+"""Speed of environments and training, as a list of rows: `python scripts/benchmark.py env|train --json FILE`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sideagents.errors import SideAgentsError
 from sideagents_envs.cache import atomic_path
 from sideagents_envs.errors import EnvsError
 
@@ -25,6 +26,14 @@ def env_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     )
 
 
+def train_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from sideagents_policies.benchmark import CHOICES, benchmark_train
+
+    return benchmark_train(
+        options.only or CHOICES, quick=options.quick, progress=lambda line: print(line, file=sys.stderr, flush=True)
+    )
+
+
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(description="Measure speed; rows {name, value, unit, ...} go to --json FILE.")
     verbs = root.add_subparsers(dest="verb", required=True)
@@ -35,6 +44,10 @@ def parser() -> argparse.ArgumentParser:
     env.add_argument("--repeats", type=int, default=5)
     env.add_argument("--scene", type=Path, help="a building of your own, measured besides the bundled ones")
     env.set_defaults(rows=env_rows)
+    train = verbs.add_parser("train", help="frames per second of PPO beside the limit of its parts, in about 8 minutes")
+    train.add_argument("--only", nargs="+", metavar="NAME", help="some of: bundled resnet18 resnet50 workers")
+    train.add_argument("--quick", action="store_true", help="see in seconds that it runs; the figures mean nothing")
+    train.set_defaults(rows=train_rows)
     for verb in verbs.choices.values():
         verb.add_argument("--json", type=Path, metavar="FILE", help="where the rows are written")
     return root
@@ -44,7 +57,7 @@ def main() -> int:
     options = parser().parse_args()
     try:
         rows = options.rows(options)
-    except EnvsError as error:
+    except (EnvsError, SideAgentsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.json is None:

@@ -1,0 +1,70 @@
+"""The frozen bases that training is timed with: three sizes, random weights, on which speed does not depend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sideagents.bases.encoder import MidLevelEncoder
+from sideagents.bases.taskonomy import TaskonomyEncoder
+from sideagents.core.base import FrozenBase
+from sideagents.errors import SideAgentsError, nearest
+
+CODE_CHANNELS = 8
+
+
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016, figure 5 left)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
+        return functional.relu(out + self.shortcut(x))
+
+
+def resnet18_encoder() -> nn.Sequential:
+    """Make ResNet-18's trunk with a 1x1 convolution to 8 channels: (B, 3, H, W) -> (B, 8, H/32, W/32)."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1),
+    ]
+    width = 64
+    for outputs in (64, 128, 256, 512):
+        layers += [_BasicBlock(width, outputs, outputs // width), _BasicBlock(outputs, outputs, 1)]
+        width = outputs
+    return nn.Sequential(*layers, nn.Conv2d(width, CODE_CHANNELS, 1))
+
+
+_ENCODERS: dict[str, Callable[[], nn.Module]] = {
+    "bundled": MidLevelEncoder,
+    "resnet18": resnet18_encoder,
+    "resnet50": TaskonomyEncoder,
+}
+BASES = tuple(_ENCODERS)
+
+
+def benchmark_base(name: str, *, bf16: bool = True, seed: int = 0) -> FrozenBase:
+    """Make a base for 64 x 64 images: `bundled` (the shipped architecture), `resnet18`, `resnet50` (Taskonomy's).
+
+    bf16: compute in bfloat16, codes are float32 all the same. Raises `SideAgentsError` for another name.
+    """
+    if name not in _ENCODERS:
+        raise SideAgentsError(f"unknown benchmark base {name!r}{nearest(name, BASES)} (known: {', '.join(BASES)})")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = _ENCODERS[name]()
+    return FrozenBase(encoder, name, dtype=torch.bfloat16 if bf16 else None)
