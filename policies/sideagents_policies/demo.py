@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from sideagents.errors import SideAgentsError
 from sideagents_policies.checks import read_config
@@ -18,8 +17,8 @@ BASELINES = ("expert", "straight", "forward", "random")
 _COLUMNS = ("success", "spl", "nav_reward", "steps")
 
 
-def demo(name: str = "pointnav/demo", overrides: tuple[str, ...] = ()) -> Path:
-    """Run the demonstration with a configuration; return the trained run's folder.
+def demo(name: str = "pointnav/demo", overrides: tuple[str, ...] = ()) -> int:
+    """Run the demonstration with a configuration; return 0.
 
     Prints one table for agent and baselines on the same held-out episodes, and where video and plot were written.
     """
@@ -37,4 +36,4 @@ def demo(name: str = "pointnav/demo", overrides: tuple[str, ...] = ()) -> Path:
     plot = plot_runs([trained], trained / "plots" / "curves.png")
     print(f"\n{results_table(results, _COLUMNS)}\n\nvideo: {video}\nplot:  {plot}")
     print(f"{(time.monotonic() - began) / 60:.1f} minutes in all; go on with `sideagents --help`")
-    return trained
+    return 0

@@ -109,7 +109,7 @@ def evaluate_run(
     torch.set_num_threads(loaded.config.threads)
     chosen, config = _chosen(loaded.config, split, episodes, episodes_file, scenes_dir)
     greedy = config.eval.deterministic if deterministic is None else deterministic
-    venv = _venv(config, chosen, base=loaded.base)
+    venv = _venv(config, chosen, base=loaded.base, perceive=True)
     try:
         agent = PolicyAgent(loaded.policy.logits, config.seed, greedy, config.eval.temperature)
         rows = run_episodes(venv, agent, chosen.count, f"{loaded.run.path.name} on {chosen.label}")
@@ -141,7 +141,7 @@ def evaluate_baseline(
     """Evaluate `expert`, `random`, `forward` or `straight` on the same episodes; otherwise as `evaluate_run`."""
     chosen, config = _chosen(config, split, episodes, episodes_file, scenes_dir)
     BASELINES.get(name)  # an unknown name is told before buildings are made
-    venv = _venv(config, chosen, base=None)
+    venv = _venv(config, chosen, base=None, perceive=False)
     try:
         agent = make_baseline(name, venv, config.task, config.seed)
         rows = run_episodes(venv, agent, chosen.count, f"{name} on {chosen.label}")
@@ -162,9 +162,8 @@ def _chosen(
     return chosen, chosen.applied_to(config)
 
 
-def _venv(config: AgentConfig, chosen: EpisodesFrom, base: FrozenBase | None) -> VecEnv:
+def _venv(config: AgentConfig, chosen: EpisodesFrom, base: FrozenBase | None, perceive: bool) -> VecEnv:
     n_envs = min(config.eval.n_envs, chosen.count) if chosen.count else config.eval.n_envs
-    perceive = base is not None
     return build_venv(config, chosen.split, n_envs, base=base, episodes_file=chosen.file, perceive=perceive)
 
 

@@ -1,0 +1,121 @@
+"""The paper's navigation tables at a small fixed budget, cell by cell (side-tuning paper, Tables 3c, 3d and Figure 8).
+
+bc      behaviour cloning from 490 demonstrations: five methods x bases curvature and denoising
+ppo     PPO from fresh heads, the same ten agents
+demos   behaviour cloning from 49, 490 and 4,900 demonstrations, base denoising, four methods
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sideagents.run.cells import Cell, read_rows, run_cells, select
+from sideagents.run.config import config_hash
+from sideagents_policies.build import load_agent
+from sideagents_policies.checks import read_config
+from sideagents_policies.clone import clone
+from sideagents_policies.config import AgentConfig
+from sideagents_policies.demos import collect
+from sideagents_policies.evaluate import evaluate_run
+from sideagents_policies.tables import cell as shown
+from sideagents_policies.tables import markdown_table
+from sideagents_policies.train import train
+
+CONFIG = "pointnav/comparison"
+METHODS = ("sidetune", "features", "finetune", "scratch", "stagewise")
+BASES = ("curvature", "denoising")
+SIZES = (49, 490, 4900)
+STEPS = 2048  # optimizer steps of every cloning cell, whatever the number of demonstrations
+_FRAMES_PER_DEMO = 60.0  # about; only turns STEPS into epochs
+_ESTIMATE_S = {"bc": 420.0, "ppo": 900.0, "demos": 480.0}
+_METRICS = ("success", "spl", "nav_reward")
+
+
+def keys_of(table: str, seeds: Sequence[int]) -> list[dict[str, str | int | float]]:
+    """Return the keys of a table's cells."""
+    if table == "demos":
+        cells = [("denoising", m, n) for n in SIZES for m in METHODS if m != "stagewise"]
+    else:
+        cells = [(b, m, 490) for b in BASES for m in METHODS]
+    return [{"table": table, "base": b, "method": m, "demos": n, "seed": s} for s in seeds for b, m, n in cells]
+
+
+def config_of(key: Mapping[str, str | int | float]) -> AgentConfig:
+    """Return the configuration of one cell."""
+    demos = int(key["demos"])
+    config = read_config(CONFIG)
+    batch = config.clone.batch_size * config.workers
+    epochs = round(STEPS * batch / (demos * _FRAMES_PER_DEMO), 3)
+    return read_config(
+        CONFIG,
+        [
+            f"name=comparison_{key['table']}",
+            f"model.base={key['base']}",
+            f"model.method={key['method']}",
+            f"seed={key['seed']}",
+            f"demos.trajectories={demos}",
+            f"clone.epochs={epochs}",
+        ],
+    )
+
+
+def work(cell: Cell) -> dict[str, Any]:
+    """Train and evaluate one cell; return its row."""
+    config = config_of(cell.key)
+    if cell.key["table"] == "ppo":
+        run = train(config)
+    else:
+        # one set of demonstrations for each size and seed serves all methods and bases
+        folder = Path(config.runs) / f"comparison_demos_{cell.key['demos']}_{config.seed}"
+        found = clone(config, demos=collect(config, folder))
+        assert found is not None
+        run = found
+    result = evaluate_run(run)
+    alpha = float(getattr(load_agent(run).policy.features_extractor, "alpha_value", lambda: math.nan)())
+    return {
+        "episodes": result["episodes"],
+        "buildings": result["buildings"],
+        "metrics": result["metrics"],
+        "alpha": None if math.isnan(alpha) else round(alpha, 4),
+    }
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as Markdown, in the order of their cells."""
+    header = ["base", "method", "demos", "seed", "success", "SPL", "Nav. Rew.", "alpha", "minutes"]
+    lines = []
+    for row in rows:
+        key, alpha = row["cell"], row["alpha"]
+        demos = "-" if key["table"] == "ppo" else str(key["demos"])
+        stats = [shown(metric, row["metrics"][metric]) for metric in _METRICS]
+        shown_alpha = "-" if alpha is None else f"{alpha:.2f}"
+        lines.append(
+            [key["base"], key["method"], demos, str(key["seed"]), *stats, shown_alpha, f"{row['seconds'] / 60:.1f}"]
+        )
+    return markdown_table(header, lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing of the tables, or print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", default=list(_ESTIMATE_S), metavar="TABLE", help="bc, ppo, demos (all)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="KEY=VALUE", help="cells to run, e.g. method=sidetune")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    parser.add_argument("--minutes", type=float, default=90.0, help="start no cell that would end later (default 90)")
+    parser.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of the rows")
+    parser.add_argument("--show", action="store_true", help="print the tables and run nothing")
+    args = parser.parse_args(argv)
+    for table in args.tables:
+        if table not in _ESTIMATE_S:
+            parser.error(f"unknown table {table!r} (choose from {', '.join(_ESTIMATE_S)})")
+        path = args.results / f"navigation_{table}.jsonl"
+        if not args.show:
+            keys = keys_of(table, args.seeds)
+            cells = [Cell(key, config_hash(config_of(key)), _ESTIMATE_S[table]) for key in keys]
+            run_cells(path, select(cells, args.only), work, limit_s=60 * args.minutes)
+        print(table_of(read_rows(path)))
+    return 0
