@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from pathlib import Path
@@ -89,7 +90,7 @@ def taut(start, end, *corners, radius=RADIUS) -> float:
             angle += side * math.asin(radius / length)
         total += length if 0 < i < len(points) - 2 else math.sqrt(length**2 - radius**2)
         directions.append(angle)
-    for a, b in zip(directions, directions[1:], strict=False):
+    for a, b in itertools.pairwise(directions):
         total += radius * abs((b - a + math.pi) % (2 * math.pi) - math.pi)
     return total
 

@@ -1,3 +1,4 @@
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -96,7 +97,7 @@ def test_it_always_arrives_on_nearly_the_shortest_way(flat: NavMesh, task: TaskC
 def test_it_never_swings_between_two_headings(flat: NavMesh) -> None:
     for episode in episodes(flat, 20, 1):
         actions = follow(flat, *episode).actions
-        assert not any({a, b} == {LEFT, RIGHT} for a, b in zip(actions, actions[1:], strict=False))
+        assert not any({a, b} == {LEFT, RIGHT} for a, b in itertools.pairwise(actions))
 
 
 def test_it_is_deterministic(flat: NavMesh) -> None:

@@ -1,3 +1,4 @@
+import itertools
 import math
 import time
 
@@ -95,7 +96,7 @@ def test_the_path_has_the_length_of_the_value_and_can_be_walked() -> None:
     assert path[0] == pytest.approx(at(1, 7))
     assert path[-1] == pytest.approx(at(7, 7))
     assert np.linalg.norm(np.diff(path, axis=0), axis=1).sum() == pytest.approx(field.value(at(1, 7)), abs=1e-3)
-    for a, b in zip(path, path[1:], strict=False):
+    for a, b in itertools.pairwise(path):
         reached, _ = navmesh.try_step(a, b)
         assert reached == pytest.approx(b, abs=0.02)
     assert len(path) <= 10

@@ -8,8 +8,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from sideagents_envs.config import NavMeshConfig
 from sideagents_envs.motion import EDGE, GAP, QX, QZ, Grid, follow, probe, push_out, slot
-from sideagents_envs.voxels import TOLERANCE, YMAX, YMIN, clip, reachable
+from sideagents_envs.voxels import TOLERANCE, YMAX, YMIN, Columns, Surfaces, clip, reachable
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -66,64 +67,69 @@ def _ledge(ix: int, iz: int, dx: int, dz: int, floor: F32, cell: float, polygon:
 
 
 @numba.njit(cache=True)
-def gaps(
-    begin: I64, fragments: F32, triangle: I32, corners: F64, start: I32, column: I32, y: F32, extent: F32, nbr: I32,
-    nx: int, cell: float, agent_height: float, climb: float,
-) -> F64:  # fmt: skip
-    """Return the distance in plan from each surface's centre to the nearest obstacle or ledge, (N,) metres.
+def _borders(start: I32, column: I32, y: F32, nbr: I32, nx: int, climb: float) -> tuple[I32, I32]:
+    """Return every surface and slot in which a neighbour is missing, (M,) each."""
+    count = 0
+    surface, where = np.empty(9 * column.size, np.int32), np.empty(9 * column.size, np.int32)
+    for s in range(column.size):
+        for k in range(9):
+            if nbr[s, k] >= 0:
+                continue
+            dx, dz = k // 3 - 1, k % 3 - 1
+            if dx != 0 and dz != 0 and reachable(start, y, column[s] + dz * nx + dx, y[s], climb) >= 0:
+                continue  # a free cell around a corner
+            surface[count], where[count] = s, k
+            count += 1
+    return surface[:count].copy(), where[:count].copy()
 
-    Where a neighbour is missing, the triangles that stand in its column between climbing height and the agent's height
-    are the obstacles, else the floor ends there. The nearest obstacle is handed on from cell to cell in order of
-    distance (a vector distance transform), along links only, so that other floors do not count.
-    """
-    n = column.size
+
+@numba.njit(cache=True)
+def _obstacles(
+    surface: I32, where: I32, begin: I64, fragments: F32, triangle: I32, corners: F64, column: I32, y: F32,
+    extent: F32, nx: int, cell: float, agent_height: float, climb: float, gap: F64, source: I32,
+) -> tuple[F64, I32]:  # fmt: skip
+    """Write each border surface's distance and nearest obstacle; returns the obstacles: (K,6,2), numbers of points."""
     spare, part = np.empty((9, 3)), np.empty((9, 3))
     polygons, counts = np.empty((1024, 6, 2)), np.empty(1024, np.int32)
     used = 0
-    made, made_low = np.full(corners.shape[0], -1, np.int32), np.empty(corners.shape[0], np.float32)
-    gap = np.full(n, np.inf)
-    source = np.full(n, -1, np.int32)
-    queue = [(0.0, np.int64(0)) for _ in range(0)]
-    for s in range(n):
+    made, made_low = np.full(corners.shape[0], -1, np.int32), np.empty(corners.shape[0])
+    for m in range(surface.size):
+        s, dx, dz = surface[m], where[m] // 3 - 1, where[m] % 3 - 1
         ix, iz = column[s] % nx, column[s] // nx
-        x, z = (ix + 0.5) * cell, (iz + 0.5) * cell
         low, high = y[s] + climb + TOLERANCE, y[s] + agent_height
-        for dx in range(-1, 2):
-            for dz in range(-1, 2):
-                if nbr[s, slot(dx, dz)] >= 0:
-                    continue
-                c = column[s] + dz * nx + dx
-                if dx != 0 and dz != 0 and reachable(start, y, c, y[s], climb) >= 0:
-                    continue
-                standing = 0
-                for k in range(begin[c], begin[c + 1] + 1):
-                    # the last turn of the loop is for the ledge, where nothing stands
-                    ledge = k == begin[c + 1]
-                    if (ledge and standing > 0) or (
-                        not ledge and not (fragments[k, YMAX] > low and fragments[k, YMIN] < high)
-                    ):
-                        continue
-                    if used == counts.size:
-                        polygons = np.concatenate((polygons, np.empty_like(polygons)))
-                        counts = np.concatenate((counts, np.empty_like(counts)))
-                    standing += 1
-                    which = used
-                    if ledge:
-                        counts[used] = _ledge(ix, iz, dx, dz, extent[s], cell, polygons[used])
-                        used += 1
-                    else:
-                        f = triangle[k]
-                        if made[f] >= 0 and made_low[f] == low:
-                            which = made[f]
-                        else:
-                            counts[used] = _footprint(corners[f], low, high, spare, part, polygons[used])
-                            made[f], made_low[f] = used, low
-                            used += 1
-                    d = _distance(x, z, polygons[which], counts[which])
-                    if d < gap[s]:
-                        gap[s], source[s] = d, which
-        if source[s] >= 0:
-            heapq.heappush(queue, (gap[s], np.int64(s)))
+        c = column[s] + dz * nx + dx
+        standing = False
+        # one turn more than there are fragments: the last is for the ledge, where nothing stands
+        for k in range(begin[c], begin[c + 1] + 1):
+            if used == counts.size:
+                polygons = np.concatenate((polygons, np.empty_like(polygons)))
+                counts = np.concatenate((counts, np.empty_like(counts)))
+            which = used
+            if k == begin[c + 1]:
+                if standing:
+                    break
+                counts[used] = _ledge(ix, iz, dx, dz, extent[s], cell, polygons[used])
+            elif not (fragments[k, YMAX] > low and fragments[k, YMIN] < high):
+                continue
+            elif made[triangle[k]] >= 0 and made_low[triangle[k]] == low:
+                which = made[triangle[k]]
+            else:
+                f = triangle[k]
+                counts[used] = _footprint(corners[f], low, high, spare, part, polygons[used])
+                made[f], made_low[f] = used, low
+            used += which == used
+            standing = True
+            d = _distance((ix + 0.5) * cell, (iz + 0.5) * cell, polygons[which], counts[which])
+            if d < gap[s]:
+                gap[s], source[s] = d, which
+    return polygons[:used], counts[:used]
+
+
+@numba.njit(cache=True)
+def _hand_on(polygons: F64, counts: I32, column: I32, nbr: I32, nx: int, cell: float, gap: F64, source: I32) -> None:
+    """Hand obstacles on from surface to surface in order of distance (a vector distance transform)."""
+    queue = [(gap[s], np.int64(s)) for s in range(gap.size) if source[s] >= 0]
+    heapq.heapify(queue)
     while len(queue) > 0:
         d, s = heapq.heappop(queue)
         if d > gap[s]:
@@ -132,11 +138,28 @@ def gaps(
             t = nbr[s, k]
             if t < 0 or t == s:
                 continue
-            cx, cz = (column[t] % nx + 0.5) * cell, (column[t] // nx + 0.5) * cell
-            e = _distance(cx, cz, polygons[source[s]], counts[source[s]])
+            x, z = (column[t] % nx + 0.5) * cell, (column[t] // nx + 0.5) * cell
+            e = _distance(x, z, polygons[source[s]], counts[source[s]])
             if e < gap[t]:
                 gap[t], source[t] = e, source[s]
                 heapq.heappush(queue, (e, np.int64(t)))
+
+
+def gaps(columns: Columns, tops: Surfaces, nbr: I32, config: NavMeshConfig) -> F64:
+    """Return the distance in plan from each surface's centre to the nearest obstacle or ledge, (N,) metres.
+
+    Where a neighbour is missing, the triangles that stand in its column between climbing height and the agent's height
+    are the obstacles, else the floor ends there. The nearest obstacle is handed on along links only, so that other
+    floors do not count.
+    """
+    nx, cell, climb = columns.nx, config.cell_m, config.max_climb_m
+    surface, where = _borders(tops.start, tops.column, tops.y, nbr, nx, climb)
+    gap, source = np.full(len(tops.y), np.inf), np.full(len(tops.y), -1, np.int32)
+    polygons, counts = _obstacles(
+        surface, where, columns.start, columns.fragments, columns.triangle, columns.corners, tops.column, tops.y,
+        tops.extent, nx, cell, config.agent_height_m, climb, gap, source,
+    )  # fmt: skip
+    _hand_on(polygons, counts, tops.column, nbr, nx, cell, gap, source)
     return gap
 
 
@@ -253,7 +276,7 @@ def areas(grid: Grid, column: I32, island: I32) -> F64:
 def lower_neighbours(
     start: I32, column: I32, y: F32, nbr: I32, island: I32, area: F64, sizes: F64, nx: int, drop: float
 ) -> tuple[I64, I64, I64, I64]:
-    """Count per island: cells, cells above another sizeable island, border directions, those that fall onto a larger one.
+    """Count per island: cells, cells above another sizeable island, border directions, falls to a larger one.
 
     `sizes` are the islands' areas; a fall is at most `drop` metres. Sizeable is a third of the island above.
     """

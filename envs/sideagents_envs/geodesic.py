@@ -8,6 +8,7 @@ Lengths are sums of straight lines in space between turning points, as habitat-s
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numba
@@ -40,9 +41,9 @@ def _length(dx: float, dy: float, dz: float) -> float:
 
 @numba.njit(cache=True, inline="always")
 def _point(grid: Grid, goal: F64, node: int) -> tuple[float, float, float]:
-    x = goal[0] if node < 0 else np.float64(grid.surf[node, QX])
-    y = goal[1] if node < 0 else np.float64(grid.surf[node, Y])
-    z = goal[2] if node < 0 else np.float64(grid.surf[node, QZ])
+    x = float(goal[0]) if node < 0 else float(np.float64(grid.surf[node, QX]))
+    y = float(goal[1]) if node < 0 else float(np.float64(grid.surf[node, Y]))
+    z = float(goal[2]) if node < 0 else float(np.float64(grid.surf[node, QZ]))
     return x, y, z
 
 
@@ -95,7 +96,7 @@ def _visible(grid: Grid, goal: F64, s: int, root: int, roots: I32, done: U8) -> 
 
 @numba.njit(cache=True)
 def _settle(grid: Grid, goal: F64, s: int, failed: int, distance: F64, roots: I32, done: U8) -> tuple[float, int]:
-    """Return distance and root of a node that does not see the root it was offered: by a settled neighbour or its root."""
+    """Return distance and root of a node that does not see the root it was offered."""
     x, y, z = _point(grid, goal, s)
     best, root = np.inf, -1
     for k in range(9):
@@ -211,7 +212,7 @@ def solve(grid: Grid, goal: F64, s: int, distance: F64, roots: I32) -> None:
 
 @numba.njit(cache=True)
 def _aim(grid: Grid, field: Field, s: int, x: float, y: float, z: float) -> tuple[float, int]:
-    """Return the distance from a point on surface `s` and the node (-1: the goal) to walk to first; inf: unreachable."""
+    """As `aim`, for a point on surface `s`."""
     goal, distance, roots = field.goal, field.distance, field.root
     offered = np.empty(9, np.int32)
     values = np.empty(9)
@@ -302,7 +303,7 @@ class DistanceField:
             root = int(self.field.root[root])
         points.append(tuple(self.goal))
         kept = [np.array(points[0])]
-        for point, after in zip(points[1:], points[2:], strict=False):
+        for point, after in itertools.pairwise(points):
             if _detour(kept[-1], np.array(point), np.array(after)) > _STRAIGHT:
                 kept.append(np.array(point))
         return np.array([*kept, self.goal])

@@ -73,7 +73,7 @@ def follow(grid: Grid, s: int, x: float, z: float, to_x: float, to_z: float) -> 
     dz = int(np.floor((to_z - frame[1]) / frame[2]) - np.floor((z - frame[1]) / frame[2]))
     if abs(dx) > 1 or abs(dz) > 1:
         return -1
-    return grid.nbr[s, slot(dx, dz)]
+    return int(grid.nbr[s, slot(dx, dz)])
 
 
 @numba.njit(cache=True)
@@ -109,7 +109,7 @@ def height(grid: Grid, s: int, x: float, z: float) -> float:
     rise_x = surf[a, Y] - here if a >= 0 else 0.0
     rise_z = surf[b, Y] - here if b >= 0 else 0.0
     rise = surf[c, Y] - here if c >= 0 else rise_x + rise_z
-    return here + rise_x * tx * (1 - tz) + rise_z * tz * (1 - tx) + rise * tx * tz
+    return float(here + rise_x * tx * (1 - tz) + rise_z * tz * (1 - tx) + rise * tx * tz)
 
 
 @numba.njit(cache=True)

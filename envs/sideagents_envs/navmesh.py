@@ -71,10 +71,7 @@ class NavMesh:
         tops = voxels.walkable_tops(columns, config)
         climb = config.max_climb_m + voxels.TOLERANCE
         nbr = voxels.link(tops.start, tops.column, tops.y, tops.ceiling, columns.nx, config.agent_height_m, climb)
-        gap = clearance.gaps(
-            columns.start, columns.fragments, columns.triangle, columns.corners,
-            tops.start, tops.column, tops.y, tops.extent, nbr, columns.nx, config.cell_m, config.agent_height_m, config.max_climb_m,
-        )  # fmt: skip
+        gap = clearance.gaps(columns, tops, nbr, config)
         surf = np.zeros((len(gap), 4), np.float32)
         surf[:, Y], surf[:, GAP] = tops.y, gap
         frame = np.array([columns.x0, columns.z0, config.cell_m, columns.nx, columns.nz])
@@ -263,7 +260,7 @@ def cached_navmesh(scene_path: Path | str, config: NavMeshConfig | None = None) 
 def _main_islands(grid: Grid, tops: voxels.Surfaces, island: NDArray[np.int32], area: F64) -> NDArray[np.intp]:
     """Return the islands worth walking on, largest first: large, no roof, no furniture top."""
     count = int(island.max(initial=-1)) + 1
-    sizes = np.bincount(island[island >= 0], weights=area[island >= 0], minlength=count)
+    sizes = np.bincount(island[island >= 0], weights=area[island >= 0], minlength=count).astype(np.float64)
     cells, above, border, falls = clearance.lower_neighbours(
         tops.start, tops.column, tops.y, grid.nbr, island, area, sizes, int(grid.frame[3]), _FALL
     )
@@ -276,7 +273,7 @@ def _main_islands(grid: Grid, tops: voxels.Surfaces, island: NDArray[np.int32], 
         return np.empty(0, np.intp)
     good &= sizes >= min(max(_MAIN_AREA, _MAIN_SHARE * sizes[good].max()), sizes[good].max())
     order = np.argsort(-sizes, kind="stable")
-    return order[good[order]]
+    return np.asarray(order[good[order]], np.intp)
 
 
 def _keep(

@@ -220,7 +220,7 @@ def _tops(
                         box[0], box[1] = min(box[0], part[X0]), max(box[1], part[X1])
                         box[2], box[3] = min(box[2], part[Z0]), max(box[3], part[Z1])
                     level = max(level, part[YMID])
-            usable = level > -np.inf
+            usable = bool(level > -np.inf)
             if not usable and was_walkable and top - previous <= climb:
                 # A low bump on a walkable top (Recast's low-hanging obstacle): step over it.
                 level = top
