@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from sideagents_policies.cli import agents, config
+from sideagents_policies.cli import agents, config, pretrain, scenes
 from sideagents_policies.cli.common import Parser, UsageError, one_line
 
 EPILOG = """\
@@ -36,6 +36,8 @@ def build_parser() -> Parser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", parser_class=Parser)
     agents.add_verbs(verbs)
     config.add_verbs(verbs)
+    scenes.add_verbs(verbs)
+    pretrain.add_verbs(verbs)
     return parser
 
 
