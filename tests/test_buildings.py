@@ -92,7 +92,7 @@ def test_plans_have_four_to_eight_rooms_that_tile_the_footprint(plans: list[Plan
     corridors = [any(r.kind == "corridor" for r in p.rooms) for p in plans]
     loops = [len(p.doors) >= len(p.rooms) for p in plans]
     assert 0.2 < np.mean(corridors) < 0.8
-    assert 0.2 < np.mean(loops) < 0.9
+    assert np.mean(loops) > 0.6
 
 
 def test_doors_connect_every_room_and_keep_their_size(plans: list[Plan]) -> None:
@@ -200,8 +200,8 @@ def test_textures_are_palette_images_that_differ_by_seed(draw: Any) -> None:
 def test_a_building_is_what_any_gltf_reader_expects(glb: Path) -> None:
     loaded = trimesh.load(glb)
     faces = sum(len(g.faces) for g in loaded.geometry.values())
-    assert 5_000 <= faces <= 9_500
-    assert 150_000 <= glb.stat().st_size <= 650_000
+    assert 5_000 <= faces <= 9_000
+    assert 150_000 <= glb.stat().st_size <= 620_000
     low, high = loaded.bounds
     assert low[1] == 0.0
     assert 2.5 < high[1] < 2.8
@@ -220,7 +220,7 @@ def test_buildings_are_furnished_with_boxes_and_curved_solids() -> None:
     for seed in range(8):
         nodes, _, plan = building_nodes(seed)
         categories = [n.extras["category"] for n in nodes]
-        assert 5_000 <= sum(len(f) for n in nodes for f in n.faces.values()) <= 9_500
+        assert 5_000 <= sum(len(f) for n in nodes for f in n.faces.values()) <= 9_000
         assert len(nodes) > 60
         assert categories.count("doorway") == len(plan.doors)
         assert {"floor", "wall", "ceiling", "roof", "lamp"} <= set(categories)

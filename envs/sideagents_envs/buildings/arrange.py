@@ -231,7 +231,7 @@ def furnish(dice: Dice, plan: Plan, room: Room) -> Furnished:
     style, floor = make_style(dice), _Floor(room)
     square_metres = room.inner.area // 10_000
     out = Furnished()
-    wanted = max(2, min(6, square_metres * 10 // 38) - len(plan.rooms) // 7)  # many rooms: fewer pieces in each
+    wanted = max(2, min(6, square_metres * 10 // 38) - max(0, len(plan.rooms) - 6))  # many rooms: fewer pieces in each
     free = _FREE.get(room.kind, ())
     fill = dice.shuffled(_FILL[room.kind])
     for maker in _FIRST[room.kind]:

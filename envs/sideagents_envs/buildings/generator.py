@@ -110,7 +110,7 @@ def building_nodes(seed: int) -> tuple[list[Node], dict[str, Texture], Plan]:
         ceiling = Paint("smooth", (0.93, 0.92, 0.90))
         vault = min(room.inner.size) < 200 and dice.chance(60)
         shell = room_items(
-            room, Paint(f"wall_{room.index}"), Paint(f"floor_{room.index}"), ceiling, dice.chance(35), vault
+            room, Paint(f"wall_{room.index}"), Paint(f"floor_{room.index}"), ceiling, dice.chance(55), vault
         )
         nodes += _nodes(shell + furnished.items, light, room.name, made, counts)
     for door in plan.doors:

@@ -144,7 +144,7 @@ def _cove(before: Side, after: Side, paint: Paint, room: Room) -> Part:
     radius = 0.4
     x, z = before.point(40, 40)
     start = {"south": math.pi / 2, "west": math.pi, "north": 1.5 * math.pi, "east": 0.0}[before.name]
-    part = revolve([(radius, y) for y in reversed(_ROWS)], paint, 5, (x, 0, z), start, math.pi / 2)
+    part = revolve([(radius, y) for y in (HEIGHT, DOOR_TOP, 0.4, 0.0)], paint, 5, (x, 0, z), start, math.pi / 2)
     return replace(part, uv=part.uv * (1.0, -1.0) + (0.0, HEIGHT))
 
 
@@ -166,9 +166,15 @@ def door_items(door: Door, wall: int, trim: Paint, floor: Paint) -> list[Item]:
     """Return one item: the frame of a doorway (jambs, lintel or arch) and its threshold."""
     width = (door.high - door.low) / 100
     if door.arch:
-        inner = [(0.0, 0.0, 1.0, 0.0), *_arch(width), (width, 0.0, -1.0, 0.0)]
-        outer = [(-_TRIM, 0.0), *((s, y) for s, y, _, _ in _arch(width, _TRIM)), (width + _TRIM, 0.0)]
-        strips = [(inner, outer)]
+        spring = DOOR_TOP - width / 2
+        arch, rim = _arch(width), [(s, y) for s, y, _, _ in _arch(width, _TRIM)]
+        left = [(0.0, 0.0, 1.0, 0.0), (0.0, spring, 1.0, 0.0)]
+        right = [(width, spring, -1.0, 0.0), (width, 0.0, -1.0, 0.0)]
+        strips = [
+            (left, [(-_TRIM, 0.0), (-_TRIM, spring)]),
+            (arch, rim),
+            (right, [(width + _TRIM, spring), (width + _TRIM, 0.0)]),
+        ]
     else:
         corner = [(0.0, 0.0), (0.0, DOOR_TOP), (width, DOOR_TOP), (width, 0.0)]
         rim = [(-_TRIM, 0.0), (-_TRIM, DOOR_TOP + _TRIM), (width + _TRIM, DOOR_TOP + _TRIM), (width + _TRIM, 0.0)]
