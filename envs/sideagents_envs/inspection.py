@@ -125,7 +125,7 @@ def _axis_hint(scene: SceneMesh, area: float, config: NavMeshConfig) -> str:
         turned = NavMesh.from_mesh(np.stack([x, z, -y], axis=1), scene.faces, config).navigable_area
     except SceneError:
         return ""
-    if turned < 1.5 * area + SMALLEST_AREA_M2:
+    if turned < 1.2 * area + 1.0:
         return ""
     return f"; with Z up {turned:.1f} m2 would be: export with Y up"
 

@@ -113,8 +113,12 @@ def _episodes(args: argparse.Namespace) -> int:
 def _render(args: argparse.Namespace) -> int:
     from sideagents_envs.buildings import scenes_root
     from sideagents_envs.config import ScenesConfig
+    from sideagents_envs.errors import SceneError
     from sideagents_envs.taskonomy import TASKS, render_taskonomy
 
+    for path in args.files:
+        if not path.is_file():
+            raise SceneError(f"{path}: no such file")
     paths = args.files or scenes_root(ScenesConfig(), args.split)
     tasks = TASKS if args.tasks is None else args.tasks
     print(f"wrote {render_taskonomy(paths, args.out, tasks, args.views, args.size, args.seed)}")
