@@ -95,34 +95,51 @@ def _visible(grid: Grid, goal: F64, s: int, root: int, roots: I32, done: U8) -> 
 
 
 @numba.njit(cache=True)
-def _settle(grid: Grid, goal: F64, s: int, failed: int, distance: F64, roots: I32, done: U8) -> tuple[float, int]:
-    """Return distance and root of a node that does not see the root it was offered."""
+def _settle(
+    grid: Grid, goal: F64, s: int, failed: int, distance: F64, roots: I32, done: U8, offered: I32, values: F64
+) -> tuple[float, int]:
+    """Return distance and root of a node that does not see the root it was offered.
+
+    It is reached from a settled neighbour, from a neighbour's root, or from a node next to the corner (`failed`) that
+    is just out of sight: from the best of them that it sees. `offered`, `values` (18,) are working space.
+    """
     x, y, z = _point(grid, goal, s)
     best, root = np.inf, -1
-    for k in range(9):
-        t = grid.nbr[s, k]
-        if k == 4 or t < 0 or done[t] != 1 or not grid.hops[s] >> k & 1:
-            continue
-        tx, ty, tz = _point(grid, goal, t)
-        d = distance[t] + _length(tx - x, ty - y, tz - z)
-        if d < best:
-            best, root = d, t
+    count = 0
     for k in range(18):
-        # Roots of neighbours, then the nodes around a corner that is itself just out of sight.
         if k < 9:
             t = grid.nbr[s, k]
-            if k == 4 or t < 0 or done[t] != 1 or roots[t] == failed or not grid.hops[s] >> k & 1:
+            if k == 4 or t < 0 or done[t] != 1 or not grid.hops[s] >> k & 1:
                 continue
+            tx, ty, tz = _point(grid, goal, t)
+            d = distance[t] + _length(tx - x, ty - y, tz - z)
+            if d < best:
+                best, root = d, t
             r = roots[t]
         else:
             r = grid.nbr[failed, k - 9] if failed >= 0 else -1
-            if r < 0 or done[r] != 1 or r == failed:
+            if r < 0 or done[r] != 1:
                 continue
-        rx, ry, rz = _point(grid, goal, r)
-        d = (distance[r] if r >= 0 else 0.0) + _length(rx - x, ry - y, rz - z)
+        known = r == failed
+        for i in range(count):
+            known = known or offered[i] == r
+        if not known:
+            rx, ry, rz = _point(grid, goal, r)
+            offered[count] = r
+            values[count] = (distance[r] if r >= 0 else 0.0) + _length(rx - x, ry - y, rz - z)
+            count += 1
+    while count > 0:
+        least = 0
+        for i in range(1, count):
+            if values[i] < values[least]:
+                least = i
         # On a straight line both cost the same: the farther root is better, it serves more nodes behind this one.
-        if d < best + 1e-6 and r != root and _visible(grid, goal, s, r, roots, done):
-            best, root = d, r
+        if values[least] > best + 1e-6:
+            break
+        if _visible(grid, goal, s, offered[least], roots, done):
+            return values[least], offered[least]
+        count -= 1
+        offered[least], values[least] = offered[count], values[count]
     return best, root
 
 
@@ -170,6 +187,7 @@ def solve(grid: Grid, goal: F64, s: int, distance: F64, roots: I32) -> None:
     after, before = np.empty(n, np.int32), np.empty(n, np.int32)
     scale = 4.0 / grid.frame[2]
     seeds = np.empty(256, np.int32)
+    offered, values = np.empty(18, np.int32), np.empty(18)
     waiting = _seed(grid, goal, s, distance, roots, seeds)
     for i in range(waiting):
         _insert(seeds[i], int(distance[seeds[i]] * scale) % _BUCKETS, head, after, before)
@@ -184,7 +202,7 @@ def solve(grid: Grid, goal: F64, s: int, distance: F64, roots: I32) -> None:
         if not sure[s] and not _visible(grid, goal, s, root, roots, done):
             failed[s] = root
             sure[s] = 1
-            distance[s], roots[s] = _settle(grid, goal, s, root, distance, roots, done)
+            distance[s], roots[s] = _settle(grid, goal, s, root, distance, roots, done, offered, values)
             bucket = max(now, int(distance[s] * scale))
             if bucket > now and distance[s] < np.inf:
                 _insert(s, bucket % _BUCKETS, head, after, before)

@@ -217,7 +217,7 @@ def sees(grid: Grid, s: int, x: float, z: float, to_x: float, to_z: float) -> in
     pushing out shows that there is room; a gap that is too narrow has none.
     """
     frame, radius = grid.frame, grid.radius
-    cell, nx = frame[2], int(frame[3])
+    cell, nx, inverse = frame[2], int(frame[3]), 1.0 / frame[2]
     length = np.sqrt((to_x - x) ** 2 + (to_z - z) ** 2)
     if length == 0.0:
         return s
@@ -225,25 +225,29 @@ def sees(grid: Grid, s: int, x: float, z: float, to_x: float, to_z: float) -> in
     x0, z0, done, room = x, z, 0.0, 0.0
     while done < length:
         # Nothing stands within `room` of the last point, so the line can be followed by leaps where space is wide, and
-        # a column with a single surface needs no link to find it.
-        leap = max(0.95 * cell, room - radius)
-        px, pz = x0 + min(done + leap, length) * sx, z0 + min(done + leap, length) * sz
-        column = int((pz - frame[1]) / cell) * nx + int((px - frame[0]) / cell)
-        if room >= 0.95 * cell and grid.start[column + 1] - grid.start[column] == 1:
+        # a column with a single surface needs no link to find it. A leap of 1.4 cells misses no more than is allowed.
+        leap = max(1.4 * cell, room - radius)
+        ahead = min(done + leap, length)
+        px, pz = x0 + ahead * sx, z0 + ahead * sz
+        column = int((pz - frame[1]) * inverse) * nx + int((px - frame[0]) * inverse)
+        if room >= 1.4 * cell and grid.start[column + 1] - grid.start[column] == 1:
             s = grid.start[column]
         else:
-            leap = 0.95 * cell
-            px, pz = x0 + min(done + leap, length) * sx, z0 + min(done + leap, length) * sz
+            ahead = min(done + 0.95 * cell, length)
+            px, pz = x0 + ahead * sx, z0 + ahead * sz
             s = follow(grid, s, x, z, px, pz)
             if s < 0:
                 return -1
-        x, z, done = px, pz, done + leap
-        u, v = (x - frame[0]) / cell, (z - frame[1]) / cell
-        room = grid.surf[s, GAP] - cell * np.sqrt((u - int(u) - 0.5) ** 2 + (v - int(v) - 0.5) ** 2)
+        x, z, done = px, pz, ahead
+        u, v = (x - frame[0]) * inverse, (z - frame[1]) * inverse
+        u, v = u - int(u) - 0.5, v - int(v) - 0.5
+        room = grid.surf[s, GAP] - cell * np.sqrt(u * u + v * v)
         if room < radius - EDGE:
-            room = probe(grid, s, x, z)[0]
-            if room < radius - EDGE and (
-                room < radius - 0.15 * cell or push_out(grid, s, x, z, radius, 0.4 * cell)[0] < 0
-            ):
+            room, gx, gz = probe(grid, s, x, z)
+            if room < radius - 0.15 * cell:
+                return -1
+            # Along a wall or round a corner the slope is steep; where it is not, this may be too narrow a gap.
+            ridge = gx * gx + gz * gz < 0.7
+            if room < radius - EDGE and ridge and push_out(grid, s, x, z, radius, 0.4 * cell)[0] < 0:
                 return -1
     return s

@@ -20,7 +20,7 @@ from sideagents_envs.motion import GAP, Grid, Y
 
 F64 = NDArray[np.float64]
 
-NAVMESH_VERSION = 1  # raise when the meaning or the making of the stored arrays changes
+NAVMESH_VERSION = 2  # raise when the meaning or the making of the stored arrays changes
 
 _MAIN_SHARE = 0.1  # of the largest island: anything smaller is furniture, a ledge or a sealed cupboard
 _MAIN_AREA = 1.0  # square metres
