@@ -1,0 +1,276 @@
+"""The documentation says what the code does: generated pages, quoted commands, links, examples, names."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import yaml
+
+from sideagents import ALPHAS, MERGES, METHODS, SIDES, FrozenBase, list_bases, save_base
+from sideagents.bases import SHIPPED
+from sideagents.bases.encoder import MidLevelEncoder
+from sideagents.run.config import key_paths, load_config
+from sideagents.train.pretrain import PretrainConfig
+from sideagents_envs.config import TaskConfig
+from sideagents_policies.agents import BASELINES
+from sideagents_policies.cli.common import OVERRIDE
+from sideagents_policies.cli.main import build_parser
+from sideagents_policies.config import AgentConfig
+from sideagents_policies.paths import config_names, config_path
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [*DOCS, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md") if (ROOT / name).is_file())]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+INLINE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+PLACEHOLDER = re.compile(r"\[.*|.*\.\.\.")  # of a synopsis such as `sideagents pretrain [CONFIG.yaml] ...`
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    return [text for language, text in FENCE.findall(page.read_text()) if language in languages]
+
+
+def shell_lines(page: Path) -> Iterator[list[str]]:
+    """Yield the words of every command in the page's shell blocks, without comments and prompts."""
+    for text in blocks(page, "sh", "bash", "console"):
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            if words:
+                yield words
+
+
+def quoted(page: Path) -> Iterator[list[str]]:
+    """Yield the words behind `sideagents` of every command line in the page, in blocks and in running text."""
+    for words in shell_lines(page):
+        if "sideagents" in words:
+            yield words[words.index("sideagents") + 1 :]
+    for text in INLINE.findall(FENCE.sub("", page.read_text())):
+        words = text.split()
+        if words[0] == "sideagents" and len(words) > 1:
+            yield [word for word in words[1:] if not PLACEHOLDER.fullmatch(word)]
+
+
+def pages(chosen: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("page", chosen, ids=lambda page: page.stem)
+
+
+# generated
+
+
+def test_configuration_page_is_what_the_code_says():
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert page == script("document_config").page(), "run: python scripts/document_config.py > docs/configuration.md"
+    assert all(f"`{key}`" in page for key in key_paths(AgentConfig) if key != "scenes.navmesh")
+
+
+def test_a_key_without_meaning_is_noticed(monkeypatch):
+    generator = script("document_config")
+    monkeypatch.delitem(generator.MEANINGS, "ppo.gamma")
+    with pytest.raises(ValueError, match=r"ppo\.gamma: needs one description"):
+        generator.page()
+    monkeypatch.setitem(generator.MEANINGS, "ppo.gamma", "discount")
+    monkeypatch.setitem(generator.MEANINGS, "ppo.gama", "discount")
+    with pytest.raises(ValueError, match=r"not there: ppo\.gama"):
+        generator.page()
+
+
+def test_bases_page_shows_the_cards():
+    page = (ROOT / "docs" / "bases.md").read_text()
+    assert page == script("document_bases").rendered(page), "run: python scripts/document_bases.py"
+
+
+def test_table_of_bases_from_cards_and_probe(tmp_path):
+    generator = script("document_bases")
+    torch.manual_seed(0)
+    base = FrozenBase(MidLevelEncoder(width=16), "depth")
+    card = {"data": {"images": 1200, "buildings": ["a", "b"]}, "held_out_loss": 0.01234, "mean_image_loss": 0.05}
+    card |= {"reduction_percent": 75.3, "weights": 53_000, "multiply_adds": 4_700_000}
+    save_base(tmp_path / "depth", base, "midlevel", {"width": 16}, card)
+    rows = [
+        {"cell": {"code": "goal"}, "config_hash": "goal", "accuracy": 0.5},
+        {"cell": {"code": "depth"}, "config_hash": base.fingerprint[:12], "accuracy": 0.7125},
+        {"cell": {"code": "pixels"}, "config_hash": "of other weights", "accuracy": 0.9},
+    ]
+    probe = tmp_path / "probe.jsonl"
+    probe.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = generator.rendered("above\n<!-- bases -->\nold\n<!-- /bases -->\nbelow\n", tmp_path, probe)
+    assert page.startswith("above\n<!-- bases -->\n")
+    assert page.endswith("<!-- /bases -->\nbelow\n")
+    assert "old" not in page
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:3] == "| `"]
+    size = f"{(tmp_path / 'depth.safetensors').stat().st_size / 1e6:.2f} MB"
+    assert cells == [
+        ["`depth`", "1,200", "2", "0.0123", "0.0500", "75.3 %", "0.05 M", "4.7 M", size],
+        ["`goal`", "0.500"],
+        ["`depth`", "0.713"],
+    ]
+    with pytest.raises(ValueError, match="markers"):
+        generator.rendered("no markers", tmp_path, probe)
+
+
+# commands
+
+
+@pages(PAGES)
+def test_quoted_commands_parse(page):
+    for words in quoted(page):
+        line = shlex.join(["sideagents", *words])
+        if words[-1].startswith("-") or len(words) > 2 or not all(word.islower() and word.isalpha() for word in words):
+            check_command(words, line)
+        else:  # the name of a verb
+            with pytest.raises(SystemExit) as leaving:
+                build_parser().parse_args([*words, "--help"])
+            assert leaving.value.code == 0, line
+
+
+def check_command(words: list[str], line: str) -> None:
+    """Parse a command as the program does, and resolve the configuration that it names, without running it."""
+    args, rest = build_parser().parse_known_args(words)
+    if "--version" in words:
+        return
+    args.parser.take_rest(args, rest)
+    free = getattr(args, "words", [])
+    overrides = [word for word in free if OVERRIDE.match(word)]
+    targets = [word for word in free if word not in overrides]
+    if words[0] == "pretrain":
+        load_config(PretrainConfig, None, ["task=depth", "data=x", *overrides])
+    elif words[0] in ("train", "demos", "clone", "check"):
+        bundled = [name for name in targets if name.startswith("pointnav/")]
+        assert set(bundled) <= set(config_names()), line
+        load_config(AgentConfig, config_path(bundled[0]) if bundled else None, overrides)
+    else:
+        load_config(AgentConfig, None, overrides)
+    if words[0] == "eval" and args.agent is not None and args.agent.islower():
+        assert args.agent in BASELINES.names(), line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train pointnav/sidetune_curvature --inti runs/a",
+        "train pointnav/sidetune_curvatur",
+        "clone pointnav/sidetune_curvature clone.epoch=3",
+        "eval --agent straigth",
+        "eval runs/a --episodes many",
+        "pretrain task=depht data=x",
+        "scenes episodes house.glb",
+    ],
+)
+def test_a_wrong_command_would_be_noticed(line):
+    with pytest.raises((ValueError, AssertionError)):
+        check_command(shlex.split(line), line)
+
+
+@pages(PAGES)
+def test_scripts_and_make_targets_exist(page):
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
+    text = page.read_text()
+    named = {words[1] for words in shell_lines(page) if words[0] == "make"} | set(re.findall(r"`make (\w+)`", text))
+    assert named <= targets
+    for path in re.findall(r"\bscripts/\w+\.py\b|\btests/\w+\.py\b", text):
+        assert (ROOT / path).is_file(), path
+
+
+def test_every_verb_is_documented():
+    seen = {words[0] for page in DOCS for words in quoted(page)}
+    seen |= {" ".join(words[:2]) for page in DOCS for words in quoted(page)}
+    parser = build_parser()
+    verbs = set(parser._subparsers._group_actions[0].choices)
+    family = parser.parse_args(["scenes"]).parser
+    verbs |= {f"scenes {verb}" for verb in family._subparsers._group_actions[0].choices}
+    assert verbs <= seen
+
+
+# links and examples
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pages(PAGES)
+def test_links_and_pictures_exist(page):
+    for target in LINK.findall(FENCE.sub("", page.read_text())):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        assert path.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in anchors(path), f"{page.name}: {target}"
+
+
+@pages(PAGES)
+def test_python_blocks_compile_and_import(page):
+    for text in blocks(page, "python", "py"):
+        tree = ast.parse(text)
+        compile(tree, f"{page.name}", "exec")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    importlib.import_module(alias.name)
+            elif isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(str(node.module))
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{page.name}: {ast.unparse(node)}"
+
+
+@pages(PAGES)
+def test_yaml_and_json_blocks_are_valid(page, tmp_path):
+    for text in blocks(page, "yaml"):
+        assert isinstance(yaml.safe_load(text), dict)
+        file = tmp_path / "config.yaml"
+        file.write_text(text)
+        load_config(AgentConfig, file)
+    for text in blocks(page, "json"):
+        json.loads(text)
+
+
+def test_everything_that_can_be_named_is_named():
+    text = (ROOT / "docs" / "perception.md").read_text()
+    names = {*SHIPPED, *METHODS.names(), *MERGES.names(), *SIDES.names()}
+    names |= {row["name"] for row in list_bases() if row["kind"] == "control"}
+    missing = {name for name in names if f"`{name}`" not in text}
+    missing |= {name for name in ALPHAS.names() if f"`{name}" not in text}
+    assert not missing
+    evaluation = (ROOT / "docs" / "evaluation.md").read_text()
+    assert all(f"`{name}`" in evaluation for name in BASELINES.names())
+
+
+def test_figures_in_the_text_are_the_defaults():
+    task = TaskConfig()
+    text = (ROOT / "docs" / "environments.md").read_text()
+    assert f"forward {task.forward_m:g} m" in text
+    assert f"turn left {task.turn_deg:g}°" in text
+    assert f"After {task.max_steps} steps" in text
+    assert f"{task.map_cells} x {task.map_cells} cells over {task.map_size_m:g} m" in text
+    rewards = (task.slack_reward, task.distance_reward, task.success_reward)
+    words = ", ".join(f"{reward:g}" for reward in rewards)
+    assert f"The defaults are {words} and {task.collision_penalty:g}" in text
+
+
+@pages(DOCS)
+def test_every_page_is_listed_in_the_index(page):
+    index = (ROOT / "docs" / "index.md").read_text()
+    assert page.name == "index.md" or f"]({page.name})" in index
