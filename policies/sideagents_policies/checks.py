@@ -63,6 +63,8 @@ def absent_data(config: AgentConfig) -> Iterator[str]:
     if config.model.use_rgb:
         yield from _absent_weights(config.model)
     yield from absent_scenes(config)
+    if config.device.startswith("cuda") and not _has_gpu(config.device):
+        yield f"device: torch finds no {config.device} here (device: auto takes what there is)"
 
 
 def _absent_weights(model: ModelConfig) -> Iterator[str]:
@@ -149,6 +151,12 @@ def _check_episodes(config: AgentConfig) -> None:
                 read_episodes(path)
             except EnvsError as error:
                 raise ConfigError(f"scenes.episodes: {error}") from None
+
+
+def _has_gpu(device: str) -> bool:
+    import torch
+
+    return torch.cuda.is_available() and int(device.partition(":")[2] or 0) < torch.cuda.device_count()
 
 
 def _has_habitat() -> bool:

@@ -37,6 +37,7 @@ from sideagents_policies.session import (
     StopRequest,
     continue_run,
     launched_alone,
+    main_run,
     new_run,
     reopen,
     run_workers,
@@ -63,12 +64,13 @@ def clone(config: AgentConfig, demos: Path | None = None, init: Path | None = No
         raise ConfigError("clone.epochs and clone.dagger_frames are both 0: there is nothing to train")
     if under_launcher():
         return _clone_among_peers(config, demos, start)
-    run = new_run(config, KIND)
-    demos = collect(config, run.path / "demos") if demos is None else demos
-    if launched_alone(config):
-        run_workers(run, config, [KIND, "--demos", str(demos), *([] if start is None else ["--init", str(start.path)])])
-        return run.path
-    return clone_here(Session(config, parallel.init(config.device), run, None), start, demos)
+    with new_run(config, KIND) as run:
+        demos = collect(config, run.path / "demos") if demos is None else demos
+        if not launched_alone(config):
+            return clone_here(Session(config, parallel.init(config.device), run, None), start, demos)
+        init_words = [] if start is None else ["--init", str(start.path)]
+        run_workers(run, config, [KIND, "--demos", str(demos), *init_words])
+    return run.path
 
 
 def _clone_among_peers(config: AgentConfig, demos: Path | None, start: Checkpoint | None) -> Path:
@@ -80,7 +82,8 @@ def _clone_among_peers(config: AgentConfig, demos: Path | None, start: Checkpoin
             if world.is_main:
                 collect(config, demos)
             parallel.all_sum(torch.zeros(1, device=world.device))  # wait for it
-        return clone_here(Session(config, world, new_run(config, KIND) if world.is_main else None, None), start, demos)
+        with main_run(config, KIND, world) as run:
+            return clone_here(Session(config, world, run, None), start, demos)
     finally:
         parallel.finish()
 

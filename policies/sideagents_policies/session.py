@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -128,9 +130,24 @@ class Session:
             self.run.close()
 
 
-def new_run(config: AgentConfig, verb: str) -> RunFolder:
-    """Make the folder `runs/NAME_VERB_n`."""
-    return RunFolder.create(Path(config.runs), f"{config.name}_{verb}", dump_config(config))
+@contextmanager
+def new_run(config: AgentConfig, verb: str) -> Iterator[RunFolder]:
+    """Make the folder `runs/NAME_VERB_n`; it vanishes when the block fails before there is anything worth keeping.
+
+    Worth keeping is a checkpoint, or demonstrations collected into it.
+    """
+    root = Path(config.runs)
+    existed = root.exists()
+    run = RunFolder.create(root, f"{config.name}_{verb}", dump_config(config))
+    try:
+        yield run
+    except BaseException:
+        if run.latest() is None and not (run.path / "demos" / "demos.json").exists():
+            run.close()
+            shutil.rmtree(run.path, ignore_errors=True)
+            if not existed and not any(root.iterdir()):
+                root.rmdir()
+        raise
 
 
 def reopen(path: Path, given: str | None, overrides: list[str]) -> tuple[RunFolder, AgentConfig]:
@@ -168,6 +185,11 @@ def continue_run(run: RunFolder, config: AgentConfig, kind: str) -> Checkpoint:
     write_text(run.config_path, dump_config(config))
     run.note_resume()
     return checkpoint
+
+
+def main_run(config: AgentConfig, verb: str, world: World) -> AbstractContextManager[RunFolder | None]:
+    """Make the run folder in the main process; None in the others."""
+    return new_run(config, verb) if world.is_main else nullcontext()
 
 
 def launched_alone(config: AgentConfig) -> bool:

@@ -26,6 +26,7 @@ from sideagents_policies.session import (
     StopRequest,
     continue_run,
     launched_alone,
+    main_run,
     new_run,
     reopen,
     run_workers,
@@ -46,13 +47,13 @@ def train(config: AgentConfig, init: Path | None = None) -> Path:
     if start is not None:
         load_weights(build_policy(config, agent_base(config)), start)  # does it fit? asked before anything is written
     if launched_alone(config):
-        run = new_run(config, KIND)
-        run_workers(run, config, [KIND, *([] if start is None else ["--init", str(start.path)])])
+        with new_run(config, KIND) as run:
+            run_workers(run, config, [KIND, *([] if start is None else ["--init", str(start.path)])])
         return run.path
     world = parallel.init(config.device)
     try:
-        folder = new_run(config, KIND) if world.is_main else None
-        return train_here(Session(config, world, folder, None), start)
+        with main_run(config, KIND, world) as own:
+            return train_here(Session(config, world, own, None), start)
     finally:
         parallel.finish()
 
@@ -107,14 +108,13 @@ def _learn(session: Session, agent: SideTunedPPO, left: int) -> None:
     with StopRequest() as stop:
         callback = _Keeper(session, stop)
         try:
-            agent.learn(left, callback=callback, reset_num_timesteps=session.resumed is None)
+            with callback.progress:
+                agent.learn(left, callback=callback, reset_num_timesteps=session.resumed is None)
         except _Stopped:
             session.say(
                 f"stopped and saved at {agent.num_timesteps} frames: sideagents train --resume {session.folder}"
             )
             raise KeyboardInterrupt from None
-        finally:
-            callback.progress.close()
 
 
 class _Stopped(Exception):

@@ -87,4 +87,6 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and self._show == "lines":
+            self._show = "off"  # the error is told by its own line
         self.close()

@@ -153,6 +153,8 @@ def _resume_words(args: argparse.Namespace) -> tuple[str | None, list[str]]:
 def _eval(args: argparse.Namespace) -> int:
     from sideagents_policies.evaluate import evaluate_baseline, evaluate_run
 
+    if args.json is not None and args.json.is_dir():
+        raise UsageError(f"--json {args.json}: is a folder")
     options = {
         "split": args.split,
         "episodes": args.episodes,
@@ -199,5 +201,7 @@ def _plot(args: argparse.Namespace) -> int:
     runs, overrides = split_words(args.words)
     if overrides or not runs:
         raise UsageError("plot needs run folders: sideagents plot RUN [RUN ...] --out F.png")
+    if args.out.suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--out {args.out}: a plot is a .png, .svg or .pdf")
     print(f"wrote {plot_runs([Path(run) for run in runs], args.out)}")
     return 0

@@ -1,0 +1,359 @@
+"""Every kind of bad input: one clear line on stderr, exit code 2, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from glb import box, write_glb
+from safetensors.torch import save_file
+from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
+
+from sideagents_envs.batch import PointNavBatch
+from sideagents_policies.cli.main import main
+
+
+@dataclass
+class Place:
+    """A folder to make trouble in, a small dataset, and a trained run and demonstrations to copy."""
+
+    here: Path
+    good: list[str]
+    made: Path
+
+    @property
+    def data(self) -> Path:
+        return Path(next(word for word in self.good if word.startswith("scenes.dataset=")).partition("=")[2])
+
+    def run(self) -> Path:
+        return self.copy("runs/demo_train_1")
+
+    def demos(self) -> Path:
+        return self.copy("demos")
+
+    def copy(self, name: str) -> Path:
+        target = self.here / Path(name).name
+        shutil.copytree(self.made / name, target)
+        return target
+
+    def file(self, name: str, content: bytes | str) -> Path:
+        path = self.here / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def config(self, **changes: object) -> Path:
+        return self.file("mine.yaml", yaml.safe_dump(changes))
+
+    def buildings(self) -> Path:
+        shutil.copytree(self.data, self.here / "data")
+        return self.here / "data"
+
+    def episodes(self, name: str = "bad.json.gz", **changes: object) -> Path:
+        with gzip.open(self.data / "episodes" / "val.json.gz") as file:
+            rows = json.load(file)["episodes"][:1]
+        goals = [{"position": changes.pop("goal"), "radius": 0.2}] if "goal" in changes else rows[0]["goals"]
+        rows[0].update({"goals": goals, **changes})
+        text = json.dumps({"episodes": rows})
+        return self.file(name, gzip.compress(text.encode()))
+
+    def checkpoint(self) -> Path:
+        return max((self.run() / "checkpoints").glob("step_*"))
+
+
+@pytest.fixture(scope="module")
+def made(homes, tmp_path_factory) -> Path:  # noqa: F811
+    folder = tmp_path_factory.mktemp("made")
+    config = ["pointnav/demo", *homes, "task.max_steps=60", f"runs={folder / 'runs'}"]
+    assert main(["demos", *config, "--out", str(folder / "demos")]) == 0
+    assert main(["train", *config, "ppo.frames=32"]) == 0
+    return folder
+
+
+@pytest.fixture
+def place(homes, made, tmp_path, monkeypatch) -> Place:  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    return Place(tmp_path, [*homes, "task.max_steps=60"], made)
+
+
+class Hostile:
+    """A pickle that makes a file when it is loaded."""
+
+    def __reduce__(self):
+        return (open, ("hacked", "w"))
+
+
+def check(*words: str) -> Callable[[Place], list[str]]:
+    return lambda place: ["check", "pointnav/demo", "model.base=random", *words]
+
+
+def train(*words: str) -> Callable[[Place], list[str]]:
+    return lambda place: ["train", "pointnav/demo", *place.good, *words]
+
+
+def checked_file(text: str) -> Callable[[Place], list[str]]:
+    return lambda place: ["check", str(place.file("mine.yaml", text))]
+
+
+def evaluated(*words: str, **changes: object) -> Callable[[Place], list[str]]:
+    """Evaluate the expert on one episode that was changed."""
+    return lambda place: [
+        "eval", "--agent", "expert", *place.good, "--episodes-file", str(place.episodes(**changes)), *words
+    ]  # fmt: skip
+
+
+def on_file(content: bytes | str, name: str = "bad.json.gz") -> Callable[[Place], list[str]]:
+    return lambda place: [
+        "eval", "--agent", "expert", *place.good, "--episodes-file", str(place.file(name, content))
+    ]  # fmt: skip
+
+
+def building(content: Callable[[bytes], bytes]) -> Callable[[Place], list[str]]:
+    """Train in buildings of which one was damaged."""
+
+    def words(place: Place) -> list[str]:
+        path = place.buildings() / "train" / "one.glb"
+        path.write_bytes(content(path.read_bytes()))
+        return ["train", "pointnav/demo", *place.good, "scenes.dataset=data"]
+
+    return words
+
+
+def run_with(change: Callable[[Path], object], *verb: str) -> Callable[[Place], list[str]]:
+    """Evaluate a run whose checkpoint was changed."""
+
+    def words(place: Place) -> list[str]:
+        checkpoint = place.checkpoint()
+        change(checkpoint)
+        run = str(checkpoint.parents[1])
+        return [*verb, run] if verb else ["eval", run, "--episodes", "1"]
+
+    return words
+
+
+def edited(path: Path, **changes: object) -> None:
+    """Change sections of a run's configuration."""
+    config = yaml.safe_load(path.read_text())
+    for section, values in changes.items():
+        config[section] = config[section] | values if isinstance(values, dict) else values
+    path.write_text(yaml.safe_dump(config))
+
+
+def cut(path: Path, size: int = 200) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def without_folder(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def pickled(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Hostile()))
+
+
+def table_top(path: Path) -> Path:
+    return write_glb(path, [box([-0.2, 0, -0.2], [0.2, 0.8, 0.2])])
+
+
+def poor_weights(place: Place) -> list[str]:
+    save_file({"weight": torch.zeros(2, 2)}, place.here / "poor.safetensors")
+    return [
+        "train",
+        "pointnav/demo",
+        *place.good,
+        "model.base=taskonomy:curvature",
+        "model.base_weights=poor.safetensors",
+    ]
+
+
+def hostile_weights(place: Place) -> list[str]:
+    place.file("w.pth", pickle.dumps(Hostile()))
+    return ["train", "pointnav/demo", *place.good, "model.base=taskonomy:curvature", "model.base_weights=w.pth"]
+
+
+def demos_of(change: Callable[[Path], object], *words: str) -> Callable[[Place], list[str]]:
+    def made(place: Place) -> list[str]:
+        folder = place.demos()
+        change(folder)
+        return ["clone", "pointnav/demo", *place.good, "--demos", str(folder), *words]
+
+    return made
+
+
+def hostile_shard(path: Path) -> None:
+    np.savez(path, poses=np.array([Hostile()]))
+
+
+CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
+    # the command line
+    "no verb": (lambda p: [], "a verb is missing"),
+    "unknown verb": (lambda p: ["trian"], "did you mean 'train'"),
+    "unknown option": (lambda p: ["eval", "r", "--jsn", "f"], "did you mean '--json'"),
+    "option without its value": (lambda p: ["eval", "r", "--json"], "expected one argument"),
+    "value out of its choices": (lambda p: ["eval", "r", "--split", "tset"], "did you mean 'test'"),
+    "negative count": (lambda p: ["eval", "r", "--episodes", "-3"], "whole number of at least 0"),
+    "no configuration": (lambda p: ["train"], "train needs a CONFIG"),
+    "two configurations": (lambda p: ["train", "pointnav/demo", "pointnav/blind"], "unexpected argument"),
+    "init and resume": (lambda p: ["train", "--init", "a", "--resume", "b"], "not allowed with"),
+    # configurations
+    "unknown configuration": (lambda p: ["check", "pointnav/dmeo"], "did you mean 'pointnav/demo'"),
+    "configuration is a folder": (lambda p: ["check", "."], "is a folder"),
+    "broken YAML": (checked_file("ppo: {frames: 3"), "is no valid YAML"),
+    "YAML list": (checked_file("- 1\n- 2\n"), "must hold `key: value` lines"),
+    "binary file": (lambda p: ["check", str(p.file("x.yaml", b"\xff\xfe\x00\x01"))], "UTF-8"),
+    "unknown key": (checked_file("ppo: {framse: 3}"), "did you mean"),
+    "unknown section": (checked_file("poo: {frames: 3}"), "unknown key 'poo'"),
+    "key in another section": (checked_file("frames: 3"), "did you mean 'model.frames'"),
+    "text for a number": (check("ppo.frames=many"), "must be a valid integer, got 'many'"),
+    "fraction for a whole number": (check("vec.n_envs=2.5"), "vec.n_envs must be"),
+    "nan": (check("ppo.learning_rate=.nan"), "must be a finite number"),
+    "infinity": (check("camera.hfov_deg=.inf"), "must be a finite number"),
+    "below the limit": (check("ppo.gamma=-0.1"), "must be greater than 0"),
+    "text for a switch": (check("model.use_rgb=perhaps"), "must be a valid boolean"),
+    "section for a value": (check("ppo.frames.a=1"), "has no keys below it"),
+    "override without a key": (check("=3"), "unexpected argument"),
+    "batch that does not divide": (check("ppo.batch_size=17"), "must divide"),
+    "unknown base": (check("model.base=curvatur"), "did you mean 'curvature'"),
+    "unknown method": (check("model.method=finetun"), "did you mean 'finetune'"),
+    "unknown merge": (check("model.merge=films"), "did you mean 'film'"),
+    "unknown side": (check("model.side=convv"), "did you mean 'conv'"),
+    "alpha out of range": (check("model.alpha=fixed:1.5"), "alpha lies in [0, 1]"),
+    "side of another shape": (check("model.side=fcn4"), "must map"),
+    # bases
+    "no such weights": (train("model.base=taskonomy:curvature", "model.base_weights=no.pth"), "no such file no.pth"),
+    "weights of another network": (poor_weights, "does not fit"),
+    "weights that run code": (hostile_weights, "refused"),
+    "base that is no network": (train("model.base=json:JSONDecoder"), "not a torch.nn.Module class"),
+    # buildings
+    "no such dataset": (train("scenes.dataset=nowhere"), "no such folder nowhere"),
+    "dataset without buildings": (lambda p: train("scenes.dataset=.")(p), "no .glb"),
+    "cut building": (building(lambda data: data[: len(data) // 2]), "one.glb"),
+    "building of noughts": (building(lambda data: bytes(len(data))), "one.glb"),
+    "empty building": (building(lambda data: b""), "one.glb"),
+    "nowhere to stand": (lambda p: ["scenes", "check", str(table_top(p.here / "t.glb"))], "cannot be used"),
+    "no such building": (lambda p: ["scenes", "check", "x.glb"], "no such file"),
+    "text as a building": (lambda p: ["scenes", "check", str(p.file("x.glb", "house"))], "x.glb"),
+    "episode file of another type": (lambda p: ["scenes", "episodes", "x.glb", "--out", "e.csv"], ".json.gz"),
+    "render nothing": (lambda p: ["scenes", "render", "x.glb", "--out", "out"], "no such file"),
+    # episodes
+    "no such episode file": (lambda p: ["eval", "--agent", "expert", *p.good, "--episodes-file", "x.gz"], "no such"),
+    "cut episode file": (on_file(gzip.compress(b"{}" * 1000)[:25]), "cut off"),
+    "episodes are no JSON": (on_file(gzip.compress(b"hello")), "not JSON"),
+    "no episodes": (on_file('{"episodes": []}', "bad.json"), "holds no episodes"),
+    "episodes of another building": (evaluated(scene_id="val/nowhere.glb"), "is not among"),
+    "goal inside a wall": (evaluated(goal=[0.0, 0.0, 0.0]), "inside a wall"),
+    "start in the air": (evaluated(start_position=[40.0, 0.0, 40.0]), "not on the walkable space"),
+    "nan in an episode": (evaluated(start_position=[float("nan"), 0.0, 0.0]), "3 finite numbers"),
+    "turned by nothing": (evaluated(start_rotation=[0, 0, 0, 0]), "quaternion"),
+    "no such scene folder": (evaluated("--scene-dir", "nowhere"), "no such folder"),
+    # runs and checkpoints
+    "no such run": (lambda p: ["eval", str(p.run().parent / "demo_trian_1")], "did you mean 'demo_train_1'"),
+    "not a run": (lambda p: ["eval", "."], "is no run"),
+    "no checkpoint yet": (run_with(without_folder), "has no checkpoint yet"),
+    "checkpoint that runs code": (run_with(lambda c: pickled(c / "model.safetensors")), "a pickle"),
+    "cut checkpoint": (run_with(lambda c: cut(c / "model.safetensors")), "cut or damaged"),
+    "cut state": (run_with(lambda c: cut(c / "state.json")), "no valid JSON"),
+    "checkpoint of another format": (run_with(lambda c: (c / "meta.json").write_text('{"format": 99}')), "format 99"),
+    "another network": (run_with(lambda c: edited(c.parents[1] / "config.yaml", model={"hidden": 64})), "needs"),
+    "another base": (run_with(lambda c: edited(c.parents[1] / "config.yaml", model={"base": "pixels"})), "model"),
+    "broken run configuration": (run_with(lambda c: edited(c.parents[1] / "config.yaml", seed="one")), "seed must be"),
+    "resume as another run": (lambda p: ["train", "--resume", str(p.run()), "seed=3"], "seed: the run has 1"),
+    "resume by another verb": (
+        lambda p: ["clone", "--resume", str(p.run()), "--demos", str(p.demos())], "cannot resume"
+    ),
+    "start from another network": (
+        lambda p: ["train", "pointnav/demo", *p.good, "model.hidden=64", "--init", str(p.run())], "needs"
+    ),
+    "unknown agent": (lambda p: ["eval", "--agent", "exprt", *p.good], "did you mean 'expert'"),
+    "film of another type": (lambda p: ["enjoy", str(p.run()), "--out", "f.avi"], ".mp4 or a .gif"),
+    "episode beyond the list": (lambda p: ["enjoy", str(p.run()), "--episode", "9", "--out", "f.gif"], "episodes 0 to"),
+    "plot of no run": (lambda p: ["plot", ".", "--out", "f.png"], "config.yaml is missing"),
+    "plot of another type": (lambda p: ["plot", str(p.run()), "--out", "f.docx"], "f.docx"),
+    "metrics into a folder": (
+        lambda p: ["eval", str(p.run()), "--episodes", "1", "--json", str(p.here)], "is a folder"
+    ),
+    "runs folder is a file": (lambda p: train(f"runs={p.file('runs', '')}")(p), "runs"),
+    "no such device": (train("device=cuda:9"), "device"),
+    "habitat is not installed": (train("env=habitat"), "habitat-sim is not installed"),
+    # demonstrations
+    "no such demonstrations": (lambda p: ["clone", "pointnav/demo", *p.good, "--demos", "d"], "no such folder"),
+    "cut demonstrations": (demos_of(lambda d: cut(d / "shard_00000.npz", 9000)), "is cut off"),
+    "demonstrations that run code": (demos_of(lambda d: hostile_shard(d / "shard_00000.npz")), "shard_00000"),
+    "demonstrations of another camera": (demos_of(lambda d: None, "camera.hfov_deg=70.0"), "was collected with camera"),
+    "demonstrations of another task": (demos_of(lambda d: None, "task.turn_deg=30.0"), "task.turn_deg"),
+    "demonstrations where others are": (
+        lambda p: ["demos", "pointnav/demo", *p.good, "seed=9", "--out", str(p.demos())], "holds demonstrations with"
+    ),
+    "nothing to learn": (demos_of(lambda d: None, "clone.epochs=0.0"), "there is nothing to train"),
+    # pretraining
+    "pretrain without data": (lambda p: ["pretrain", "task=depth"], "the key 'data' is missing"),
+    "pretrain on nothing": (lambda p: ["pretrain", "task=depth", "data=nowhere"], "nowhere"),
+    "pretrain an unknown task": (lambda p: ["pretrain", "task=dpth", "data=."], "did you mean 'depth'"),
+}  # fmt: skip
+
+
+def files(folder: Path) -> dict[str, bytes | None]:
+    """Return every file and folder below a folder."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_line_and_nothing_written(place, capfd, case):
+    make, message = CASES[case]
+    words = make(place)
+    before = files(place.here)
+    code = main([str(word) for word in words])
+    err = capfd.readouterr().err
+    assert code == 2, err
+    assert err.startswith("error: "), err
+    assert err.count("\n") == 1, err
+    assert message in err
+    assert "Traceback" not in err
+    after = files(place.here)
+    assert {name: after[name] for name in after if after[name] != before.get(name, b"?")} == {}
+    assert set(before) <= set(after)
+
+
+def test_there_are_many_kinds():
+    assert len(CASES) >= 30
+
+
+def test_an_observation_that_is_no_number(place, capfd, monkeypatch):
+    original = PointNavBatch.observe
+
+    def broken(self, envs=None):
+        content = original(self, envs)
+        content["goal"][:] = np.nan
+        return content
+
+    monkeypatch.setattr(PointNavBatch, "observe", broken)
+    assert main(train(f"runs={place.here / 'runs'}")(place)) == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "nan" in errors[0].lower() or "finite" in errors[0]
+    assert not list(place.here.rglob("step_*"))
+
+
+@pytest.mark.parametrize("case", ["unknown key", "checkpoint that runs code", "cut building", "goal inside a wall"])
+def test_as_real_processes(place, case):
+    make, message = CASES[case]
+    words = [str(word) for word in make(place)]
+    command = [sys.executable, "-m", "sideagents_policies.cli.main", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert not (place.here / "hacked").exists()
