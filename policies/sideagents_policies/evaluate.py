@@ -55,17 +55,22 @@ def run_episodes(venv: VecEnv, agent: Agent, count: int = 0, title: str = "episo
     rows: dict[int, Row] = {}
     observations: Any = venv.reset()
     playing = inner.tickets.copy()
-    for env, ticket in enumerate(playing):
-        agent.begin(env, int(ticket))
+
+    def begin(env: int) -> None:
+        playing[env] = inner.tickets[env]
+        # an idle environment's actions do nothing, but the agent has to give some
+        agent.begin(env, int(playing[env]) if playing[env] >= 0 else inner.episode_count)
+
+    for env in range(venv.num_envs):
+        begin(env)
     with Progress(total, title, unit="episode") as progress:
         while len(rows) < total:
             observations, _, dones, infos = venv.step(agent.act(observations))
             for env in np.flatnonzero(dones):
-                if playing[env] < total:
+                if playing[env] < total:  # an idle environment is never done
                     rows[int(playing[env])] = _row(int(playing[env]), infos[env])
                     progress.update(1, success=float(np.mean([row["success"] for row in rows.values()])))
-                playing[env] = inner.tickets[env]
-                agent.begin(int(env), int(playing[env]))
+                begin(int(env))
     return [rows[i] for i in sorted(rows)]
 
 

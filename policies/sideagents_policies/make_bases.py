@@ -46,7 +46,7 @@ def config_of(task: str, runs: str) -> PretrainConfig:
         held_out=str(rendered("val")),
         out=str(Path(sideagents.bases.__file__).parent / "weights"),
         runs=runs,
-        epochs=10,
+        epochs=8,
     )
 
 

@@ -1,0 +1,90 @@
+"""Baselines: chance belongs to episodes, straight turns towards the goal, sampling follows the logits."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from sideagents.errors import SideAgentsError
+from sideagents_envs.config import TaskConfig
+from sideagents_policies.agents import (
+    FORWARD,
+    LEFT,
+    RIGHT,
+    STOP,
+    EpisodeChance,
+    PolicyAgent,
+    RandomAgent,
+    StraightAgent,
+    make_baseline,
+)
+
+
+class TwoEnvs:
+    num_envs = 2
+
+
+VENV = cast(Any, TwoEnvs())
+
+
+def goal(r: float, degrees: float) -> list[float]:
+    return [r, np.cos(np.radians(degrees)), np.sin(np.radians(degrees))]
+
+
+@pytest.mark.parametrize(
+    ("degrees", "action"), [(0, FORWARD), (4.9, FORWARD), (-4.9, FORWARD), (6, LEFT), (-6, RIGHT), (179, LEFT)]
+)
+def test_straight_turns_towards_the_goal(degrees: float, action: int) -> None:
+    agent = StraightAgent(VENV, TaskConfig(), 0)
+    older = goal(9.0, 90.0)  # a stacked observation: only the newest reading counts
+    seen = {"goal": np.array([older + goal(3.0, degrees)] * 2, dtype=np.float32)}
+    assert agent.act(seen).tolist() == [action, action]
+
+
+def test_straight_stops_only_where_that_is_asked() -> None:
+    seen = {"goal": np.array([goal(0.1, 0.0)], dtype=np.float32)}
+    assert StraightAgent(VENV, TaskConfig(stop="explicit"), 0).act(seen).tolist() == [STOP]
+    assert StraightAgent(VENV, TaskConfig(), 0).act(seen).tolist() == [FORWARD]
+
+
+def test_chance_belongs_to_the_episode() -> None:
+    one, other = EpisodeChance(7), EpisodeChance(7)
+    one.begin(0, 5)
+    other.begin(3, 5)
+    assert one.gumbel(0, 3).tolist() == other.gumbel(3, 3).tolist()
+    other.begin(3, 6)
+    assert one.gumbel(0, 3).tolist() != other.gumbel(3, 3).tolist()
+
+
+def test_sampling_follows_the_softmax() -> None:
+    logits = np.log(np.array([[0.7, 0.2, 0.1]], dtype=np.float32))
+    agent = PolicyAgent(lambda _: logits, seed=1)
+    agent.begin(0, 0)
+    counts = np.bincount([int(agent.act({})[0]) for _ in range(4000)], minlength=3) / 4000
+    assert np.abs(counts - [0.7, 0.2, 0.1]).max() < 0.03
+
+
+def test_temperature_sharpens_and_argmax_needs_no_chance() -> None:
+    logits = np.log(np.array([[0.6, 0.3, 0.1]], dtype=np.float32))
+    cold = PolicyAgent(lambda _: logits, seed=1, temperature=0.25)
+    cold.begin(0, 0)
+    share = np.mean([int(cold.act({})[0]) == 0 for _ in range(2000)])
+    assert share == pytest.approx(0.6**4 / (0.6**4 + 0.3**4 + 0.1**4), abs=0.03)
+    greedy = PolicyAgent(lambda _: logits, seed=1, deterministic=True)
+    assert greedy.act({}).tolist() == [0]
+
+
+def test_random_uses_all_actions_of_the_task() -> None:
+    for task, n in ((TaskConfig(), 3), (TaskConfig(stop="explicit"), 4)):
+        agent = RandomAgent(VENV, task, 0)
+        agent.begin(0, 0)
+        agent.begin(1, 1)
+        drawn = np.stack([agent.act({}) for _ in range(300)])
+        assert set(np.unique(drawn)) == set(range(n))
+
+
+def test_unknown_baseline() -> None:
+    with pytest.raises(SideAgentsError, match="did you mean 'expert'"):
+        make_baseline("exprt", VENV, TaskConfig(), 0)

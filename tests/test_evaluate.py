@@ -1,0 +1,136 @@
+"""Evaluation: a fixed list, rows in its order, intervals, the same result however many environments play."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+from small_agent import homes  # noqa: F401
+
+from sideagents.errors import SideAgentsError
+from sideagents_envs.episodes import read_episodes
+from sideagents_envs.errors import EnvsError
+from sideagents_policies.checks import default_config
+from sideagents_policies.enjoy import record
+from sideagents_policies.evaluate import evaluate_baseline, evaluate_run, summarise
+from sideagents_policies.plot import average, plot_runs
+from sideagents_policies.train import train
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3.*")
+
+
+@pytest.fixture(scope="module")
+def run(homes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    """A run of a few updates: what it has learned does not matter here."""
+    return train(default_config([*homes, f"runs={tmp_path_factory.mktemp('runs')}", "name=tiny"]))
+
+
+def rows_of(run: Path, folder: str = "val_sampled") -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "eval" / folder / "episodes.jsonl").read_text().splitlines()]
+
+
+def test_summary_is_mean_and_interval() -> None:
+    metrics = ("success", "spl", "soft_spl", "nav_reward", "steps", "collisions", "distance_to_goal")
+    rows = [{m: float(i % 2) for m in metrics} for i in range(100)]
+    stats = summarise(rows)
+    assert stats["success"]["mean"] == 0.5
+    # the standard error of the mean of 100 coin flips is 0.05; the 95 % interval reaches 1.96 of them either way
+    assert stats["success"]["low"] == pytest.approx(0.402, abs=0.02)
+    assert stats["success"]["high"] == pytest.approx(0.598, abs=0.02)
+
+
+def test_expert_reaches_every_goal(homes: list[str], tmp_path: Path) -> None:  # noqa: F811
+    config = default_config([*homes, "task.max_steps=500"])
+    result = evaluate_baseline("expert", config, episodes=0, json_path=tmp_path / "r.json")
+    assert result["episodes"] == 6
+    assert result["metrics"]["success"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
+    assert result["metrics"]["spl"]["mean"] > 0.9
+    assert json.loads((tmp_path / "r.json").read_text()) == result
+
+
+def test_random_does_not_depend_on_the_number_of_environments(homes: list[str]) -> None:  # noqa: F811
+    config = default_config([*homes, "task.max_steps=40"])
+    results = []
+    for n_envs in (1, 2, 5):
+        one = config.model_copy(update={"eval": config.eval.model_copy(update={"n_envs": n_envs})})
+        results.append(evaluate_baseline("random", one, episodes=0))
+    assert results[0]["metrics"] == results[1]["metrics"] == results[2]["metrics"]
+    assert 0.0 < results[0]["metrics"]["steps"]["mean"] <= 40.0
+
+
+def test_rows_follow_the_list(run: Path, homes: list[str]) -> None:  # noqa: F811
+    result = evaluate_run(run, episodes=5)
+    rows = rows_of(run)
+    folder = next(word for word in homes if word.startswith("scenes.dataset=")).removeprefix("scenes.dataset=")
+    listed = read_episodes(Path(folder) / "episodes" / "val.json.gz")[:5]
+    assert [row["episode_id"] for row in rows] == [episode.episode_id for episode in listed]
+    assert result["metrics"]["nav_reward"]["mean"] == pytest.approx(np.mean([row["nav_reward"] for row in rows]))
+
+
+def test_same_run_same_result(run: Path) -> None:
+    first = evaluate_run(run)
+    rows = rows_of(run)
+    assert evaluate_run(run, overrides=["eval.n_envs=3"])["metrics"] == first["metrics"]
+    assert rows_of(run) == rows
+
+
+def test_argmax_is_kept_apart(run: Path) -> None:
+    assert evaluate_run(run, deterministic=True)["actions"] == "argmax"
+    assert len(rows_of(run, "val_argmax")) == 3
+
+
+def test_train_split_has_no_list(run: Path) -> None:
+    with pytest.raises(SideAgentsError, match="--episodes-file"):
+        evaluate_run(run, split="train")
+
+
+def test_file_of_other_buildings(run: Path, tmp_path: Path, homes: list[str]) -> None:  # noqa: F811
+    with pytest.raises(EnvsError, match=r"gone\.json\.gz"):
+        evaluate_run(run, episodes_file=tmp_path / "gone.json.gz")
+    with pytest.raises(SideAgentsError, match="no such folder"):
+        evaluate_run(run, scenes_dir=tmp_path / "gone")
+
+
+def test_blind_agents_are_evaluated(homes: list[str], tmp_path: Path) -> None:  # noqa: F811
+    blind = train(default_config([*homes, "model.use_rgb=false", f"runs={tmp_path}", "name=blind"]))
+    assert evaluate_run(blind)["episodes"] == 3
+
+
+def test_film(run: Path, tmp_path: Path) -> None:
+    gif = record(run, episode=1, out=tmp_path / "agent.gif")
+    frames = imageio.mimread(gif, memtest=False)
+    assert 1 <= len(frames) <= 15
+    assert frames[0].shape[:2] == (544, 512)
+    movie = record(run, episode=1)
+    assert movie.parent == run / "videos"
+    reader = imageio.get_reader(movie)
+    assert reader.get_meta_data()["source_size"] == (512, 544)
+    assert reader.count_frames() == len(frames)
+    reader.close()
+
+
+def test_film_refuses(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(SideAgentsError, match="episodes 0 to 5"):
+        record(run, episode=99)
+    with pytest.raises(SideAgentsError, match=r"\.mp4 or a \.gif"):
+        record(run, out=tmp_path / "agent.avi")
+
+
+def test_average_over_seeds() -> None:
+    one = np.array([0.0, 10.0]), np.array([0.0, 1.0])
+    other = np.array([0.0, 20.0]), np.array([1.0, 1.0])
+    grid, mean, low, high = average([one, other], points=11)
+    assert (grid[0], grid[-1]) == (0.0, 10.0)
+    assert mean[0] == pytest.approx(0.5)
+    assert mean[-1] == pytest.approx(1.0)
+    assert low[0] <= mean[0] <= high[0]
+
+
+def test_plot_draws_curves(run: Path, tmp_path: Path) -> None:
+    picture = plot_runs([run], tmp_path / "curves.png")
+    assert imageio.imread(picture).shape[0] > 200
+    with pytest.raises(SideAgentsError):
+        plot_runs([tmp_path], tmp_path / "none.png")
