@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
+from sideagents.errors import SideAgentsError
 from sideagents_policies.build import agent_base, build_venv, observation_space
 from sideagents_policies.checks import default_config
 from sideagents_policies.config import AgentConfig
@@ -24,6 +26,7 @@ from sideagents_policies.demos import (
     read_header,
 )
 from sideagents_policies.frames import DemoReader
+from sideagents_policies.minari_export import export_minari
 
 LONG = ["task.max_steps=200"]  # enough for the expert to arrive
 
@@ -211,3 +214,43 @@ def test_damage_is_told(folder, tmp_path, damage):
         list(read_demos(tmp_path))
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+class FakeMinari:
+    """Stands in for Minari, whose numpy 2 cannot be installed beside ours: records what it is given."""
+
+    def __init__(self):
+        self.calls = []
+        self.EpisodeBuffer = lambda **fields: fields
+
+    def create_dataset_from_buffers(self, dataset_id, buffers, **options):
+        if "/" not in dataset_id:
+            raise ValueError("malformed\ndataset id")
+        self.calls.append((dataset_id, buffers, options))
+
+
+def test_minari_export(folder, config, monkeypatch):
+    fake = FakeMinari()
+    monkeypatch.setitem(sys.modules, "minari", fake)
+    monkeypatch.setitem(sys.modules, "minari.data_collector", fake)
+    assert export_minari(folder, config, "pointnav/expert-v0") == "pointnav/expert-v0"
+    ((_, buffers, options),) = fake.calls
+    assert len(buffers) == 8
+    for buffer, trajectory in zip(buffers, read_demos(folder), strict=True):
+        steps = len(buffer["actions"])
+        assert steps == len(trajectory.actions) - 1
+        assert all(len(values) == steps + 1 for values in buffer["observations"].values())
+        assert buffer["actions"].min() >= 0
+        assert buffer["rewards"].sum() == pytest.approx(trajectory.rewards.sum())
+        assert buffer["terminations"].tolist() == [False] * (steps - 1) + [True]
+        first = {key: values[0] for key, values in buffer["observations"].items()}
+        assert options["observation_space"].contains(first)
+        assert options["action_space"].contains(buffer["actions"][0])
+    with pytest.raises(SideAgentsError, match="Minari refuses 'expert': malformed dataset id"):
+        export_minari(folder, config, "expert")
+
+
+def test_minari_is_missing(folder, config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "minari", None)
+    with pytest.raises(SideAgentsError, match="Minari is not installed"):
+        export_minari(folder, config, "pointnav/expert-v0")

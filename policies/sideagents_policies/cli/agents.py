@@ -47,6 +47,7 @@ def _add_training(verbs: Verbs) -> None:
         words=CONFIG,
     )
     demos.add_argument("--out", type=Path, metavar="DIR", help="folder of the shards (default: RUNS/NAME_demos)")
+    demos.add_argument("--minari", metavar="ID", help="write them to Minari's store as well")
     demos.set_defaults(run=_demos)
 
     clone = add_verb(
@@ -129,7 +130,12 @@ def _demos(args: argparse.Namespace) -> int:
     from sideagents_policies.demos import collect, default_folder
 
     config = checked_config(args)
-    collect(config, default_folder(config) if args.out is None else args.out)
+    folder = collect(config, default_folder(config) if args.out is None else args.out)
+    print(f"demonstrations: {folder}")
+    if args.minari is not None:
+        from sideagents_policies.minari_export import export_minari
+
+        print(f"Minari data set: {export_minari(folder, config, args.minari)}")
     return 0
 
 
