@@ -23,7 +23,7 @@ from sideagents.run.config import key_paths, load_config
 from sideagents.train.pretrain import PretrainConfig
 from sideagents_envs.config import TaskConfig
 from sideagents_policies.agents import BASELINES
-from sideagents_policies.cli.common import OVERRIDE
+from sideagents_policies.cli.common import OVERRIDE, Parser
 from sideagents_policies.cli.main import build_parser
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.paths import config_names, config_path
@@ -192,14 +192,25 @@ def test_scripts_and_make_targets_exist(page):
         assert (ROOT / path).is_file(), path
 
 
-def test_every_verb_is_documented():
-    seen = {words[0] for page in DOCS for words in quoted(page)}
-    seen |= {" ".join(words[:2]) for page in DOCS for words in quoted(page)}
-    parser = build_parser()
-    verbs = set(parser._subparsers._group_actions[0].choices)
-    family = parser.parse_args(["scenes"]).parser
-    verbs |= {f"scenes {verb}" for verb in family._subparsers._group_actions[0].choices}
-    assert verbs <= seen
+def verbs_of(parser: Parser) -> dict[str, Parser]:
+    """Return the parsers of all verbs by their words, families and their members."""
+    found: dict[str, Parser] = {}
+    groups = parser._subparsers._group_actions if parser._subparsers is not None else []
+    for group in groups:
+        for name, verb in group.choices.items():
+            found |= {name: verb} | {f"{name} {rest}": member for rest, member in verbs_of(verb).items()}
+    return found
+
+
+def test_every_verb_and_option_is_documented():
+    text = "".join(page.read_text() for page in DOCS)
+    lines = [" ".join(words) for page in DOCS for words in quoted(page)]
+    verbs = verbs_of(build_parser())
+    assert {"train", "scenes render"} <= set(verbs)
+    for words, verb in verbs.items():
+        assert any(f"{line} ".startswith(f"{words} ") for line in lines), words
+        options = [option for action in verb._actions for option in action.option_strings if option[:2] == "--"]
+        assert [option for option in options if option not in text and option != "--help"] == [], words
 
 
 # links and examples
