@@ -20,6 +20,7 @@ from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
 from sideagents_policies.build import load_agent
 from sideagents_policies.checks import default_config
+from sideagents_policies.cli.main import main
 from sideagents_policies.ppo import SideTunedPPO
 from sideagents_policies.train import resume, train
 
@@ -184,3 +185,9 @@ def test_two_workers(homes, tmp_path, capfd):  # noqa: F811
     assert (first != second).any()
     assert capfd.readouterr().out.count("in optimiser") == 1
     assert SMALL  # the environments of both processes together are those of one process: see test_parallel
+
+
+def test_what_an_agent_lacks_is_not_logged(homes, tmp_path):  # noqa: F811
+    run = train(default_config([*homes, f"runs={tmp_path}", "model.use_rgb=false", "ppo.frames=64"]))
+    assert "train/alpha" not in rows_of(run)[-1]
+    assert main(["plot", str(run), "--out", str(tmp_path / "curves.png")]) == 0

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from sideagents.errors import CheckpointError
+from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sideagents.run.config import dump_config
 from sideagents.run.files import write_text
@@ -75,9 +75,10 @@ class Session:
         self.folder = Path(path[0])
 
     def log(self, step: int, values: Mapping[str, float | int | str]) -> None:
-        """Write scalars to progress.csv and TensorBoard."""
+        """Write scalars to progress.csv and TensorBoard; what is nan (alpha of an agent that has none) is left out."""
         if self.run is not None:
-            self.run.log(step, {"frames": step, **values})
+            known = {key: value for key, value in values.items() if value == value}
+            self.run.log(step, {"frames": step, **known})
 
     def say(self, text: str) -> None:
         """Print a line in the main process."""
@@ -94,10 +95,7 @@ class Session:
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         """Write a checkpoint; `own` is the state of each process, gathered from all of them."""
-        states: list[Any] = [dict(own)]
-        if self.world.size > 1:
-            states = [None] * self.world.size
-            dist.gather_object(dict(own), states if self.world.is_main else None)
+        states = _gathered(dict(own), self.world)
         if self.run is None:
             return
         base = getattr(policy.features_extractor, "base", None)
@@ -128,6 +126,18 @@ class Session:
         """Flush the logs."""
         if self.run is not None:
             self.run.close()
+
+
+def _gathered(own: dict[str, Any], world: World) -> list[Any]:
+    """Return the states of all processes in the main one; raises `SideAgentsError` when one of them is lost."""
+    if world.size == 1:
+        return [own]
+    states: list[Any] = [None] * world.size
+    try:
+        dist.gather_object(own, states if world.is_main else None)
+    except RuntimeError as error:
+        raise SideAgentsError(f"another training process stopped: {str(error).splitlines()[0]}") from error
+    return states
 
 
 @contextmanager
