@@ -79,6 +79,7 @@ def benchmark_train(
     for name in only:
         if name not in CHOICES:
             raise SideAgentsError(f"unknown benchmark {name!r}{nearest(name, CHOICES)} (known: {', '.join(CHOICES)})")
+    only = list(dict.fromkeys(only))
     scenes = ScenesConfig(buildings=BUILDINGS) if scenes is None else scenes
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -93,12 +94,14 @@ def benchmark_train(
             else:
                 contests.append(_compete(config, name, size.repeats))
                 fresh = _contest_rows(name, contests[-1], _about(config, size))
+            if contests and name == only[-1]:
+                fresh.append(_forwards_row(contests))
             for row in fresh:
                 progress(f"{row['name']}: {row['value']:.4g} {row['unit']}".rstrip())
             rows += fresh
     finally:
         torch.set_num_threads(threads)
-    return [*rows, _forwards_row(contests)] if contests else rows
+    return rows
 
 
 def benchmark_config(size: Size, scenes: ScenesConfig) -> AgentConfig:
@@ -147,7 +150,7 @@ def _compete(config: AgentConfig, name: str, repeats: int) -> _Contest:
         steps, forwards, images = encoder.env_steps, encoder.base_forwards, 0
         samples: dict[str, list[Seconds]] = defaultdict(list)
         for _ in range(repeats):
-            with _counted(base) as seen:
+            with counted(base) as seen:
                 samples["once"].append(timed(once.update) / once.frames)
             images += sum(seen)
             samples["inside"].append(timed(inside.update) / inside.frames)
@@ -157,7 +160,7 @@ def _compete(config: AgentConfig, name: str, repeats: int) -> _Contest:
 
 
 @contextmanager
-def _counted(base: FrozenBase) -> Iterator[list[int]]:
+def counted(base: FrozenBase) -> Iterator[list[int]]:
     """Note how many images each forward pass of the base gets."""
     seen: list[int] = []
     hook = base.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
@@ -255,6 +258,7 @@ def _about(config: AgentConfig, size: Size) -> Row:
         "epochs": config.ppo.n_epochs,
         "threads": config.threads,
         "precision": "bfloat16" if config.bf16 else "float32",
+        "buildings": config.scenes.buildings,
         "image": f"{config.camera.width}x{config.camera.height}",
         "max_steps": config.task.max_steps,
         "seed": config.seed,

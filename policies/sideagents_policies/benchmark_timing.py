@@ -90,12 +90,12 @@ class Parts:
     def measure(self) -> dict[str, Seconds]:
         """Return the seconds that each part takes of an update for one frame."""
         ppo, n_envs = self._config.ppo, self._config.vec.n_envs
-        few = max(4, ppo.n_steps // 4)
+        few = max(4, ppo.n_steps // 2)
         return {
             "environment": timed(self._step, ppo.n_steps) / ppo.n_steps / n_envs,
             "base": timed(lambda: self._base(self._few["rgb"]), few) / few / n_envs,
             "act": timed(self._act, few) / few / n_envs,
-            "learn": timed(self._learn, 4) / 4 / ppo.batch_size * ppo.n_epochs,
+            "learn": timed(self._learn, 8) / 8 / ppo.batch_size * ppo.n_epochs,
         }
 
     def _step(self) -> None:
