@@ -30,10 +30,7 @@ def rows(what: str) -> list[Row]:
         return list_bases()
     if what == "configs":
         return [_config(name) for name in config_names()]
-    if what == "sides":
-        copy = {"name": "copy", "summary": "a trained copy of the base, from its weights"}
-        return sorted([*_registered(SIDES), copy], key=lambda row: str(row["name"]))
-    tables: dict[str, Registry[Any]] = {"methods": METHODS, "merges": MERGES}
+    tables: dict[str, Registry[Any]] = {"methods": METHODS, "merges": MERGES, "sides": SIDES}
     return _registered(tables[what])
 
 

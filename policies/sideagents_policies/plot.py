@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -26,22 +26,21 @@ METRICS = {
 
 
 def read_curves(run: Path) -> dict[str, Curve]:
-    """Return metric -> (frames, values) of a run's progress.csv; raises `SideAgentsError` when there is none."""
+    """Return metric -> (frames, values) of a run's progress.csv; raises `SideAgentsError` when there is none.
+
+    Frames are those trained on, in cloning too, where they come more than once.
+    """
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in read_scalars(run / "progress.csv"):
         for metric in METRICS:
             if row.get(metric):
-                points[metric].append((float(row["step"]), float(row[metric])))
+                points[metric].append((float(row.get("frames") or row["step"]), float(row[metric])))
     return {metric: (np.array([x for x, _ in p]), np.array([y for _, y in p])) for metric, p in points.items()}
 
 
 def label_of(run: Path) -> str:
-    """Return the name in the run's configuration, which runs of several seeds share."""
-    try:
-        config = yaml.safe_load((run / "config.yaml").read_text())
-        return str(config["name"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        raise SideAgentsError(f"{run}: its config.yaml is missing or broken") from None
+    """Return the folder's name without its number, which runs of several seeds share."""
+    return re.sub(r"_\d+$", "", run.resolve().name)
 
 
 def average(curves: Sequence[Curve], points: int = 200) -> tuple[NDArray[np.float64], ...]:
@@ -60,7 +59,7 @@ def average(curves: Sequence[Curve], points: int = 200) -> tuple[NDArray[np.floa
 
 
 def plot_runs(runs: Sequence[Path], out: Path) -> Path:
-    """Draw success, SPL, return and alpha against environment frames; one line for each name, a band over its seeds."""
+    """Draw success, SPL, return and alpha against frames; one line for each name, a band over its seeds."""
     groups: dict[str, list[dict[str, Curve]]] = defaultdict(list)
     for run in runs:
         groups[label_of(run)].append(read_curves(run))
@@ -79,7 +78,7 @@ def plot_runs(runs: Sequence[Path], out: Path) -> Path:
             (line,) = axis.plot(frames / 1e3, mean, label=name, linewidth=1.5)
             if len(curves) > 1:
                 axis.fill_between(frames / 1e3, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-        axis.set_xlabel("environment frames (thousands)")
+        axis.set_xlabel("frames trained on (thousands)")
         axis.set_title(METRICS[metric])
         axis.grid(alpha=0.3)
     figure.axes[0].legend(fontsize="small")
