@@ -22,7 +22,9 @@ class ModelConfig(_Section):
     side: str = Field("conv", description="side network: conv, fcn5, fcn4, copy or a dotted path")
     side_init: str = Field("default", description="default, copy, low_energy, or a distilled weights file")
     merge: str = Field("alpha", description="how base and side are combined, see `sideagents list merges`")
-    alpha: str = Field("learned", description="learned[:START], fixed:VALUE, stagewise:FRACTION, linear[:END] or hyperbolic:K")
+    alpha: str = Field(
+        "learned", description="learned[:START], fixed:VALUE, stagewise:FRACTION, linear[:END], hyperbolic:K"
+    )
     use_rgb: bool = Field(True, description="false: a blind agent that has the goal and the map only")
     use_map: bool = Field(True, description="the occupancy map of visited places")
     frames: int = Field(1, ge=1, le=8, description="base codes of the last frames that go in (newest last)")
