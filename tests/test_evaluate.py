@@ -115,7 +115,7 @@ def test_film(run: Path, tmp_path: Path) -> None:
 def test_film_refuses(run: Path, tmp_path: Path) -> None:
     with pytest.raises(SideAgentsError, match="episodes 0 to 5"):
         record(run, episode=99)
-    with pytest.raises(SideAgentsError, match=r"\.mp4 or a \.gif"):
+    with pytest.raises(SideAgentsError, match=r"\.mp4 or a \.gif, a picture a \.png"):
         record(run, out=tmp_path / "agent.avi")
 
 

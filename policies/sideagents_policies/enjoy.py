@@ -49,12 +49,14 @@ def record(
     deterministic: bool | None = None,
     overrides: Sequence[str] = (),
 ) -> Path:
-    """Play episode number `episode` of a list and write a video (.mp4 or .gif); return its path.
+    """Play episode number `episode` of a list and write a video (.mp4 or .gif) or one of its pictures (.png).
+
+    Returns the path; the picture is the one two thirds into the episode.
 
     Raises `SideAgentsError` for an episode that the list does not have or another file type.
     """
-    if out is not None and out.suffix not in (".mp4", ".gif"):
-        raise SideAgentsError(f"--out {out}: the video is a .mp4 or a .gif")
+    if out is not None and out.suffix not in (".mp4", ".gif", ".png"):
+        raise SideAgentsError(f"--out {out}: a video is a .mp4 or a .gif, a picture a .png")
     loaded = load_agent(run, overrides)
     chosen = EpisodesFrom(split or loaded.config.eval.split, 0, episodes_file, scenes_dir)
     config = chosen.applied_to(loaded.config)
@@ -66,6 +68,10 @@ def record(
         out = loaded.run.subfolder("videos") / f"{chosen.label}_{episode:04d}.mp4"
     ending = "reached the goal" if row["is_success"] else "did not reach the goal"
     print(f"{row['scene_id']} episode {row['episode_id']}: {ending} in {row['steps']} steps, SPL {row['spl']:.2f}")
+    if out.suffix == ".png":
+        with atomic_path(out) as temporary:
+            Image.fromarray(frames[2 * len(frames) // 3]).save(temporary)
+        return out
     return write_video(out, frames)
 
 
