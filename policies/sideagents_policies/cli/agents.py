@@ -102,7 +102,9 @@ def _add_measuring(verbs: Verbs) -> None:
     enjoy.add_argument("--episodes-file", type=Path, metavar="F", help="any PointNav-v1 .json.gz file")
     enjoy.add_argument("--scene-dir", type=Path, metavar="DIR", help="where that file's buildings are")
     enjoy.add_argument("--deterministic", action="store_true", default=None, help="arg-max in place of sampled actions")
-    enjoy.add_argument("--out", type=Path, metavar="F", help=".mp4, .gif, or .png for one picture (default: into the run's videos folder)")
+    enjoy.add_argument(
+        "--out", type=Path, metavar="F", help=".mp4, .gif, or .png for a picture (default: in RUN/videos)"
+    )
     enjoy.set_defaults(run=_enjoy)
 
     plot = add_verb(
