@@ -15,8 +15,8 @@ FIRST, LAST = "<!-- results -->", "<!-- /results -->"
 ORDER = ("expert", "straight", "forward", "random")
 TEXT = """\
 {episodes} episodes of `val`, in 14 buildings never trained in; means with 95 % bootstrap intervals over the episodes.
-Agents sample their actions. The files, with seeds and checkpoints, are in [docs/results/val](docs/results/val):
-`sideagents eval RUN --split val --json FILE` and `sideagents eval --agent expert --split val --json FILE` write them."""
+Actions are sampled. The files in [docs/results/val](docs/results/val) hold seeds and checkpoints; made by
+`sideagents eval RUN --split val --json FILE` and `sideagents eval --agent expert --split val --json FILE`."""
 
 
 def rendered(page: str) -> str:
