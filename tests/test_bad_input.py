@@ -279,7 +279,7 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "unknown agent": (lambda p: ["eval", "--agent", "exprt", *p.good], "did you mean 'expert'"),
     "film of another type": (lambda p: ["enjoy", str(p.run()), "--out", "f.avi"], ".mp4 or a .gif"),
     "episode beyond the list": (lambda p: ["enjoy", str(p.run()), "--episode", "9", "--out", "f.gif"], "episodes 0 to"),
-    "plot of no run": (lambda p: ["plot", ".", "--out", "f.png"], "config.yaml is missing"),
+    "plot of no run": (lambda p: ["plot", ".", "--out", "f.png"], "no progress.csv in it"),
     "plot of another type": (lambda p: ["plot", str(p.run()), "--out", "f.docx"], "f.docx"),
     "metrics into a folder": (
         lambda p: ["eval", str(p.run()), "--episodes", "1", "--json", str(p.here)], "is a folder"

@@ -30,6 +30,8 @@ def read_curves(run: Path) -> dict[str, Curve]:
 
     Frames are those trained on, in cloning too, where they come more than once.
     """
+    if not (run / "progress.csv").is_file():
+        raise SideAgentsError(f"{run}: no progress.csv in it; is it a run folder that train or clone wrote?")
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in read_scalars(run / "progress.csv"):
         for metric in METRICS:
