@@ -71,5 +71,5 @@ if __name__ == "__main__":
     try:
         main()
     except SideAgentsError as error:
-        print(f"rank {os.environ.get('RANK')}: {error}", file=sys.stderr)
-        sys.exit(2)
+        print(f"rank {os.environ.get('RANK')}: {error}", file=sys.stderr, flush=True)
+        os._exit(2)  # as the training processes do: gloo's threads would abort an ordinary exit

@@ -6,7 +6,6 @@ Works under `torchrun --nproc-per-node N`, or under `launch`, which starts N pro
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import socket
@@ -60,7 +59,6 @@ def init(device: str = "auto", timeout_s: float = 300.0) -> World:
             torch.cuda.set_device(where)
         backend = "nccl" if where.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
-        atexit.register(finish)  # gloo aborts a process that ends with the group's threads running
     return World(rank, size, where)
 
 

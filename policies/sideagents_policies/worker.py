@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -26,20 +27,21 @@ def main() -> int:
 
     run, config = open_run(args.run)
     world = parallel.init(config.device)
-    try:
-        resumed = load_checkpoint(run.checkpoint()) if args.resume else None
-        session = Session(config, world, run if world.is_main else None, resumed)
-        start = None if args.init is None else load_checkpoint(args.init)
-        if args.kind == "train":
-            train_here(session, start)
-        else:
-            clone_here(session, start, args.demos)
-    finally:
-        parallel.finish()
+    resumed = load_checkpoint(run.checkpoint()) if args.resume else None
+    session = Session(config, world, run if world.is_main else None, resumed)
+    start = None if args.init is None else load_checkpoint(args.init)
+    if args.kind == "train":
+        train_here(session, start)
+    else:
+        clone_here(session, start, args.demos)
+    parallel.finish()
     return 0
 
 
 if __name__ == "__main__":
     from sideagents_policies.cli.main import guarded
 
-    sys.exit(guarded(main))
+    code = guarded(main)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # after a peer was lost, gloo's threads would abort an ordinary exit
