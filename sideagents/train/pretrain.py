@@ -278,7 +278,9 @@ def _picture(path: Path, model: MapModel, data: ImageSet, config: PretrainConfig
 
 
 def _describe(folder: str, data: ImageSet) -> dict[str, Any]:
-    about: dict[str, Any] = {"folder": _portable(folder), "images": len(data), "buildings": data.buildings}
+    # the digest says which images they were; where they lay on this machine concerns nobody
+    about: dict[str, Any] = {"folder": "/".join(Path(folder).parts[-2:]), "images": len(data)}
+    about["buildings"] = data.buildings
     return {**about, "sha256": data.digest()}
 
 
