@@ -25,6 +25,8 @@ from sideagents.errors import SideAgentsError
 
 _PARENT = "SIDEAGENTS_PARENT_PID"
 _PATIENCE_S = 10.0  # between the polite and the final signal to a process
+_SAVING_S = 60.0  # that the others have after the first one ended as it was asked to
+_ASKED = 130  # exit code after Ctrl-C or SIGTERM
 
 
 @dataclass(frozen=True)
@@ -169,16 +171,24 @@ def launch(workers: int, argv: Sequence[str]) -> int:
 
 
 def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait until all children are done or one fails; return 0 or the failing exit code."""
+    """Wait until all children are done or one fails; return 0 or the failing exit code.
+
+    One that ended because it was asked to has not failed: the others end too, the first after writing the checkpoint.
+    """
+    deadline: float | None = None
     while True:
         codes = [child.poll() for child in children]
-        failed = [(rank, code) for rank, code in enumerate(codes) if code]
+        failed = [(rank, code) for rank, code in enumerate(codes) if code and code != _ASKED]
         if failed:
             rank, code = min(failed, key=lambda item: item[1])  # a killed one first: the others fail because of it
             print(f"training process {rank} of {len(children)} stopped with code {code}; stopping all", file=sys.stderr)
             return code if code > 0 else 128 - code
         if None not in codes:
-            return 0
+            return _ASKED if _ASKED in codes else 0
+        if _ASKED in codes:
+            deadline = deadline or time.monotonic() + _SAVING_S
+            if time.monotonic() > deadline:
+                return _ASKED
         time.sleep(0.1)
 
 
