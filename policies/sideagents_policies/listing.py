@@ -41,7 +41,7 @@ def as_json(found: Sequence[Row]) -> str:
 
 def as_table(found: Sequence[Row]) -> str:
     """Return the rows as aligned columns for people; nested values are left out."""
-    columns = [key for key in found[0] if not isinstance(found[0][key], dict)]
+    columns = dict.fromkeys(key for row in found for key, value in row.items() if not isinstance(value, dict))
     table = Table(box=None, pad_edge=False, header_style="")
     for column in columns:
         table.add_column(column, no_wrap=column == "name")
