@@ -71,6 +71,8 @@ def _absent_weights(model: ModelConfig) -> Iterator[str]:
     if model.base_weights is not None:
         if not Path(model.base_weights).is_file():
             yield f"model.base_weights: no such file {model.base_weights}"
+    elif any(row["name"] == model.base and row["kind"] == "published" for row in list_bases()):
+        yield f"model.base: {model.base!r} needs model.base_weights=FILE, its published weights; nothing is downloaded"
     elif any(row["name"] == model.base and not row["available"] for row in list_bases()):
         yield f"model.base: the weights of {model.base!r} are not in this installation (`make bases` makes them)"
     elif model.base.endswith(".safetensors") and not Path(model.base).is_file():
