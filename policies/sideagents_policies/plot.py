@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sideagents.errors import SideAgentsError
 from sideagents.run.scalars import read_scalars
 from sideagents.run.stats import bootstrap_interval
+from sideagents_envs.cache import atomic_path
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 METRICS = {
@@ -84,6 +85,6 @@ def plot_runs(runs: Sequence[Path], out: Path) -> Path:
         axis.set_title(METRICS[metric])
         axis.grid(alpha=0.3)
     figure.axes[0].legend(fontsize="small")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    with atomic_path(out) as temporary:
+        figure.savefig(temporary, dpi=120)
     return out
