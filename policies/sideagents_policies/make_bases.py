@@ -53,12 +53,12 @@ def config_of(task: str, runs: str) -> PretrainConfig:
     )
 
 
-def states(split: str, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def states(split: str, count: int, overrides: Sequence[str] = ()) -> tuple[Tensor, Tensor, Tensor]:
     """Return `count` images (N, 3, H, W) uint8 on the expert's way, its next actions (N,), goal readings (N, 3).
 
     A quarter of the steps are random, so that the expert is seen to correct mistakes.
     """
-    config = default_config([f"vec.n_envs={_ENVS}", "scenes.episodes_per_building=1"])
+    config = default_config([f"vec.n_envs={_ENVS}", "scenes.episodes_per_building=1", *overrides])
     venv: Any = build_venv(config, split, _ENVS, perceive=False, images=True)
     rng = np.random.default_rng(0)
     images, actions, goals = [], [], []

@@ -1,0 +1,22 @@
+"""The demonstration at a tiny scale: clone, train, evaluate, film and plot in one go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_agent import homes  # noqa: F401
+
+from sideagents_policies.demo import demo
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3.*")
+def test_demo(homes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    runs = tmp_path / "runs"
+    assert demo("pointnav/demo", (*homes, "clone.dagger_round_frames=64", f"runs={runs}")) == 0
+    shown = capsys.readouterr().out
+    for agent in ("trained ", "expert", "straight", "forward", "random"):
+        assert f"\n| {agent}" in shown
+    for kind in ("video", "plot"):
+        line = next(line for line in shown.splitlines() if line.startswith(f"{kind}:"))
+        assert Path(line.split(":", 1)[1].strip()).stat().st_size > 1000

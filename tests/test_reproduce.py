@@ -1,0 +1,65 @@
+"""The navigation tables: which cells there are, what each of them trains, how the rows are shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sideagents.run.config import config_hash
+from sideagents_policies.reproduce import STEPS, config_of, keys_of, main, table_of
+
+STAT = {"mean": 0.5, "low": 0.4, "high": 0.6}
+
+
+def test_cells() -> None:
+    assert len(keys_of("bc", [1])) == 10
+    assert len(keys_of("ppo", [1, 2])) == 20
+    demos = keys_of("demos", [1])
+    assert sorted({key["demos"] for key in demos}) == [49, 490, 4900]
+    assert {key["base"] for key in demos} == {"denoising"}
+    assert len(demos) == 12
+
+
+def test_every_cell_is_a_configuration_of_its_own() -> None:
+    keys = [key for table in ("bc", "ppo", "demos") for key in keys_of(table, [1])]
+    configs = [config_of(key) for key in keys]
+    for key, config in zip(keys, configs, strict=True):
+        assert (config.model.method, config.model.base, config.demos.trajectories) == (
+            key["method"],
+            key["base"],
+            key["demos"],
+        )
+        assert config.task.collision_penalty == 0.0
+    hashes = [config_hash(config) for config in configs]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_cloning_takes_the_same_steps_for_any_number_of_demonstrations() -> None:
+    for key in keys_of("demos", [1]):
+        config = config_of(key)
+        frames = config.demos.trajectories * 60
+        assert config.clone.epochs * frames / (config.clone.batch_size * config.workers) == pytest.approx(
+            STEPS, rel=0.01
+        )
+
+
+def test_rows_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "cell": keys_of("ppo", [1])[0],
+        "config_hash": "x",
+        "seconds": 90.0,
+        "metrics": {"success": STAT, "spl": STAT, "nav_reward": STAT},
+        "alpha": None,
+    }
+    assert "| curvature | sidetune | -     | 1    | 0.500 [0.400, 0.600]" in table_of([row])
+    (tmp_path / "navigation_ppo.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["ppo", "--show", "--results", str(tmp_path)]) == 0
+    assert "sidetune" in capsys.readouterr().out
+
+
+def test_unknown_table(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["rl", "--show"])
+    assert "choose from bc, ppo, demos" in capsys.readouterr().err
