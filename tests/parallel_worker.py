@@ -55,6 +55,8 @@ def main() -> None:
         parallel.init("cpu")
         time.sleep(120)
     options = {"n_steps": STEPS * (1 + rank), "batch_size": 8} if mode == "uneven" else {}
+    if mode == "warmup":  # weights that get no gradient at first must not count steps of the optimizer
+        options["critic_warmup"] = STEPS * total
     model = make(total, *sys.argv[4:], **options)
     if mode == "die":
         model.learn(STEPS * total)

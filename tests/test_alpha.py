@@ -88,3 +88,12 @@ def test_a_curriculum_goes_into_the_checkpoint_and_comes_back():
 def test_wrong_alphas_are_one_clear_line(spec, message):
     with pytest.raises(SideAgentsError, match=message):
         make_alpha(spec)
+
+
+@pytest.mark.parametrize("spec", ["stagewise:0.5", "linear", "hyperbolic:2"])
+def test_a_curriculum_never_goes_back(spec: str) -> None:
+    alpha = make_alpha(spec)
+    alpha.set_progress(0.9, epochs=9)
+    reached = alpha.value()
+    alpha.set_progress(0.0, epochs=0)  # a second training that starts from the first one's networks
+    assert alpha.value() == reached < 1.0

@@ -16,9 +16,9 @@ WORKER = Path(__file__).with_name("parallel_worker.py")
 TOLERANCE = 1e-5  # of any weight: float32 sums are taken in another order
 
 
-def run(out, processes, dataset):
+def run(out, processes, dataset, mode):
     out.mkdir()
-    arguments = [str(WORKER), str(out), "4", "train", dataset]
+    arguments = [str(WORKER), str(out), "4", mode, dataset]
     if processes == 1:
         subprocess.run([sys.executable, *arguments], check=True, timeout=120)
     else:
@@ -31,11 +31,12 @@ def one_thread(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def test_two_processes_equal_one_with_the_union_of_their_environments(tmp_path, monkeypatch):
+@pytest.mark.parametrize("mode", ["train", "warmup"])
+def test_two_processes_equal_one_with_the_union_of_their_environments(tmp_path, monkeypatch, mode):
     monkeypatch.setenv("SIDEAGENTS_CACHE", str(tmp_path / "cache"))
     dataset = make_dataset(tmp_path / "buildings").dataset
-    (single,) = run(tmp_path / "one", 1, dataset)
-    one, two = run(tmp_path / "two", 2, dataset)
+    (single,) = run(tmp_path / "one", 1, dataset, mode)
+    one, two = run(tmp_path / "two", 2, dataset, mode)
     assert single["frames"] == one["frames"] == two["frames"] == 64
     assert single["updates"] == one["updates"] == two["updates"]
     assert 2 < single["updates"] < 40  # the divergence has stopped an update in all of them

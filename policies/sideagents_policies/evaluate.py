@@ -175,12 +175,18 @@ def _venv(config: AgentConfig, chosen: EpisodesFrom, base: FrozenBase | None, pe
 def _result(rows: Sequence[Row], chosen: EpisodesFrom, config: AgentConfig) -> dict[str, Any]:
     return {
         "split": chosen.split,
-        "episodes_file": str(chosen.file) if chosen.file else None,
-        "buildings": f"bundled-v{GENERATOR_VERSION}" if config.scenes.dataset == "bundled" else config.scenes.dataset,
+        "episodes_file": chosen.file.name if chosen.file else None,
+        "buildings": _buildings(chosen, config),
         "seed": config.seed,
         "episodes": len(rows),
         "metrics": summarise(rows),
     }
+
+
+def _buildings(chosen: EpisodesFrom, config: AgentConfig) -> str:
+    if chosen.file is None and config.scenes.dataset == "bundled":
+        return f"bundled-v{GENERATOR_VERSION}"
+    return Path(chosen.scenes_dir or chosen.file or config.scenes.dataset).name
 
 
 def _deliver(result: dict[str, Any], json_path: Path | None) -> dict[str, Any]:

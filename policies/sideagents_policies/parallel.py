@@ -88,21 +88,25 @@ def all_sum(values: Tensor) -> Tensor:
 def average_gradients(parameters: Iterable[Tensor], extra: Tensor) -> Tensor:
     """Average the gradients of `parameters` over all processes, in place; return `extra` averaged.
 
-    One all-reduce carries everything in one flat vector. A parameter without a gradient counts as zero where a peer
-    has one, so every process must pass the same parameters in the same order.
+    One all-reduce carries everything in one flat vector. A parameter without a gradient counts as zero where a peer has
+    one, and stays without where none has: an optimizer must not count a step for it. Every process passes the same
+    parameters in the same order.
     """
     size = world_size()
     if size == 1:
         return extra
     trained = list(parameters)
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
-    flat = all_sum(torch.cat([g.reshape(-1).float() for g in grads] + [extra.reshape(-1).float()])) / size
+    known = extra.new_tensor([float(p.grad is not None) for p in trained])
+    flat = torch.cat([*(g.reshape(-1).float() for g in grads), known.float(), extra.reshape(-1).float()])
+    flat = all_sum(flat) / size
     start = 0
-    for parameter, grad in zip(trained, grads, strict=True):
-        piece = flat[start : start + grad.numel()].view_as(grad)
-        parameter.grad = grad.copy_(piece)
+    for grad in grads:
+        grad.copy_(flat[start : start + grad.numel()].view_as(grad))
         start += grad.numel()
-    return flat[start:].view_as(extra)
+    for parameter, grad, share in zip(trained, grads, flat[start : start + len(trained)].tolist(), strict=True):
+        parameter.grad = grad if share > 0 else None
+    return flat[start + len(trained) :].view_as(extra)
 
 
 @torch.no_grad()

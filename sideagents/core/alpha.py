@@ -73,8 +73,8 @@ class _Curriculum(Alpha):
         return self.alpha
 
     def set_progress(self, fraction: float, epochs: float = 0.0) -> None:
-        """Move along the curriculum."""
-        self.alpha.fill_(self._at(min(max(fraction, 0.0), 1.0), max(epochs, 0.0)))
+        """Move along the curriculum; alpha never rises, so that training started from another run keeps its place."""
+        self.alpha.clamp_(max=self._at(min(max(fraction, 0.0), 1.0), max(epochs, 0.0)))
 
     def _at(self, fraction: float, epochs: float) -> float:
         raise NotImplementedError
