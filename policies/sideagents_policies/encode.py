@@ -55,16 +55,22 @@ class EncodeOnce(VecEnvWrapper):
         if isinstance(base, str):
             base = load_base(base, weights=weights, dtype=torch.bfloat16 if bf16 else None)
         self.base = base.to(device)
-        self.base_forwards = self.extra_forwards = self.env_steps = 0
+        self.encoded = self.extra_forwards = self.env_steps = 0
         self._key, self._keep = image_key, keep_rgb
         self._plain = not isinstance(space, spaces.Dict)
         self._last = not is_image_space_channels_first(image)
         self._device, self._dtype = torch.device(device), np.dtype(dtype)
         shape = self._encode(np.zeros((1, *image.shape), dtype=image.dtype)).shape[1:]
+        self.encoded = 0
         if not keep_rgb:
             del parts[image_key]
         parts["base"] = spaces.Box(-np.inf, np.inf, shape, self._dtype.type)
         super().__init__(venv, observation_space=spaces.Dict(parts))
+
+    @property
+    def base_forwards(self) -> int:
+        """Frames that went through the base to be acted on: all that did, less those of resets and episode ends."""
+        return self.encoded - self.extra_forwards
 
     def reset(self) -> Observation:
         """Reset all environments and encode their first images."""
@@ -83,7 +89,6 @@ class EncodeOnce(VecEnvWrapper):
             images = np.concatenate([images, np.stack([t[self._key] for t in terminal])])
         codes = self._encode(images)
         self.env_steps += self.num_envs
-        self.base_forwards += self.num_envs
         self.extra_forwards += len(ended)
         for row, env in enumerate(ended):
             infos[env]["terminal_observation"] = self._add(terminal[row], codes[self.num_envs + row])
@@ -91,6 +96,7 @@ class EncodeOnce(VecEnvWrapper):
 
     def _encode(self, images: NDArray[Any]) -> NDArray[Any]:
         """Return the codes (B, C, h, w) of uint8 images, HWC or CHW as the space says."""
+        self.encoded += len(images)
         tensor = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
         if self._last:
             tensor = tensor.permute(0, 3, 1, 2)
