@@ -3,8 +3,8 @@ VENV ?= .venv
 PYTHON ?= python3.11
 EXTRAS ?= dev
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 comma := ,
+STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .PHONY: help install demo test test-all lint types bases clean
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from sideagents.errors import SideAgentsError
-from sideagents_envs.cache import atomic_path
+from sideagents.run.files import write_text
 from sideagents_envs.errors import EnvsError
+from sideagents_policies.cli.common import one_line
 
 
 def env_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -53,18 +57,28 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+def check_writable(path: Path) -> None:
+    """Raise OSError before minutes are spent on measuring what could not be written."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
+
+
 def main() -> int:
     options = parser().parse_args()
     try:
+        if options.json is not None:
+            check_writable(options.json)
         rows = options.rows(options)
-    except (EnvsError, SideAgentsError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if options.json is None:
+            print(json.dumps(rows, indent=1))
+        else:
+            write_text(options.json, json.dumps(rows, indent=1) + "\n")
+    except (EnvsError, SideAgentsError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    if options.json is None:
-        print(json.dumps(rows, indent=1))
-    else:
-        with atomic_path(options.json) as temporary:
-            temporary.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
 
 

@@ -58,7 +58,7 @@ MEANINGS = {
     "clone.alpha_learning_rate": "alpha's own, decayed as the other; alpha has no weight decay",
     "clone.weight_decay": "AdamW's",
     "clone.max_grad_norm": "gradients of actor and critic are clipped to this norm, each by themselves",
-    "clone.dagger_frames": "environment steps of DAgger over all rounds and processes; 0 = no DAgger",
+    "clone.dagger_frames": "environment steps over all processes; the last round may be shorter; 0 = no DAgger",
     "clone.dagger_round_frames": "environment steps of one round over all processes",
     "clone.dagger_epochs": "passes over the newest `dagger_buffer_frames` after each round",
     "clone.dagger_buffer_frames": "labelled frames that training looks back to, over all processes",
@@ -116,8 +116,8 @@ sideagents check pointnav/sidetune_curvature model.base=denoising ppo.frames=100
 
 Two environment variables count:
 
-- `SIDEAGENTS_DATA`: where `scenes.dataset`, `scenes.episodes`, `model.base_weights` and the `data` of `pretrain` are
-  looked for when they are not found as given.
+- `SIDEAGENTS_DATA`: where `scenes.dataset`, `scenes.episodes`, `model.base_weights`, the `.safetensors` files of
+  `model.base` and `model.side_init`, and the `data` of `pretrain` are looked for when they are not found as given.
 - `SIDEAGENTS_CACHE`: where bundled buildings and walkable spaces are kept; by default `~/.cache/sideagents`.
 """
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
+from sideagents_envs.cache import keep_kernels
+
 if TYPE_CHECKING:
     from sideagents_envs.pointnav import PointNavBatch, PointNavEnv
     from sideagents_envs.vec import PointNavVecEnv, make_vec
@@ -21,6 +23,7 @@ _LAZY = {
     "make_vec": "sideagents_envs.vec",
 }
 
+keep_kernels()  # before any of our modules imports numba
 gymnasium.register(id="PointNav-v0", entry_point="sideagents_envs.pointnav:PointNavEnv")
 
 

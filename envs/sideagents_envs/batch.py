@@ -59,6 +59,15 @@ def action_space(task: TaskConfig) -> spaces.Discrete:
     return spaces.Discrete(4 if task.stop == "explicit" else 3)
 
 
+def checked_actions(actions: Any, n_envs: int, space: spaces.Discrete) -> NDArray[Any]:
+    """Return the actions as an array (N,); raises EnvsError when one is not an integer of the action space."""
+    array: NDArray[Any] = np.asarray(actions)
+    integers = array.shape == (n_envs,) and array.dtype.kind in "iu"
+    if not integers or array.min() < 0 or array.max() >= space.n:
+        raise EnvsError(f"actions must be {n_envs} integers from 0 to {space.n - 1}, got {array.tolist()}")
+    return array
+
+
 class StepResult(NamedTuple):
     """Outcome of one step of N environments: float64 and bool arrays (N,), and a dict per environment."""
 
@@ -75,7 +84,8 @@ class PointNavBatch:
     to act stops instead: the step costs the slack, pays the success reward and ends the episode. The undiscounted
     return of an episode of T steps is therefore
     `success * success_reward + distance_reward * (d_0 - d_T) + slack_reward * T`. With `stop: explicit` the agent
-    must choose to stop, successfully or not, as in Habitat.
+    must choose to stop, successfully or not, as in Habitat. d_0 is measured like all other distances, not read from the
+    episode's file. Where the goal cannot be reached from a place that is walked to, the distance stays what it was.
 
     An environment is idle (`active` False) before its first episode and after its last one until `begin` is called:
     its steps do nothing and cost nothing, and it observes black images.
@@ -114,7 +124,13 @@ class PointNavBatch:
         self._tracks[env] = 0.0
         self._tracks[env, 0] = start.pose[[0, 2]]
         self._track_lengths[env] = 1
-        self._distances[env] = self._start_distances[env] = self._distance(env)
+        distance = self._measured(env)
+        if not math.isfinite(distance):
+            raise EpisodeError(
+                f"{start.episode.scene_id}, episode {start.episode.episode_id!r}: the goal cannot be reached from "
+                f"{np.round(start.pose[:3], 2).tolist()}"
+            )
+        self._distances[env] = self._start_distances[env] = distance
         self._path_lengths[env] = self._returns[env] = 0.0
         self._steps[env] = self._collisions[env] = 0
         self.active[env] = True
@@ -125,16 +141,11 @@ class PointNavBatch:
         # The reading shows the goal of the file even where distances are measured to the walkable point beside it.
         self.goals[env] = start.episode.goal
 
-    def _distance(self, env: int) -> float:
+    def _measured(self, env: int) -> float:
+        """Return the geodesic distance to the goal, inf where it cannot be reached."""
         start = self.starts[env]
         assert start is not None
-        distance = float(start.field.value(self.poses[env, :3]))
-        if not math.isfinite(distance):
-            raise EpisodeError(
-                f"{start.episode.scene_id}, episode {start.episode.episode_id!r}: the goal cannot be reached from "
-                f"{np.round(self.poses[env, :3], 2).tolist()}"
-            )
-        return distance
+        return float(start.field.value(self.poses[env, :3]))
 
     def step(self, actions: NDArray[Any]) -> StepResult:
         """Take one action (N,) in every environment that is active.
@@ -142,11 +153,7 @@ class PointNavBatch:
         Raises:
             EnvsError: an action is not one of the action space.
         """
-        actions = np.asarray(actions)
-        n = self.action_space.n
-        integers = actions.shape == (self.n_envs,) and actions.dtype.kind in "iu"
-        if not integers or actions.min() < 0 or actions.max() >= n:
-            raise EnvsError(f"actions must be {self.n_envs} integers from 0 to {n - 1}, got {actions.tolist()}")
+        actions = checked_actions(actions, self.n_envs, self.action_space)
         rewards = np.zeros(self.n_envs)
         terminated = np.zeros(self.n_envs, np.bool_)
         truncated = np.zeros(self.n_envs, np.bool_)
@@ -170,7 +177,9 @@ class PointNavBatch:
             if self._forward(env):
                 self._collisions[env] += 1
                 reward -= task.collision_penalty
-            self._distances[env] = self._distance(env)
+            distance = self._measured(env)
+            # One agent on a ledge without a way back must not end a run of many: its episode runs out instead.
+            self._distances[env] = distance if math.isfinite(distance) else before
             reward += task.distance_reward * (before - self._distances[env])
         else:
             yaw = self.poses[env, 3] + (self._turn if action == LEFT else -self._turn)
@@ -278,7 +287,6 @@ class PointNavBatch:
         state: dict[str, Any] = {name: getattr(self, f"_{name}").copy() for name in _COUNTERS}
         state["poses"] = self.poses.copy()
         state["active"] = self.active.copy()
-        state["buildings"] = [start and self.simulator.paths[start.scene].stem for start in self.starts]
         state["episodes"] = [start and start.episode.to_json() for start in self.starts]
         return state | self.source.get_state()
 
@@ -286,20 +294,29 @@ class PointNavBatch:
         """Continue from a state: the next steps are bit-equal to those that would have followed `get_state`.
 
         Raises:
-            EnvsError: the state has another number of environments, another step limit, or buildings not among ours.
+            EnvsError: the state has another number of environments, another step limit, another kind of episodes, or
+                buildings not among ours; nothing has been changed then.
         """
-        for name in (*_COUNTERS, "poses", "active"):
-            own = getattr(self, name if name in ("poses", "active") else f"_{name}")
-            saved = np.asarray(state[name])
-            if saved.shape != own.shape:
-                raise EnvsError(f"environment state: {name} has shape {saved.shape}, these environments {own.shape}")
-            own[:] = saved
-        index = {path.stem: i for i, path in enumerate(self.simulator.paths)}
-        for env, (building, row) in enumerate(zip(state["buildings"], state["episodes"], strict=True)):
-            if row is None:
-                self.starts[env] = None
-            elif building not in index:
-                raise EnvsError(f"environment state: the building {building!r} is not among those loaded")
-            else:
-                self._install(env, self.source.resume(index[building], Episode.from_json(row, "environment state")))
-        self.source.set_state(state)
+        own = {name: getattr(self, f"_{name}") for name in _COUNTERS} | {"poses": self.poses, "active": self.active}
+        missing = [name for name in (*own, "episodes") if name not in state]
+        if missing:
+            raise EnvsError(f"environment state: {missing[0]!r} is missing")
+        saved = {name: np.asarray(state[name]) for name in own}
+        for name, array in own.items():
+            if saved[name].shape != array.shape or not np.can_cast(saved[name].dtype, array.dtype, "same_kind"):
+                raise EnvsError(
+                    f"environment state: {name} has shape {saved[name].shape} of {saved[name].dtype}, "
+                    f"these environments {array.shape} of {array.dtype}"
+                )
+        rows = state["episodes"]
+        if len(rows) != self.n_envs:
+            raise EnvsError(f"environment state: has {len(rows)} episodes, these are {self.n_envs} environments")
+        episodes = [None if row is None else Episode.from_json(row, "environment state") for row in rows]
+        starts = [None if episode is None else self.source.resume(episode) for episode in episodes]
+        self.source.set_state(state)  # checks before it changes anything; nothing fails from here on
+        for name, array in own.items():
+            array[:] = saved[name]
+        for env, start in enumerate(starts):
+            self.starts[env] = None
+            if start is not None:
+                self._install(env, start)

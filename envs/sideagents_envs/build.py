@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sideagents_envs.batch import PointNavBatch
-from sideagents_envs.buildings import ensure_bundled, scenes_root
+from sideagents_envs.buildings import ensure_bundled, episodes_file, scenes_root
 from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
 from sideagents_envs.episodes import Episode, read_episodes
 from sideagents_envs.errors import EpisodeError, nearest
@@ -46,7 +46,10 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
     if file is None:
         paths = scenes_root(scenes, spec.split)
     else:
-        paths, listed = _place_in_buildings(read_episodes(file), file, scenes, spec.split)
+        episodes = read_episodes(file)
+        if training and scenes.buildings:
+            episodes = _limited(episodes, file, scenes)
+        paths, listed = _place_in_buildings(episodes, file, scenes, spec.split)
     world = EmbeddedWorld(paths, camera, scenes.navmesh)
     source: EpisodeSource
     if not training:
@@ -68,18 +71,30 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
 def _episodes_file(spec: BatchSpec, scenes: ScenesConfig) -> Path | None:
     if spec.episodes_file is not None:
         return Path(spec.episodes_file)
-    if scenes.episodes is not None:
-        return Path(scenes.episodes.replace("{split}", spec.split))
-    if spec.split == "train":
-        return None
-    root = ensure_bundled((spec.split,)) if scenes.dataset == "bundled" else Path(scenes.dataset)
-    file = root / "episodes" / f"{spec.split}.json.gz"
+    if scenes.episodes is not None or spec.split == "train":
+        return scenes.episodes_path(spec.split)
+    if scenes.folder is None:
+        ensure_bundled((spec.split,))
+        return episodes_file(spec.split)
+    file = scenes.folder / "episodes" / f"{spec.split}.json.gz"
     if not file.is_file():
         raise EpisodeError(
             f"{file}: no such episode file; a held-out split needs a fixed list "
             "(make one with `sideagents scenes episodes`, name it in scenes.episodes)"
         )
     return file
+
+
+def _limited(episodes: Sequence[Episode], file: Path, scenes: ScenesConfig) -> list[Episode]:
+    """Keep the episodes in the training buildings that `scenes.buildings` leaves, told by their names."""
+    names = {path.stem for path in scenes_root(scenes, "train")}
+    kept = [episode for episode in episodes if PurePosixPath(episode.scene_id).stem in names]
+    if not kept:
+        raise EpisodeError(
+            f"{file}: no episode is in the first {scenes.buildings} training buildings of {scenes.dataset!r} "
+            "(scenes.buildings limits a list, too)"
+        )
+    return kept
 
 
 def _place_in_buildings(
@@ -97,8 +112,8 @@ def _place_in_buildings(
 def _find_building(episode: Episode, file: Path, scenes: ScenesConfig, split: str) -> Path:
     """Find the scene_id beside the episode file, in the dataset's folder, or by name among the split's buildings."""
     folders = [file.parent, file.parent.parent, Path()]
-    if scenes.dataset != "bundled":
-        folders.insert(0, Path(scenes.dataset))
+    if scenes.folder is not None:
+        folders.insert(0, scenes.folder)
     for folder in folders:
         candidate = folder / episode.scene_id
         if candidate.suffix == ".glb" and candidate.is_file():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from sideagents_envs.errors import EnvsError
@@ -91,9 +93,11 @@ class ScenesConfig:
     """Where buildings and episodes come from.
 
     `dataset` is `bundled` (procedural buildings, made on first use) or a folder with `{split}/*.glb`.
-    `buildings` limits how many of the training buildings are used (0 = all); a building is switched every
-    `episodes_per_building` episodes, as in the paper. `episodes` optionally names a PointNav-v1 `.json.gz` file
-    (`{split}` is filled in); without it training episodes are drawn at random and held-out ones come from the dataset.
+    `buildings` limits how many of the training buildings are used (0 = all), the first ones of the dataset; a building
+    is switched every `episodes_per_building` episodes, as in the paper. `episodes` optionally names a PointNav-v1
+    `.json.gz` file (`{split}` is filled in); without it training episodes are drawn at random and held-out ones come
+    from the dataset. With both, only the listed episodes in the first `buildings` of the dataset are trained on.
+    A leading `~` in `dataset` and `episodes` is the home folder.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -108,3 +112,12 @@ class ScenesConfig:
         _positive(self, "episodes_per_building")
         if self.buildings < 0:
             raise EnvsError(f"buildings must be 0 (all) or more, got {self.buildings}")
+
+    @property
+    def folder(self) -> Path | None:
+        """The dataset's folder, None for the bundled buildings."""
+        return None if self.dataset == "bundled" else Path(os.path.expanduser(self.dataset))
+
+    def episodes_path(self, split: str) -> Path | None:
+        """Return the episode file that `episodes` names for a split, None when it names none."""
+        return None if self.episodes is None else Path(os.path.expanduser(self.episodes.replace("{split}", split)))

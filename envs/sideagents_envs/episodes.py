@@ -78,15 +78,14 @@ class Episode:
         try:
             goals = row["goals"]
             info = row.get("info") or {}
-            radius = goals[0].get("radius")
             episode = Episode(
                 episode_id=episode_id,
                 scene_id=str(row["scene_id"]),
                 start_position=_vector(row["start_position"], 3, "start_position", where),
                 start_rotation=_vector(row["start_rotation"], 4, "start_rotation", where),
                 goal=_vector(goals[0]["position"], 3, "goals[0].position", where),
-                radius=0.2 if radius is None else float(radius),
-                geodesic_distance=float(info.get("geodesic_distance", math.nan)),
+                radius=_number(goals[0].get("radius"), 0.2, "goals[0].radius", where),
+                geodesic_distance=_number(info.get("geodesic_distance"), math.nan, "info.geodesic_distance", where),
             )
         except KeyError as error:
             raise EpisodeError(f"{where}: the key {error} is missing") from None
@@ -100,11 +99,24 @@ class Episode:
 def _vector(value: Any, size: int, name: str, where: str) -> Float:
     try:
         vector = np.array(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         vector = np.full(0, math.nan)
     if vector.shape != (size,) or not np.isfinite(vector).all():
         raise EpisodeError(f"{where}: {name} must be {size} finite numbers, got {value!r}")
     return vector
+
+
+def _number(value: Any, default: float, name: str, where: str) -> float:
+    """Return a finite number, or `default` where the file says nothing (null)."""
+    if value is None:
+        return default
+    try:
+        number = float(value) if isinstance(value, (int, float)) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise EpisodeError(f"{where}: {name} must be a finite number or null, got {value!r}")
+    return number
 
 
 def rotation_of(yaw: float) -> Float:
@@ -139,7 +151,7 @@ def _rows(path: Path) -> list[Any]:
         raise EpisodeError(f"{path}: no such episode file") from None
     except (OSError, EOFError, zlib.error) as error:
         raise EpisodeError(f"{path}: cannot be read, the file is cut off or damaged ({error})") from None
-    except (UnicodeDecodeError, json.JSONDecodeError):
+    except (ValueError, RecursionError):  # not text, not JSON, a number of thousands of digits, or nested too deeply
         raise EpisodeError(f"{path}: is not JSON, expected a PointNav-v1 .json.gz") from None
     rows = content.get("episodes") if isinstance(content, dict) else None
     if not isinstance(rows, list):
@@ -159,7 +171,8 @@ class EpisodeSampler:
 
     A pair is kept when the geodesic distance lies in [1, 30] m on one floor; pairs that are nearly straight
     (geodesic / Euclidean < 1.1) are kept with probability 20 (ratio - 0.98)^2 only. The goal's distance field is
-    computed once per goal and returned with the episode.
+    computed once per goal and returned with the episode. Points are drawn on the main islands of the walkable space;
+    they stand in for Habitat's condition on an island's radius, which keeps points off tables and ledges as well.
     """
 
     def __init__(self, navmesh: Walkable, scene_id: str) -> None:

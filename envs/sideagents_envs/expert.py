@@ -68,7 +68,7 @@ def expert_action(navmesh: NavMesh, field: DistanceField, pose: ArrayLike, task:
     x, y, z, yaw = np.asarray(pose, np.float64)
     turn = float(np.radians(task.turn_deg))
     left, turns = _choose(navmesh.grid, field.field, x, y, z, yaw, task.forward_m, turn, task.allow_sliding)
-    if task.stop == "explicit" and left <= task.success_distance_m:
+    if task.stop == "explicit" and left < task.success_distance_m:
         return STOP
     if turns == 0:
         return FORWARD

@@ -157,8 +157,13 @@ class Gltf:
         if "://" in uri:
             raise SceneError(f"{self.path}: {what} points to {uri}; only files beside the building are read")
         try:
-            return (self.path.parent / urllib.parse.unquote(uri)).read_bytes()
-        except OSError:
+            folder = self.path.parent.resolve()
+            file = (folder / urllib.parse.unquote(uri)).resolve()
+            # A downloaded building must not make us read a device, a pipe or someone's files.
+            if not (file.is_relative_to(folder) and file.is_file()):
+                raise FileNotFoundError
+            return file.read_bytes()
+        except (OSError, ValueError, RuntimeError):  # also for a zero byte in the name and links in a circle
             raise SceneError(f"{self.path}: {what} needs the file {uri}, which is not beside the building") from None
 
     def image(self, texture_index: Any) -> tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]:

@@ -17,10 +17,9 @@ from sideagents_envs.config import NavMeshConfig
 from sideagents_envs.errors import EpisodeError, SceneError
 from sideagents_envs.geodesic import REACH, DistanceField
 from sideagents_envs.motion import GAP, Grid, Y
+from sideagents_envs.versions import NAVMESH_VERSION
 
 F64 = NDArray[np.float64]
-
-NAVMESH_VERSION = 2  # raise when the meaning or the making of the stored arrays changes
 
 _MAIN_SHARE = 0.1  # of the largest island: anything smaller is furniture, a ledge or a sealed cupboard
 _MAIN_AREA = 1.0  # square metres

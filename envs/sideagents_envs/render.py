@@ -1,4 +1,4 @@
-"""First-person images by ray casting: all buildings stand in one Embree scene, one call serves all cameras."""
+"""First-person images by ray casting with Embree: one call renders all cameras in one set of buildings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ _MARGIN = 2.0  # metres of free space around each building
 
 
 class Renderer:
-    """Renders batches of poses in a set of buildings.
+    """Renders batches of poses in a set of buildings, which stand in one Embree scene: one call casts all rays.
+
+    `EmbeddedWorld` keeps one renderer for each building, and calls those whose buildings are in use.
 
     What a camera sees depends on its own building alone: buildings stand in disjoint cells of a ground grid, a ray that
     leaves its cell has hit nothing, and cells are whole metres apart with vertices and cameras on a grid of 1/16384 m,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sideagents_envs.episodes import Episode, EpisodeSampler, place
-from sideagents_envs.errors import EpisodeError
+from sideagents_envs.errors import EnvsError, EpisodeError
 from sideagents_envs.simulator import Field, Simulator
 
 Float = NDArray[np.float64]
@@ -35,8 +35,8 @@ class EpisodeSource(Protocol):
     def take(self, env: int, ticket: int) -> Start:
         """Return the next episode of environment `env`; a fixed list gives its entry `ticket`."""
 
-    def resume(self, scene: int, episode: Episode) -> Start:
-        """Return a start that was given out before."""
+    def resume(self, episode: Episode) -> Start:
+        """Return a start that was given out before; raises EnvsError when its building is not among ours."""
 
     def reseed(self, seed: int) -> None:
         """Begin anew from another seed."""
@@ -45,13 +45,19 @@ class EpisodeSource(Protocol):
         """Return what `take` depends on: per key a JSON-able list with one entry per environment."""
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state."""
+        """Continue from a state; raises EnvsError, having changed nothing, when it is not of an equally made source."""
 
 
 def _start(simulator: Simulator, scene: int, episode: Episode, where: str) -> Start:
     navmesh = simulator.navmesh(scene)
     pose, goal = place(navmesh, episode, where)
     return Start(scene, episode, pose, goal, navmesh.distance_field(goal))
+
+
+def _building(numbers: Mapping[str, int], episode: Episode) -> int:
+    if episode.scene_id not in numbers:
+        raise EnvsError(f"environment state: the building {episode.scene_id!r} is not among those loaded")
+    return numbers[episode.scene_id]
 
 
 class TrainingEpisodes:
@@ -82,6 +88,9 @@ class TrainingEpisodes:
         self.total_envs = total_envs or n_envs
         self._stay = episodes_per_building
         self._listed = listed
+        self._numbers = {name: i for i, name in enumerate(scene_ids)}
+        if listed is not None:
+            self._numbers = {episode.scene_id: scene for scene, group in listed.items() for episode in group}
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
@@ -108,22 +117,44 @@ class TrainingEpisodes:
         episode, field = sampler.draw(rng, f"{self._envs[env]}-{taken}")
         return Start(scene, episode, episode.start_pose, episode.goal, field)
 
-    def resume(self, scene: int, episode: Episode) -> Start:
-        """Return a start that was given out before."""
+    def resume(self, episode: Episode) -> Start:
+        """Return a start that was given out before; raises EnvsError when its building is not among ours."""
+        scene = _building(self._numbers, episode)
         if self._listed is not None:
             return _start(self._simulator, scene, episode, self._scene_ids[scene])
         field = self._simulator.navmesh(scene).distance_field(episode.goal)
         return Start(scene, episode, episode.start_pose, episode.goal, field)
 
     def get_state(self) -> dict[str, list[Any]]:
-        """Return generators and counters."""
-        return {"rngs": [rng.bit_generator.state for rng in self._rngs], "taken": list(self._taken)}
+        """Return generators, counters and the order of the buildings, which is the same for all environments."""
+        return {
+            "rngs": [rng.bit_generator.state for rng in self._rngs],
+            "taken": list(self._taken),
+            "orders": [list(self.order) for _ in self._rngs],
+        }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state of an equally made source."""
-        for rng, saved in zip(self._rngs, state["rngs"], strict=True):
-            rng.bit_generator.state = saved
-        self._taken = [int(n) for n in state["taken"]]
+        """Continue from a state; raises EnvsError, having changed nothing, when it is not of an equally made source."""
+        missing = [key for key in ("rngs", "taken", "orders") if key not in state]
+        if missing:
+            raise EnvsError(
+                f"environment state: has no {missing[0]!r}, it is of a fixed list, not of training episodes"
+            )
+        rngs = [np.random.default_rng() for _ in self._envs]
+        try:
+            for rng, saved in zip(rngs, state["rngs"], strict=True):
+                rng.bit_generator.state = saved
+            taken = [int(n) for n in state["taken"]]
+            orders = [[int(scene) for scene in order] for order in state["orders"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise EnvsError(f"environment state: malformed rngs, taken or orders ({error})") from None
+        if len(taken) != len(rngs) or len(orders) != len(rngs) or min(taken) < 0:
+            raise EnvsError(f"environment state: rngs, taken and orders must be those of {len(rngs)} environments")
+        if any(order != orders[0] for order in orders) or sorted(orders[0]) != sorted(self.order):
+            raise EnvsError(
+                f"environment state: deals {len(orders[0])} other buildings, these environments {len(self.order)}"
+            )
+        self._rngs, self._taken, self.order = rngs, taken, orders[0]
 
 
 class EpisodeList:
@@ -137,6 +168,7 @@ class EpisodeList:
         self._simulator = simulator
         self._entries = entries
         self._where = where
+        self._numbers = {episode.scene_id: scene for scene, episode in entries}
 
     @property
     def count(self) -> int | None:
@@ -145,11 +177,11 @@ class EpisodeList:
 
     def take(self, env: int, ticket: int) -> Start:
         """Return entry `ticket` of the list, whichever environment asks."""
-        return self.resume(*self._entries[ticket])
+        return _start(self._simulator, *self._entries[ticket], self._where)
 
-    def resume(self, scene: int, episode: Episode) -> Start:
-        """Return a start that was given out before."""
-        return _start(self._simulator, scene, episode, self._where)
+    def resume(self, episode: Episode) -> Start:
+        """Return a start that was given out before; raises EnvsError when its building is not among ours."""
+        return _start(self._simulator, _building(self._numbers, episode), episode, self._where)
 
     def reseed(self, seed: int) -> None:
         """Do nothing: the list is fixed."""
@@ -159,4 +191,6 @@ class EpisodeList:
         return {}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Do nothing: the list is fixed."""
+        """Check that the state is one of a fixed list, of which there is nothing to restore."""
+        if "rngs" in state:
+            raise EnvsError("environment state: it is of training episodes, not of a fixed list")

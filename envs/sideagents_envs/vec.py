@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
-from sideagents_envs.batch import Observation, StepResult, action_space, observation_space
+from sideagents_envs.batch import Observation, StepResult, action_space, checked_actions, observation_space
 from sideagents_envs.build import BatchSpec, make_batch
 from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
 from sideagents_envs.episodes import Episode
@@ -81,6 +81,7 @@ class PointNavVecEnv(VecEnv):
         self.episode_count: int | None = self._ask("count")[0]
         self._bounds = np.cumsum([0] + [shard.n_envs for shard in self._shards])
         super().__init__(int(self._bounds[-1]), observation_space(camera, task), action_space(task))
+        self._task = task
         self.tickets = np.full(self.num_envs, -1)
         self.first_ticket = 0
         self._next_episode = 0
@@ -126,10 +127,12 @@ class PointNavVecEnv(VecEnv):
         return _joined(_receive([shard for shard, _ in used]))
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Start a step; with workers it runs beside the caller."""
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,):
-            raise EnvsError(f"actions must have shape ({self.num_envs},), got {actions.shape}")
+        """Start a step; with workers it runs beside the caller.
+
+        Raises:
+            EnvsError: an action is not one of the action space; no environment has moved then.
+        """
+        actions = checked_actions(actions, self.num_envs, action_space(self._task))
         for shard, share in zip(self._shards, self._shares(actions), strict=True):
             shard.send("step", share)
 

@@ -247,10 +247,11 @@ def load_agent(path: Path, overrides: Sequence[str] = (), device: torch.device |
     """Load the policy of a run, or of one of its checkpoints (`RUN/checkpoints/step_...`).
 
     The base is loaded by the name in the run's configuration and must have the fingerprint of the one trained with.
+    Neither the buildings trained in nor the device trained on need be here.
     Raises `CheckpointError` when checkpoint, base and configuration do not belong together.
     """
     run, config = open_run(path, overrides)
-    checks.require_data(config)
+    checks.require_networks(config)
     checkpoint = load_checkpoint(run.checkpoint())
     base = agent_base(config)
     policy = build_policy(config, base, device)
@@ -262,11 +263,10 @@ def load_agent(path: Path, overrides: Sequence[str] = (), device: torch.device |
 def load_weights(policy: SideTunedPolicy, checkpoint: Checkpoint) -> None:
     """Put a checkpoint's tensors into a policy; raises `CheckpointError` for another model or another base."""
     own = policy.state_dict()
-    fingerprint = [name for name in own if name.endswith("_extra_state")]
-    for name in fingerprint:  # its own error, which names the base, comes from load_state_dict
-        own.pop(name)
-    found = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in fingerprint}
-    check_tensors(found, own, checkpoint.path)
+    for name in own:
+        if name.endswith("_extra_state"):  # a fingerprint must be there; what it says load_state_dict compares
+            own[name] = checkpoint.tensors.get(name, own[name])
+    check_tensors(checkpoint.tensors, own, checkpoint.path)
     policy.load_state_dict(checkpoint.tensors)
 
 

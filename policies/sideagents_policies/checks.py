@@ -47,7 +47,7 @@ def checked(config: AgentConfig) -> AgentConfig:
     """Return the configuration with data looked up; raises `ConfigError` when names or parts are wrong."""
     config = locate(config)
     _check_names(config)
-    if config.model.use_rgb and not any(line.startswith("model.base") for line in absent_data(config)):
+    if config.model.use_rgb and not any(line.startswith("model.") for line in absent_data(config)):
         _check_parts(config)
     _check_episodes(config)
     return config
@@ -77,6 +77,10 @@ def _absent_weights(model: ModelConfig) -> Iterator[str]:
         yield f"model.base: the weights of {model.base!r} are not in this installation (`make bases` makes them)"
     elif model.base.endswith(".safetensors") and not Path(model.base).is_file():
         yield f"model.base: no such file {model.base}"
+    if model.base.startswith("timm:") and not (_is_installed("timm") and _is_installed("torchvision")):
+        yield f"model.base: {model.base!r} needs timm and torchvision (pip install 'sideagents[vision]')"
+    if model.side_init.endswith(".safetensors") and not Path(model.side_init).is_file():
+        yield f"model.side_init: no such file {model.side_init}"
 
 
 def absent_scenes(config: AgentConfig) -> Iterator[str]:
@@ -90,13 +94,19 @@ def absent_scenes(config: AgentConfig) -> Iterator[str]:
             yield f"scenes.dataset: no .glb file in {root}"
     if scenes.episodes is not None and not any(path.is_file() for path in _episode_files(config)):
         yield f"scenes.episodes: no such file {scenes.episodes}"
-    if config.env == "habitat" and not _has_habitat():
+    if config.env == "habitat" and not _is_installed("habitat_sim"):
         yield "env: habitat-sim is not installed (see docs/habitat.md; env: embedded needs nothing)"
 
 
 def require_data(config: AgentConfig, networks: bool = True) -> None:
     """Raise `ConfigError` for the first thing that is not there; bases count only when there are `networks`."""
     for line in absent_data(config) if networks else absent_scenes(config):
+        raise ConfigError(line)
+
+
+def require_networks(config: AgentConfig) -> None:
+    """Raise `ConfigError` for the first file or package that the networks alone need and that is not there."""
+    for line in _absent_weights(config.model) if config.model.use_rgb else ():
         raise ConfigError(line)
 
 
@@ -161,7 +171,7 @@ def _has_gpu(device: str) -> bool:
     return torch.cuda.is_available() and int(device.partition(":")[2] or 0) < torch.cuda.device_count()
 
 
-def _has_habitat() -> bool:
+def _is_installed(package: str) -> bool:
     from importlib.util import find_spec
 
-    return find_spec("habitat_sim") is not None
+    return find_spec(package) is not None

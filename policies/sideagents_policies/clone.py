@@ -28,7 +28,7 @@ from sideagents.run.seeding import seed_everything
 from sideagents_policies import parallel
 from sideagents_policies.build import agent_base, build_policy, build_venv, load_weights, observation_space
 from sideagents_policies.config import AgentConfig
-from sideagents_policies.dagger import Explorer, RoundFiles
+from sideagents_policies.dagger import Explorer, RoundFiles, dagger_seed, round_steps
 from sideagents_policies.demos import check_fits, collect, count_frames, read_demos
 from sideagents_policies.frames import DemoReader, FrameStore
 from sideagents_policies.policy import parameter_groups
@@ -39,8 +39,11 @@ from sideagents_policies.session import (
     launched_alone,
     main_run,
     new_run,
+    rejoin,
     reopen,
+    restoring,
     run_workers,
+    to_resume,
     under_launcher,
 )
 from sideagents_policies.summary import describe
@@ -91,18 +94,25 @@ def _clone_among_peers(config: AgentConfig, demos: Path | None, start: Checkpoin
 def resume(path: Path, given: str | None = None, overrides: list[str] | None = None, demos: Path | None = None) -> Path:
     """Go on with a clone from its latest checkpoint; see `session.reopen` for what may be changed."""
     run, config = reopen(path, given, overrides or [])
-    checkpoint = load_checkpoint(run.checkpoint())
-    demos = Path(str(checkpoint.extra.get("demos", run.path / "demos"))) if demos is None else demos
+    checkpoint = to_resume(run, KIND)
+    demos = _demos_of(run, checkpoint) if demos is None else demos
     check_fits(demos, config)
-    checkpoint = continue_run(run, config, KIND)
     if launched_alone(config):
+        continue_run(run, config, checkpoint)
         run_workers(run, config, [KIND, "--resume", "--demos", str(demos)])
         return run.path
     world = parallel.init(config.device)
     try:
-        return clone_here(Session(config, world, run if world.is_main else None, checkpoint), None, demos)
+        return clone_here(rejoin(run, config, checkpoint, world), None, demos)
     finally:
         parallel.finish()
+
+
+def _demos_of(run: RunFolder, checkpoint: Checkpoint) -> Path:
+    """Return the demonstrations that a clone learns from: where they were, or in the run, which may have been moved."""
+    own = run.path / "demos"
+    recorded = Path(str(checkpoint.extra.get("demos", own)))
+    return own if not recorded.is_dir() and own.is_dir() else recorded
 
 
 def clone_here(session: Session, start: Checkpoint | None, demos: Path) -> Path:
@@ -143,10 +153,12 @@ class Cloner:
         space = observation_space(self.config, base)
         self.policy = build_policy(self.config, base, self.world.device)
         share = count_frames(check_fits(demos, self.config), self.world.rank, self.world.size)
-        dagger = -(-clone_.dagger_frames // self.world.size)
+        self._rounds = round_steps(self.config, self.world.size)
+        dagger = sum(self._rounds) * self.config.vec.n_envs
         self._window = -(-clone_.dagger_buffer_frames // self.world.size)
         capacity = max(share, min(self._window, share + dagger))
-        session.say(describe(self.config, self.policy, {"frames": capacity * FrameStore.frame_bytes(space)}))
+        buffers = {"frames": capacity * FrameStore.frame_bytes(space)}
+        session.say(describe(self.policy, buffers, self.world.size))
         self.store = FrameStore(space, capacity)
         self._reader = DemoReader(self.config, space, base, self.world.device)
         groups = parameter_groups(self.policy, clone_.alpha_learning_rate)
@@ -171,7 +183,7 @@ class Cloner:
         self._load_demos()
         plan = self._plan()
         if plan[1:]:
-            self._venv = build_venv(self.config, base=self._base, world=self.world)
+            self._venv = build_venv(self.config, base=self._base, seed=dagger_seed(self.config), world=self.world)
             self._explorer = Explorer(self.config, self._venv, self.policy, self.world)
         self._restore()
         parallel.share_parameters(self.policy)
@@ -211,23 +223,19 @@ class Cloner:
         self._steps_per_pass = max(1, math.ceil(demos / batch))
         plan = [math.ceil(clone_.epochs * demos / batch)]
         seen = demos
-        for _ in range(-(-clone_.dagger_frames // clone_.dagger_round_frames)):
-            seen += self._round_steps() * self.config.vec.n_envs * self.world.size
+        for steps in self._rounds:
+            seen += steps * self.config.vec.n_envs * self.world.size
             plan.append(math.ceil(clone_.dagger_epochs * min(seen, clone_.dagger_buffer_frames) / batch))
         return plan
 
     def _sum(self, value: float) -> int:
         return int(parallel.all_sum(torch.tensor(float(value), dtype=torch.float64, device=self.world.device)))
 
-    def _round_steps(self) -> int:
-        """Return the environment steps of a DAgger round."""
-        return max(1, round(self.config.clone.dagger_round_frames / (self.config.vec.n_envs * self.world.size)))
-
     def _explore(self, number: int, stop: StopRequest) -> None:
         """Collect one DAgger round; a stop on the way saves the state from before it."""
         assert self._explorer is not None
         before = self._own_state()
-        found = self._explorer.collect(self._round_steps(), self.store, stop)
+        found = self._explorer.collect(self._rounds[number - 1], self.store, stop)
         if found is None:
             self._save(before)
             self._leave()
@@ -345,10 +353,11 @@ class Cloner:
             return
         own, common = self.session.own_state()
         load_weights(self.policy, resumed)
-        restore_optimizer(self.optimizer, common["moments"], common["groups"])
-        self.place = Place(**common["place"])
-        if self._explorer is not None and own["explorer"] is not None:
-            self._explorer.set_state(own["explorer"])
+        with restoring(resumed):
+            restore_optimizer(self.optimizer, common["moments"], common["groups"])
+            self.place = Place(**common["place"])
+            if self._explorer is not None and own["explorer"] is not None:
+                self._explorer.set_state(own["explorer"])
         self._needed = self._last_round()
         for packed, labels, returns in self._files.read(self._needed):
             self.store.add(packed, labels, returns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,20 @@ from sideagents_policies.session import StopRequest
 from sideagents_policies.stack import environment_state, restore_environment
 
 _ASK_EVERY = 32  # steps between asking the peers whether to stop
+_SEED = 104729  # episodes and sampled actions are others than those that PPO draws from the same seed
+
+
+def dagger_seed(config: AgentConfig) -> int:
+    """Return the seed of DAgger's environments and sampled actions."""
+    return int(np.random.SeedSequence([_SEED, config.seed]).generate_state(1)[0])
+
+
+def round_steps(config: AgentConfig, processes: int) -> list[int]:
+    """Return the steps that every environment takes in each round; the last round is cut to `dagger_frames` in all."""
+    clone, together = config.clone, config.vec.n_envs * processes
+    total = -(-clone.dagger_frames // together)
+    each = max(1, round(clone.dagger_round_frames / together))
+    return [min(each, total - taken) for taken in range(0, total, each)]
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,7 @@ class Explorer:
     def __init__(self, config: AgentConfig, venv: VecEnv, policy: SideTunedPolicy, world: World) -> None:
         self._config, self._venv, self._policy, self._world = config, venv, policy, world
         first = world.rank * venv.num_envs
-        self._noise = PerEnvNoise(config.seed, range(first, first + venv.num_envs))
+        self._noise = PerEnvNoise(dagger_seed(config), range(first, first + venv.num_envs))
         self._observations: Any = None
 
     def collect(self, steps: int, store: FrameStore, stop: StopRequest) -> Round | None:
@@ -75,12 +89,11 @@ class Explorer:
             asked = np.asarray(self._venv.unwrapped.expert_actions(), np.int8)  # type: ignore[attr-defined]
             actions, value = self._act()
             self._observations, reward, done, infos = self._venv.step(actions)
+            reward = reward + self._beyond_the_limit(infos)
             for env in np.flatnonzero(done):
                 ended.append(infos[env])
                 if self._config.task.stop == "auto" and infos[env]["is_success"]:
                     asked[env] = NO_ACTION  # the automatic stop: no action was taken
-                if infos[env]["TimeLimit.truncated"]:
-                    reward[env] += self._config.ppo.gamma * value[env]
             labels.append(asked)
             rewards.append(reward)
             values.append(value)
@@ -93,13 +106,27 @@ class Explorer:
 
     def _act(self, peek: bool = False) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return sampled actions and values (n_envs,); with `peek` no random number is drawn."""
-        tensors, _ = self._policy.obs_to_tensor(self._observations)
+        logits, values = self._judge(self._observations)
+        noise = 0.0 if peek else self._noise.gumbel(logits.shape[1])
+        return (logits + noise).argmax(axis=1), values
+
+    def _judge(self, observations: Any) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Return logits (n, n_actions) and values (n,)."""
+        tensors, _ = self._policy.obs_to_tensor(observations)
         with torch.no_grad():
             distribution, values = self._policy.evaluate(tensors)
         assert isinstance(distribution, CategoricalDistribution)
-        logits = distribution.distribution.logits.cpu().double().numpy()
-        noise = 0.0 if peek else self._noise.gumbel(logits.shape[1])
-        return (logits + noise).argmax(axis=1), values.float().cpu().numpy()
+        return distribution.distribution.logits.cpu().double().numpy(), values.float().cpu().numpy()
+
+    def _beyond_the_limit(self, infos: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+        """Return what is still to come, by the critic, where the time limit cut an episode: (n_envs,), else 0."""
+        result = np.zeros(len(infos), np.float32)
+        cut = [env for env, info in enumerate(infos) if info.get("TimeLimit.truncated", False)]
+        if cut:
+            last = [infos[env]["terminal_observation"] for env in cut]
+            _, values = self._judge({key: np.stack([seen[key] for seen in last]) for key in last[0]})
+            result[cut] = self._config.ppo.gamma * values
+        return result
 
     def _returns(
         self, rewards: NDArray[np.float32], dones: NDArray[np.bool_], last: NDArray[np.float32]

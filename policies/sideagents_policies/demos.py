@@ -23,7 +23,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,8 @@ from sideagents.run.progress import Progress
 from sideagents_envs.batch import STOP
 from sideagents_envs.buildings import scenes_root
 from sideagents_envs.cache import atomic_path
-from sideagents_envs.episodes import Episode
+from sideagents_envs.config import ScenesConfig
+from sideagents_envs.episodes import Episode, read_episodes
 from sideagents_envs.simulator import EmbeddedWorld
 from sideagents_policies.build import build_venv
 from sideagents_policies.config import AgentConfig
@@ -45,6 +46,10 @@ PER_SHARD = 500
 NO_ACTION = -1
 _SEED = 7919  # demonstrations are other episodes than those that training draws from the same seed
 _RENDERED_AT_ONCE = 64
+_MUST_AGREE = (  # settings of the task that actions and rewards of a demonstration depend on
+    "stop", "forward_m", "turn_deg", "success_distance_m",
+    "slack_reward", "distance_reward", "success_reward", "collision_penalty",
+)  # fmt: skip
 
 _ARRAYS: dict[str, tuple[type[np.generic], int]] = {
     "poses": (np.float64, 2),
@@ -151,7 +156,7 @@ def _continue(folder: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _expert_config(config: AgentConfig) -> AgentConfig:
     """Return the configuration for collecting: processes in place of training workers, many buildings soon."""
-    buildings = config.scenes.buildings or 72
+    buildings = _count_buildings(config.scenes)
     stay = max(1, min(config.scenes.episodes_per_building, config.demos.trajectories // buildings))
     vec = config.vec
     if config.workers > 1:
@@ -162,6 +167,15 @@ def _expert_config(config: AgentConfig) -> AgentConfig:
             "scenes": dataclasses.replace(config.scenes, episodes_per_building=stay),
         }
     )
+
+
+def _count_buildings(scenes: ScenesConfig) -> int:
+    """Return the number of training buildings: those of the listed episodes, or all that there are."""
+    listed = scenes.episodes_path("train")
+    if listed is None:
+        return len(scenes_root(scenes, "train"))
+    count = len({episode.scene_id for episode in read_episodes(listed)})
+    return min(count, scenes.buildings or count)
 
 
 def _collect_shard(venv: Any, config: AgentConfig, number: int, wanted: int, progress: Progress) -> list[Trajectory]:
@@ -179,7 +193,7 @@ def _collect_shard(venv: Any, config: AgentConfig, number: int, wanted: int, pro
             state = venv.get_state()
             for env in fresh:
                 episode = Episode.from_json(state["episodes"][env], "demonstration")
-                begun[env] = (np.asarray(episode.goal, np.float64), str(state["buildings"][env]))
+                begun[env] = (np.asarray(episode.goal, np.float64), PurePosixPath(episode.scene_id).stem)
         poses, actions = venv.poses(), venv.expert_actions()
         following, rewards, dones, infos = venv.step(actions)
         fresh = [int(env) for env in np.flatnonzero(dones)]
@@ -249,11 +263,27 @@ def read_header(folder: Path) -> dict[str, Any]:
     """Return demos.json; raises `DemosError` when it is missing or broken."""
     if not folder.is_dir():
         raise DemosError(missing_message(folder).replace("no such file", "no such folder of demonstrations"))
-    found = read_json(folder / "demos.json", DemosError)
-    shards = found.get("shards") if isinstance(found, dict) else None
-    if not isinstance(shards, list) or found.get("format") != FORMAT or not shards:
-        raise DemosError(f"{folder / 'demos.json'}: is no header of demonstrations in format {FORMAT}")
+    path = folder / "demos.json"
+    found = read_json(path, DemosError)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise DemosError(f"{path}: is no header of demonstrations in format {FORMAT}")
+    kinds = {"images": bool, "trajectories": int, "task": dict, "shards": list}
+    wrong = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
+    if not wrong and not (found["shards"] and all(_is_shard(shard) for shard in found["shards"])):
+        wrong = ["shards"]
+    if wrong:
+        raise DemosError(f"{path}: is damaged, {wrong[0]!r} is missing or wrong")
     return dict(found)
+
+
+def _is_shard(shard: object) -> bool:
+    """Return whether demos.json describes a shard as `collect` does: its trajectories and the frames of each."""
+    if not isinstance(shard, dict) or not isinstance(shard.get("trajectories"), int):
+        return False
+    frames = shard.get("frames")
+    if not isinstance(frames, list) or not all(isinstance(count, int) and count >= 0 for count in frames):
+        return False
+    return len(frames) == shard["trajectories"] > 0
 
 
 def check_fits(folder: Path, config: AgentConfig) -> dict[str, Any]:
@@ -268,10 +298,10 @@ def check_fits(folder: Path, config: AgentConfig) -> dict[str, Any]:
             f"{folder}: holds {have} of {header['trajectories']} trajectories; collecting was interrupted, "
             f"`sideagents demos CONFIG --out {folder}` finishes it"
         )
-    for key in ("stop", "forward_m", "turn_deg", "success_distance_m"):
-        if header.get("task", {}).get(key) != task[key]:
+    for key in _MUST_AGREE:
+        if header["task"].get(key) != task[key]:
             raise DemosError(
-                f"{folder}: was collected with task.{key}={header.get('task', {}).get(key)!r}, "
+                f"{folder}: was collected with task.{key}={header['task'].get(key)!r}, "
                 f"the configuration has {task[key]!r}"
             )
     return header

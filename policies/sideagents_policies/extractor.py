@@ -182,9 +182,9 @@ class SideTunedExtractor(BaseFeaturesExtractor):
         """Raise `CheckpointError` when the checkpoint was trained on another base."""
         mine = self.get_extra_state()
         if not isinstance(state, Tensor) or state.tolist() != mine.tolist():
-            saved = bytes(state.tolist()).decode(errors="replace")[:12] if isinstance(state, Tensor) else "none"
             raise CheckpointError(
-                f"trained on the base with fingerprint {saved}..., but {getattr(self.base, 'name', None)!r} here has "
+                f"trained on the base with fingerprint {_fingerprint_text(state)}..., "
+                f"but {getattr(self.base, 'name', None)!r} here has "
                 f"{bytes(mine.tolist()).decode()[:12]}...; load the base (and weights) it was trained on"
             )
 
@@ -288,6 +288,14 @@ def _readable(space: spaces.Space[Any]) -> dict[str, spaces.Box]:
 
 def _channels_last(box: spaces.Box) -> bool:
     return not is_image_space_channels_first(box)
+
+
+def _fingerprint_text(state: object) -> str:
+    """Return the start of a saved fingerprint, which may be anything in a damaged file."""
+    if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.dim() != 1:
+        return "none"
+    text = bytes(state.tolist()).decode(errors="replace")[:12]
+    return text if text.isprintable() else "none"
 
 
 def _symmetric(image: Tensor) -> Tensor:

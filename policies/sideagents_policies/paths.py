@@ -52,9 +52,12 @@ def locate(config: AgentConfig) -> AgentConfig:
     dataset = scenes.dataset if scenes.dataset == "bundled" else find_data(scenes.dataset)
     episodes = None if scenes.episodes is None else find_data(scenes.episodes)
     weights = None if model.base_weights is None else find_data(model.base_weights)
+    base, side_init = (
+        find_data(name) if name.endswith(".safetensors") else name for name in (model.base, model.side_init)
+    )
     return config.model_copy(
         update={
             "scenes": replace(scenes, dataset=dataset, episodes=episodes),
-            "model": model.model_copy(update={"base_weights": weights}),
+            "model": model.model_copy(update={"base": base, "base_weights": weights, "side_init": side_init}),
         }
     )

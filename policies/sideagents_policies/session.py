@@ -20,6 +20,7 @@ from sideagents.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoi
 from sideagents.run.config import dump_config
 from sideagents.run.files import write_text
 from sideagents.run.folder import RunFolder
+from sideagents_envs.errors import EnvsError
 from sideagents_policies import checks, parallel
 from sideagents_policies.build import identity, open_run
 from sideagents_policies.config import AgentConfig
@@ -27,6 +28,9 @@ from sideagents_policies.parallel import World
 from sideagents_policies.policy import SideTunedPolicy
 
 KEPT = 3  # newest checkpoints of a run
+# What the state of a checkpoint holds: of each process, and common to all.
+_OWN = {"train": ("ppo", "environments", "recent"), "clone": ("explorer",)}
+_COMMON = {"train": (), "clone": ("place", "moments", "groups")}
 
 
 class StopRequest:
@@ -174,10 +178,10 @@ def reopen(path: Path, given: str | None, overrides: list[str]) -> tuple[RunFold
     return run, now
 
 
-def continue_run(run: RunFolder, config: AgentConfig, kind: str) -> Checkpoint:
-    """Note in the folder that it is being resumed; return its latest checkpoint.
+def to_resume(run: RunFolder, kind: str) -> Checkpoint:
+    """Return the latest checkpoint of a run; nothing is written.
 
-    Raises `CheckpointError` for a checkpoint of another kind of training, or one that is not the latest.
+    Raises `CheckpointError` for one of another kind of training, one that is not the latest, or a damaged one.
     """
     latest = run.latest()
     if run.selected is not None and (latest is None or run.selected.resolve() != latest.resolve()):
@@ -191,10 +195,48 @@ def continue_run(run: RunFolder, config: AgentConfig, kind: str) -> Checkpoint:
             f"{checkpoint.path}: was saved by `sideagents {found}`, `sideagents {kind}` cannot resume it "
             "(a new run starts from it with --init)"
         )
+    _check_state(checkpoint, kind)
+    return checkpoint
+
+
+def _check_state(checkpoint: Checkpoint, kind: str) -> None:
+    """Raise `CheckpointError` unless the state has the parts that a run of this kind goes on from."""
+    state, processes = checkpoint.state, checkpoint.state.get("processes")
+    whole = isinstance(processes, list) and processes and all(isinstance(own, dict) for own in processes)
+    missing = [] if whole else ["processes"]
+    missing += [key for key in _OWN[kind] if whole and any(key not in own for own in processes)]
+    common = state.get("common")
+    missing += [key for key in _COMMON[kind] if not isinstance(common, dict) or key not in common]
+    if "common" not in state:
+        missing.append("common")
+    if missing:
+        raise CheckpointError(f"{checkpoint.path / 'state.json'}: is damaged, it lacks {', '.join(missing)}")
+
+
+@contextmanager
+def restoring(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turn what a damaged state breaks within the block into a `CheckpointError`."""
+    try:
+        yield
+    except (SideAgentsError, EnvsError):
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise CheckpointError(f"{checkpoint.path}: its state is damaged ({what})") from error
+
+
+def continue_run(run: RunFolder, config: AgentConfig, checkpoint: Checkpoint) -> None:
+    """Note in the folder that the run goes on from its latest checkpoint; for the main process alone."""
     run.rewind(checkpoint.step)
     write_text(run.config_path, dump_config(config))
     run.note_resume()
-    return checkpoint
+
+
+def rejoin(run: RunFolder, config: AgentConfig, checkpoint: Checkpoint, world: World) -> Session:
+    """Return the session of one of the processes that go on with a run; the main one notes it in the folder."""
+    if world.is_main:
+        continue_run(run, config, checkpoint)
+    return Session(config, world, run if world.is_main else None, checkpoint)
 
 
 def main_run(config: AgentConfig, verb: str, world: World) -> AbstractContextManager[RunFolder | None]:

@@ -15,6 +15,7 @@ from sideagents.errors import SideAgentsError, nearest
 
 Observation = dict[str, NDArray[Any]]
 StepReturn = tuple[Observation, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]
+_MOST_CHANNELS = 4  # of one image
 
 
 def dict_space(venv: VecEnv, wrapper: str) -> spaces.Dict:
@@ -47,7 +48,7 @@ class StackKeys(VecEnvWrapper):
                 raise SideAgentsError(f"StackKeys: {key} must keep at least 1 reading, got {count}")
             if count == 1:
                 continue
-            axis = len(box.shape) - 1 if is_image_space(box) and not is_image_space_channels_first(box) else 0
+            axis = _channel_axis(key, box)
             low, high = (np.concatenate([bound] * count, axis=axis) for bound in (box.low, box.high))
             # an empty slot is zero, whatever the bounds of a reading are
             low, high = np.minimum(low, 0), np.maximum(high, 0)
@@ -107,6 +108,15 @@ class StackKeys(VecEnvWrapper):
             self._stacks[key] = stack
             result[key] = stack.copy()
         return result
+
+
+def _channel_axis(key: str, box: spaces.Box) -> int:
+    """Return the axis along which readings of a key are put together; float images are told by their few channels."""
+    if len(box.shape) != 3 or key == "base":
+        return 0
+    if is_image_space(box):
+        return 0 if is_image_space_channels_first(box) else 2
+    return 2 if box.shape[2] <= _MOST_CHANNELS and box.shape[2] < min(box.shape[:2]) else 0
 
 
 class ExpertLabels(VecEnvWrapper):

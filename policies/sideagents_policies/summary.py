@@ -38,11 +38,11 @@ def weight_table(policy: SideTunedPolicy) -> str:
     return "\n".join([*lines, _line("total", total)])
 
 
-def describe(config: AgentConfig, policy: SideTunedPolicy, buffers: dict[str, int]) -> str:
-    """Return the table of weights and a line with the memory of each buffer, per process and in all."""
+def describe(policy: SideTunedPolicy, buffers: dict[str, int], processes: int = 1) -> str:
+    """Return the table of weights and a line with the memory of each buffer in each of the training processes."""
     memory = ", ".join(f"{name} {_size(size)}" for name, size in buffers.items())
-    processes = f" in each of {config.workers} processes" if config.workers > 1 else ""
-    return f"{weight_table(policy)}\nmemory{processes}: {memory}"
+    each = f" in each of {processes} processes" if processes > 1 else ""
+    return f"{weight_table(policy)}\nmemory{each}: {memory}"
 
 
 def _parts(policy: SideTunedPolicy) -> Iterable[tuple[str, list[nn.Parameter]]]:

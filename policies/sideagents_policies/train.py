@@ -28,8 +28,11 @@ from sideagents_policies.session import (
     launched_alone,
     main_run,
     new_run,
+    rejoin,
     reopen,
+    restoring,
     run_workers,
+    to_resume,
 )
 from sideagents_policies.stack import environment_state, restore_environment
 from sideagents_policies.summary import describe, rollout_bytes
@@ -61,13 +64,14 @@ def train(config: AgentConfig, init: Path | None = None) -> Path:
 def resume(path: Path, given: str | None = None, overrides: list[str] | None = None) -> Path:
     """Go on with a run from its latest checkpoint; see `session.reopen` for what may be changed."""
     run, config = reopen(path, given, overrides or [])
-    checkpoint = continue_run(run, config, KIND)
+    checkpoint = to_resume(run, KIND)
     if launched_alone(config):
+        continue_run(run, config, checkpoint)
         run_workers(run, config, [KIND, "--resume"])
         return run.path
     world = parallel.init(config.device)
     try:
-        return train_here(Session(config, world, run if world.is_main else None, checkpoint), None)
+        return train_here(rejoin(run, config, checkpoint, world), None)
     finally:
         parallel.finish()
 
@@ -79,7 +83,7 @@ def train_here(session: Session, start: Checkpoint | None) -> Path:
     seed_everything(config.seed)
     base = agent_base(config)
     space = observation_space(config, base)
-    session.say(describe(config, build_policy(config, base), {"rollout": rollout_bytes(config, space)}))
+    session.say(describe(build_policy(config, base), {"rollout": rollout_bytes(config, space)}, world.size))
     venv = build_venv(config, base=base, world=world)
     try:
         agent = build_agent(config, venv, base, world)
@@ -89,8 +93,9 @@ def train_here(session: Session, start: Checkpoint | None) -> Path:
         if resumed is not None:
             own, _ = session.own_state()
             load_weights(agent.policy, resumed)
-            restore_environment(venv, own["environments"])
-            agent.set_training_state(own["ppo"])
+            with restoring(resumed):
+                restore_environment(venv, own["environments"])
+                agent.set_training_state(own["ppo"])
         left = config.ppo.frames - agent.num_timesteps
         if left <= 0:
             session.say(f"{agent.num_timesteps} of {config.ppo.frames} frames are done; raise ppo.frames to go on")

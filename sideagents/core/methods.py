@@ -69,6 +69,7 @@ def _scratch(parts: Parts) -> SideTuned:
     side = parts.make_side()
     if parts.side == "copy":
         side = trainable_copy(parts.base, random=True)
+        initialise_side(side, parts.side_init, parts.base, parts.input_size)
     return SideTuned(base, side, parts.merge, parts.alpha, input_size=parts.input_size)
 
 

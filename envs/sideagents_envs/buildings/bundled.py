@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from sideagents_envs.buildings.generator import GENERATOR_VERSION, make_building
 from sideagents_envs.cache import cache_dir
 from sideagents_envs.config import NavMeshConfig, ScenesConfig
 from sideagents_envs.errors import EnvsError, SceneError, nearest
+from sideagents_envs.versions import EPISODES_VERSION, NAVMESH_VERSION
 
 EPISODES_PER_BUILDING = 71  # 14 buildings x 71 = 994, as in Gibson's val split
 # fmt: off
@@ -55,9 +57,14 @@ def bundled_root() -> Path:
     return cache_dir() / f"buildings-v{GENERATOR_VERSION}"
 
 
+def episodes_root() -> Path:
+    """Return the folder of the held-out episodes: they change with the walkable space and with how they are drawn."""
+    return bundled_root() / f"episodes-v{EPISODES_VERSION}.{NAVMESH_VERSION}"
+
+
 def episodes_file(split: str) -> Path:
     """Return the path of the fixed episode list of a held-out split."""
-    return bundled_root() / "episodes" / f"{split}.json.gz"
+    return episodes_root() / f"{split}.json.gz"
 
 
 def _building_file(split: str, name: str) -> Path:
@@ -65,7 +72,7 @@ def _building_file(split: str, name: str) -> Path:
 
 
 def _episodes_part(split: str, name: str) -> Path:
-    return bundled_root() / "episodes" / split / f"{name}.json.gz"
+    return episodes_root() / split / f"{name}.json.gz"
 
 
 def _check_split(split: str) -> None:
@@ -106,33 +113,44 @@ def make_missing(todo: Sequence[Sequence[str]], bar: tqdm[NoReturn] | None = Non
             bar.update(sum(_is_made(*job) for job in todo) - bar.n)
 
 
+def help_out() -> None:
+    """Be the second process: make what argv[1] lists, and end when the first one does, however that happens."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    make_missing(json.loads(sys.argv[1]))
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)  # returns when the parent is gone: nothing is ever written to this pipe
+    os._exit(1)
+
+
 @contextmanager
-def _helper(todo: Sequence[Sequence[str]]) -> Iterator[None]:
-    """Run a second process that works through `todo` from its end, until the two meet.
+def _helper(todo: Sequence[Sequence[str]]) -> Iterator[int]:
+    """Run a second process that works through `todo` from its end, until the two meet; yield its process id.
 
     A process of its own rather than multiprocessing, which would import the user's script again.
     """
-    code = (
-        "import json, sys; from sideagents_envs.buildings import bundled; bundled.make_missing(json.loads(sys.argv[1]))"
-    )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     process = subprocess.Popen(
-        [sys.executable, "-c", code, json.dumps(todo[::-1])], env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", "from sideagents_envs.buildings import bundled; bundled.help_out()", json.dumps(todo)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
-    try:
-        yield
-        process.wait()
-    finally:
-        process.kill()
-        process.wait()
+    with process:
+        try:
+            yield process.pid
+            process.wait()
+        finally:
+            process.kill()
 
 
 def ensure_bundled(splits: Sequence[str] = ("train", "val", "test"), progress: bool = True) -> Path:
     """Make the buildings of these splits that are missing, and held-out episode lists; return the root folder.
 
-    Files are `{split}/{name}.glb` with `{name}.stage_config.json` beside them, and `episodes/{val,test}.json.gz`
-    (also split by building, `episodes/val/{name}.json.gz`). Each is written under a temporary name and renamed, and
-    has the same bytes whoever makes it: several processes may do this at once. With much to do a second process helps.
+    Files are `{split}/{name}.glb` with `{name}.stage_config.json` beside them, and `episodes-vE.N/{val,test}.json.gz`
+    (also split by building, `episodes-vE.N/val/{name}.json.gz`; E and N are EPISODES_VERSION and NAVMESH_VERSION).
+    Each is written under a temporary name and renamed, and has the same bytes whoever makes it: several processes may
+    do this at once. With much to do a second process helps.
     `progress` shows a bar on stderr while something is made. Raises EnvsError for an unknown split.
     """
     for split in splits:
@@ -140,7 +158,7 @@ def ensure_bundled(splits: Sequence[str] = ("train", "val", "test"), progress: b
     todo = [(split, name) for split in splits for name in BUNDLED_SPLITS[split] if not _is_made(split, name)]
     with (
         tqdm(total=len(todo), desc="making buildings", unit="building", disable=not (progress and todo)) as bar,
-        _helper(todo) if len(todo) >= _WORTH_HELP else nullcontext(),
+        _helper(todo[::-1]) if len(todo) >= _WORTH_HELP else nullcontext(),
     ):
         make_missing(todo, bar)
     make_missing(todo)  # whatever a helper that died has left
@@ -164,12 +182,13 @@ def scenes_root(config: ScenesConfig, split: str, progress: bool = True) -> list
     `config.dataset` is "bundled" or a folder that holds `{split}/*.glb`; `config.buildings` limits how many training
     buildings are used. Raises EnvsError for an unknown split and SceneError when a folder has no such buildings.
     """
-    if config.dataset == "bundled":
+    dataset = config.folder
+    if dataset is None:
         _check_split(split)
         root = ensure_bundled((split,), progress)
         paths = [root / split / f"{name}.glb" for name in BUNDLED_SPLITS[split]]
     else:
-        folder = Path(config.dataset).expanduser() / split
+        folder = dataset / split
         paths = sorted(folder.glob("*.glb"))
         if not paths:
             raise SceneError(

@@ -6,17 +6,7 @@ import math
 from dataclasses import replace
 
 from sideagents_envs.buildings.dice import Dice
-from sideagents_envs.buildings.pieces import (
-    Block,
-    Style,
-    barrel,
-    bolster,
-    bowl,
-    legs,
-    pillar,
-    tinted,
-    vase,
-)
+from sideagents_envs.buildings.pieces import Block, Style, barrel, bolster, bowl, legs, pillar, tinted, vase
 from sideagents_envs.buildings.solids import (
     Item,
     Paint,

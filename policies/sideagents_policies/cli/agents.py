@@ -180,7 +180,8 @@ def _eval(args: argparse.Namespace) -> int:
     if len(targets) > 1:
         raise UsageError(f"unexpected argument {targets[1]!r}; overrides are written section.key=value")
     config = read_config(targets[0], overrides) if targets else default_config(overrides)
-    require_data(config, networks=False)
+    if args.scene_dir is None and args.episodes_file is None:
+        require_data(config, networks=False)
     evaluate_baseline(args.agent, config, **options)
     return 0
 

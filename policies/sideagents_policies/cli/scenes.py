@@ -101,8 +101,8 @@ def _episodes(args: argparse.Namespace) -> int:
     from sideagents_envs.errors import EpisodeError
     from sideagents_envs.navmesh import cached_navmesh
 
-    if not args.out.name.endswith((".json.gz", ".json")):
-        raise EpisodeError(f"--out {args.out}: an episode file is called .json.gz")
+    if not args.out.name.endswith(".json.gz"):
+        raise EpisodeError(f"--out {args.out}: the name of an episode file must end in .json.gz")
     navmesh = cached_navmesh(args.file, NavMeshConfig())
     made = generate_episodes(navmesh, args.file.name, args.count, args.seed)
     write_episodes(args.out, made)
