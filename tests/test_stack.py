@@ -66,6 +66,37 @@ def test_codes_grow_along_channels_and_images_along_their_channel_axis():
             assert venv.observation_space.contains(infos[env]["terminal_observation"])
 
 
+class Shaped(Numbered):
+    """Numbered observations under another name."""
+
+    def __init__(self, key, shape, dtype=np.float32):
+        super().__init__(TinyVec(1), shape)
+        self.key = key
+        self.observation_space = spaces.Dict({key: spaces.Box(0, 255, shape, dtype)})
+
+    def reset(self):
+        self.venv.reset()
+        return {self.key: np.ones((1, *self.observation_space[self.key].shape), self.observation_space[self.key].dtype)}
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "dtype", "stacked"),
+    [
+        ("depth", (40, 40, 1), np.float32, (40, 40, 2)),
+        ("depth", (1, 40, 40), np.float32, (2, 40, 40)),
+        ("rgb", (36, 40, 3), np.float32, (36, 40, 6)),
+        ("rgb", (3, 40, 40), np.uint8, (6, 40, 40)),
+        ("base", (64, 4, 4), np.float32, (128, 4, 4)),
+        ("base", (16, 8, 4), np.float32, (32, 8, 4)),
+        ("codes", (64, 4, 4), np.float32, (128, 4, 4)),
+    ],
+)
+def test_float_images_grow_along_their_channels_too(key, shape, dtype, stacked):
+    venv = StackKeys(Shaped(key, shape, dtype), {key: 2})
+    assert venv.observation_space[key].shape == stacked
+    assert venv.reset()[key].shape == (1, *stacked)
+
+
 def test_zero_lies_within_the_bounds_of_a_stack():
     assert StackKeys(Numbered(TinyVec(1)), {"x": 2}).observation_space["x"].low.tolist() == [0, 0]
 
