@@ -83,6 +83,12 @@ def test_scratch_with_a_copy_side_copies_the_shape_only(base):
     assert not torch.allclose(model.base(images()), code)
 
 
+def test_scratch_keeps_the_low_energy_start_of_a_copy_side(base):
+    loud = build_perception("scratch", base, side="copy").side.eval()
+    quiet = build_perception("scratch", base, side="copy", side_init="low_energy").side.eval()
+    assert quiet(images()).square().mean().sqrt() < 0.02 * loud(images()).square().mean().sqrt()
+
+
 def test_stagewise_is_continuous_at_the_switch(base):
     model = build_perception("stagewise", base, alpha="stagewise:0.5")
     model.set_progress(0.49)
