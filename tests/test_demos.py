@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import zipfile
@@ -186,8 +187,37 @@ def test_must_fit_the_configuration(homes, folder):  # noqa: F811
         check_fits(folder, default_config([*homes, *LONG, "camera.width=48"]))
     with pytest.raises(DemosError, match=r"task\.turn_deg=10\.0, the configuration has 15\.0"):
         check_fits(folder, default_config([*homes, *LONG, "task.turn_deg=15.0"]))
+    with pytest.raises(DemosError, match=r"task\.slack_reward=-0\.01, the configuration has -0\.5"):
+        check_fits(folder, default_config([*homes, *LONG, "task.slack_reward=-0.5"]))
     with pytest.raises(DemosError, match="no such folder of demonstrations, did you mean 'here'"):
         check_fits(folder.parent / "hare", default_config([*homes, *LONG]))
+
+
+HEADERS = {
+    "images": lambda header: header.pop("images"),
+    "trajectories": lambda header: header.update(trajectories="eight"),
+    "task": lambda header: header.update(task=None),
+    "shards": lambda header: header["shards"][0].pop("frames"),
+    "counts": lambda header: header["shards"][0].pop("trajectories"),
+    "lengths": lambda header: header["shards"][0]["frames"].pop(),
+}
+
+
+@pytest.mark.parametrize("damage", HEADERS)
+def test_damaged_headers_are_told(folder, config, tmp_path, damage):
+    header = read_header(folder)
+    HEADERS[damage](header)
+    (tmp_path / "demos.json").write_text(json.dumps(header))
+    key = damage if damage in header or damage in ("images", "task") else "shards"
+    for read in (read_header, lambda path: check_fits(path, config), lambda path: list(read_demos(path))):
+        with pytest.raises(DemosError, match=f"demos.json: is damaged, '{key}' is missing or wrong"):
+            read(tmp_path)
+
+
+def test_stay_follows_the_buildings_there_are(config):
+    assert _expert_config(config).scenes.episodes_per_building == 4  # 8 trajectories, 2 buildings
+    one = config.model_copy(update={"scenes": dataclasses.replace(config.scenes, buildings=1)})
+    assert _expert_config(one).scenes.episodes_per_building == 8
 
 
 @pytest.mark.parametrize("damage", ["cut", "pickle", "missing", "array", "header", "text"])

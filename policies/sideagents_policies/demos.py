@@ -283,7 +283,7 @@ def _is_shard(shard: object) -> bool:
     frames = shard.get("frames")
     if not isinstance(frames, list) or not all(isinstance(count, int) and count >= 0 for count in frames):
         return False
-    return len(frames) == shard["trajectories"] > 0
+    return bool(len(frames) == shard["trajectories"] > 0)
 
 
 def check_fits(folder: Path, config: AgentConfig) -> dict[str, Any]:
