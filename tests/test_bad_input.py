@@ -12,13 +12,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from glb import box, write_glb
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 from sideagents_envs.batch import PointNavBatch
@@ -155,6 +156,28 @@ def cut(path: Path, size: int = 200) -> None:
     path.write_bytes(path.read_bytes()[:size])
 
 
+def retensored(checkpoint: Path, fingerprint: torch.Tensor | None) -> None:
+    """Change the fingerprint of the base in a checkpoint."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    tensors.pop("features_extractor._extra_state")
+    if fingerprint is not None:
+        tensors["features_extractor._extra_state"] = fingerprint
+    save_file(tensors, checkpoint / "model.safetensors")
+
+
+def resumed_with(change: Callable[[dict[str, Any]], object]) -> Callable[[Place], list[str]]:
+    """Resume a run whose saved state was changed."""
+
+    def words(place: Place) -> list[str]:
+        checkpoint = place.checkpoint()
+        contents = json.loads((checkpoint / "state.json").read_text())
+        change(contents["state"])
+        (checkpoint / "state.json").write_text(json.dumps(contents))
+        return ["train", "--resume", str(checkpoint.parents[1]), "ppo.frames=64"]
+
+    return words
+
+
 def without_folder(path: Path) -> None:
     shutil.rmtree(path.parent)
 
@@ -232,6 +255,7 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "alpha out of range": (check("model.alpha=fixed:1.5"), "alpha lies in [0, 1]"),
     "side of another shape": (check("model.side=fcn4"), "must map"),
     # bases
+    "no such student": (train("model.side_init=no.safetensors"), "model.side_init: no such file no.safetensors"),
     "no such weights": (train("model.base=taskonomy:curvature", "model.base_weights=no.pth"), "no such file no.pth"),
     "weights of another network": (poor_weights, "does not fit"),
     "weights that run code": (hostile_weights, "refused"),
@@ -264,6 +288,21 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "no checkpoint yet": (run_with(without_folder), "has no checkpoint yet"),
     "checkpoint that runs code": (run_with(lambda c: pickled(c / "model.safetensors")), "a pickle"),
     "cut checkpoint": (run_with(lambda c: cut(c / "model.safetensors")), "cut or damaged"),
+    "no fingerprint": (run_with(lambda c: retensored(c, None)), "features_extractor._extra_state"),
+    "broken fingerprint": (run_with(lambda c: retensored(c, torch.tensor([300, -1]))), "with fingerprint none"),
+    "fingerprint of nothing": (
+        run_with(lambda c: retensored(c, torch.zeros(2, 2, dtype=torch.uint8))), "with fingerprint none"
+    ),
+    "another fingerprint": (
+        run_with(lambda c: retensored(c, torch.full((64,), 200, dtype=torch.uint8))), "trained on the base with"
+    ),
+    "state without processes": (resumed_with(lambda state: state.pop("processes")), "lacks processes"),
+    "state without environments": (
+        resumed_with(lambda state: state["processes"][0].pop("environments")), "lacks environments"
+    ),
+    "state without common": (resumed_with(lambda state: state.pop("common")), "lacks common"),
+    "state without the learner's": (resumed_with(lambda state: state["processes"][0].pop("ppo")), "lacks ppo"),
+    "state of another kind": (resumed_with(lambda state: state.update(processes=[3])), "lacks processes"),
     "cut state": (run_with(lambda c: cut(c / "state.json")), "no valid JSON"),
     "checkpoint of another format": (run_with(lambda c: (c / "meta.json").write_text('{"format": 99}')), "format 99"),
     "another network": (run_with(lambda c: edited(c.parents[1] / "config.yaml", model={"hidden": 64})), "needs"),

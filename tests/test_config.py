@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import save_file
 from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
+from sideagents.bases import load_base
+from sideagents.bases.files import save_base
+from sideagents.core.methods import build_perception
 from sideagents.errors import ConfigError
 from sideagents.run.config import load_config
 from sideagents_policies import checks, paths
@@ -69,6 +74,30 @@ def test_data_below_the_data_root(homes, tmp_path, monkeypatch):  # noqa: F811
     assert config.scenes.episodes == str(tmp_path / "roots" / "homes" / "episodes" / "{split}.json.gz")
 
 
+def test_weights_files_below_the_data_root(homes, tmp_path, monkeypatch):  # noqa: F811
+    (tmp_path / "roots").mkdir()
+    save_base(tmp_path / "roots" / "mine.safetensors", load_base("random"), "midlevel", {}, {})
+    side = build_perception("sidetune", load_base("random"), input_size=(32, 32)).side
+    save_file(side.state_dict(), tmp_path / "roots" / "student.safetensors")
+    monkeypatch.chdir(tmp_path)
+    overrides = [*homes, "model.base=mine.safetensors", "model.side_init=student.safetensors"]
+    monkeypatch.delenv("SIDEAGENTS_DATA", raising=False)
+    assert len(list(checks.absent_data(checks.default_config(overrides)))) == 2
+    monkeypatch.setenv("SIDEAGENTS_DATA", str(tmp_path / "roots"))
+    config = checks.default_config(overrides)
+    assert list(checks.absent_data(config)) == []
+    assert config.model.base == str(tmp_path / "roots" / "mine.safetensors")
+    assert config.model.side_init == str(tmp_path / "roots" / "student.safetensors")
+
+
+def test_a_package_that_is_not_installed_is_absent(homes, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(sys.modules, "timm", None)
+    config = checks.default_config([*homes, "model.base=timm:resnet18"])
+    assert any("model.base: 'timm:resnet18' needs timm" in line for line in checks.absent_data(config))
+    with pytest.raises(ConfigError, match=r"pip install 'sideagents\[vision\]'"):
+        checks.require_networks(config)
+
+
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
@@ -76,6 +105,7 @@ def test_data_below_the_data_root(homes, tmp_path, monkeypatch):  # noqa: F811
         (["scenes.dataset=nowhere"], r"scenes\.dataset: no such folder nowhere"),
         (["scenes.episodes=nowhere/{split}.json.gz"], r"scenes\.episodes: no such file nowhere/\{split\}\.json\.gz"),
         (["model.base=nowhere.safetensors"], r"model\.base: no such file"),
+        (["model.side_init=nowhere.safetensors"], r"model\.side_init: no such file nowhere"),
     ],
 )
 def test_absent_data_is_listed_and_required(homes, overrides, line):  # noqa: F811
