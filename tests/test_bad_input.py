@@ -270,6 +270,7 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "no such building": (lambda p: ["scenes", "check", "x.glb"], "no such file"),
     "text as a building": (lambda p: ["scenes", "check", str(p.file("x.glb", "house"))], "x.glb"),
     "episode file of another type": (lambda p: ["scenes", "episodes", "x.glb", "--out", "e.csv"], ".json.gz"),
+    "episode file that is not packed": (lambda p: ["scenes", "episodes", "x.glb", "--out", "e.json"], ".json.gz"),
     "render nothing": (lambda p: ["scenes", "render", "x.glb", "--out", "out"], "no such file"),
     # episodes
     "no such episode file": (lambda p: ["eval", "--agent", "expert", *p.good, "--episodes-file", "x.gz"], "no such"),

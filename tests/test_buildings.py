@@ -6,9 +6,11 @@ import hashlib
 import io
 import json
 import math
+import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from sideagents_envs.errors import EnvsError, SceneError
 from sideagents_envs.navmesh import NavMesh
 from sideagents_envs.render import Renderer
 from sideagents_envs.scene import load_scene
+from sideagents_envs.versions import EPISODES_VERSION, NAVMESH_VERSION
 
 PAINT = Paint("smooth")
 SEEDS = range(60)
@@ -281,8 +284,10 @@ def test_missing_buildings_are_made_once_and_held_out_episodes_joined(
     assert "making buildings" in capfd.readouterr().err
     files = {p.relative_to(root).as_posix(): p.stat().st_mtime_ns for p in root.rglob("*.*") if p.is_file()}
     first, second = BUNDLED_SPLITS["val"][:2]
-    assert {f"val/{first}.glb", f"val/{first}.stage_config.json", "episodes/val.json.gz"} <= set(files)
-    episodes = read_episodes(root / "episodes" / "val.json.gz")
+    versions = f"episodes-v{EPISODES_VERSION}.{NAVMESH_VERSION}"
+    assert {f"val/{first}.glb", f"val/{first}.stage_config.json", f"{versions}/val.json.gz"} <= set(files)
+    assert bundled.episodes_file("val") == root / versions / "val.json.gz"
+    episodes = read_episodes(root / versions / "val.json.gz")
     assert [e.episode_id for e in episodes] == list("012345")
     assert [e.scene_id for e in episodes] == [f"val/{first}.glb"] * 3 + [f"val/{second}.glb"] * 3
     (root / "train" / f"{BUNDLED_SPLITS['train'][1]}.glb").unlink()
@@ -291,6 +296,40 @@ def test_missing_buildings_are_made_once_and_held_out_episodes_joined(
     again = {p.relative_to(root).as_posix(): p.stat().st_mtime_ns for p in root.rglob("*.*") if p.is_file()}
     changed = {k for k in files if files[k] != again[k]}
     assert changed == {f"train/{BUNDLED_SPLITS['train'][1]}.{end}" for end in ("glb", "stage_config.json")}
+
+
+PARENT = """
+import sys, time
+from sideagents_envs.buildings import bundled
+with bundled._helper([("train", name) for name in bundled.BUNDLED_SPLITS["train"]]) as pid:
+    print(pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_the_second_process_ends_when_the_first_is_killed(tmp_path: Path) -> None:
+    environment = os.environ | {"SIDEAGENTS_CACHE": str(tmp_path)}
+    command = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        helper = int(parent.stdout.readline())
+        end = time.monotonic() + 30
+        while not list(tmp_path.rglob("*.glb")) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not has_ended(helper)  # at work, and far from done
+        parent.kill()
+    end = time.monotonic() + 10
+    while not has_ended(helper) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert has_ended(helper)
 
 
 def test_two_processes_make_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -76,6 +76,9 @@ def test_single_choices() -> None:
     assert expert_action(navmesh, field, (0, 0, -2.9, 0.0), EXPLICIT) == STOP
     assert expert_action(navmesh, field, (0, 0, -2.9, 0.0), TASK) != STOP
     assert expert_action(navmesh, field, (0, 0, -2.75, 0.0), EXPLICIT) == FORWARD
+    # The task asks for less than the success distance, so the expert does not stop at just that.
+    exactly = replace(EXPLICIT, success_distance_m=field.value((0, 0, -2.75)))
+    assert expert_action(navmesh, field, (0, 0, -2.75, 0.0), exactly) == FORWARD
 
 
 def test_it_goes_around_and_not_straight_at_the_goal() -> None:

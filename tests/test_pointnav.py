@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from dataset_on_disk import make_dataset
 from gymnasium.utils.env_checker import check_env as gymnasium_check
-from square_room import SquareSimulator
+from square_room import SquareRoom, SquareSimulator, StraightField
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
 from sideagents_envs.batch import FORWARD, LEFT, RIGHT, STOP, PointNavBatch
@@ -257,9 +257,105 @@ def test_state_of_other_environments_is_refused():
     with pytest.raises(EnvsError, match="shape"):
         more.set_state(batch.get_state())
     state = batch.get_state()
-    state["buildings"] = ["castle"]
+    state["episodes"][0] |= {"scene_id": "castle"}
     with pytest.raises(EnvsError, match="'castle' is not among"):
         batch.set_state(state)
+
+
+def training(names, n=3, seed=0, per_building=2, **task):
+    simulator = SquareSimulator(names)
+    source = TrainingEpisodes(simulator, names, n, seed, episodes_per_building=per_building)
+    batch = PointNavBatch(simulator, source, n, CAMERA, TaskConfig(**{"max_steps": 25} | task))
+    for env in range(n):
+        batch.begin(env)
+    return batch
+
+
+def test_state_after_a_new_seed_goes_into_a_batch_of_the_first_seed():
+    names = [f"home{i}" for i in range(7)]
+    actions = np.random.default_rng(3).integers(0, 3, (160, 3))
+    batch = training(names)
+    batch.source.reseed(5)
+    for env in range(3):
+        batch.begin(env)
+    continued(batch, actions[:30])
+    state = plain(batch.get_state())
+    other = training(names)
+    assert other.source.order != batch.source.order
+    other.set_state(state)
+    assert continued(other, actions[30:]) == continued(batch, actions[30:])
+
+
+def test_state_names_buildings_by_their_scene_ids():
+    """Two buildings of one file name are two buildings."""
+    names = ["east/room", "west/room"]
+    batch = training(names, n=2)
+    other = training(names, n=2, seed=1)
+    other.set_state(plain(batch.get_state()))
+    np.testing.assert_array_equal(other.scenes, batch.scenes)
+    assert sorted(batch.scenes) == [0, 1]
+
+
+def test_states_of_lists_and_of_training_are_told_apart():
+    fixed, drawn = room((0, 0), (0, -4), n=3), training(["room"], n=3, max_steps=500)
+    for batch, state, said in (
+        (drawn, fixed.get_state(), "has no 'rngs', it is of a fixed list"),
+        (fixed, drawn.get_state(), "of training episodes, not of a fixed list"),
+    ):
+        state["episodes"] = [row | {"scene_id": "room"} for row in state["episodes"]]
+        with pytest.raises(EnvsError, match=said):
+            batch.set_state(state)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rngs": [{}] * 3}, "malformed rngs"),
+        ({"rngs": []}, "malformed rngs"),
+        ({"taken": [1, 2]}, "of 3 environments"),
+        ({"taken": None}, "malformed rngs, taken or orders"),
+        ({"orders": [[0, 1]] * 3}, "deals 2 other buildings, these environments 3"),
+        ({"orders": [[0, 1, 2], [0, 1, 2], [2, 1, 0]]}, "other buildings"),
+        ({"active": np.ones(2, bool)}, "active has shape"),
+        ({"active": np.full(3, "yes")}, "active has shape"),
+        ({"episodes": [None]}, "has 1 episodes, these are 3"),
+        ({"episodes": [{}] * 3}, "'goals' is missing"),
+        ({"tracks": ...}, "'tracks' is missing"),
+    ],
+)
+def test_a_refused_state_changes_nothing(change, said):
+    names = ["a", "b", "c"]
+    actions = np.random.default_rng(1).integers(0, 3, (40, 3))
+    saved, batch, twin = training(names, seed=4), training(names), training(names)
+    continued(saved, actions)
+    state = {key: value for key, value in (plain(saved.get_state()) | change).items() if value is not ...}
+    with pytest.raises(EnvsError, match=said):
+        batch.set_state(state)
+    assert continued(batch, actions) == continued(twin, actions)
+
+
+class Ledge(SquareRoom):
+    """The goal cannot be reached from where z < -1: a ledge that one can fall from but not climb."""
+
+    def distance_field(self, goal):
+        class Field(StraightField):
+            def value(self, point):
+                return math.inf if point[2] < -1.0 else super().value(point)
+
+        return Field(goal)
+
+
+def test_a_place_without_a_way_to_the_goal_ends_the_episode_by_truncation(monkeypatch):
+    monkeypatch.setattr(SquareSimulator, "navmesh", lambda self, scene: Ledge())
+    batch = room((0, -0.5), (0, 3), max_steps=6)
+    results = play(batch, [FORWARD] * 6)
+    rewards = [result.rewards[0] for result in results]
+    np.testing.assert_allclose(rewards, [-0.26, -0.26, -0.01, -0.01, -0.01, -0.01])  # from z = -1.25 on nothing changes
+    assert [bool(result.truncated[0]) for result in results] == [False] * 5 + [True]
+    info = results[-1].infos[0]
+    assert (info["is_success"], info["distance_to_goal"]) == (False, 4.0)
+    with pytest.raises(EpisodeError, match="episode 'e': the goal cannot be reached from"):
+        room((0, -1.5), (0, 3))
 
 
 @pytest.fixture(scope="module")

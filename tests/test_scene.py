@@ -200,6 +200,25 @@ def test_external_and_embedded_resources(tmp_path: Path) -> None:
     assert load_scene(path).textures[0].tolist() == [[[9, 9, 9]]]
 
 
+@pytest.mark.parametrize("uri", ["../secret.png", "{root}/secret.png", "/dev/zero", "inside", "link.png", "a%00b", "."])
+def test_a_building_reads_only_files_in_its_own_folder(tmp_path: Path, uri: str) -> None:
+    from PIL import Image
+
+    Image.fromarray(np.full((1, 1, 3), 9, np.uint8)).save(tmp_path / "secret.png")
+    home = tmp_path / "home"
+    (home / "inside").mkdir(parents=True)
+    (home / "link.png").symlink_to("../secret.png")
+
+    def outside(tree: dict[str, Any]) -> None:
+        del tree["images"][0]["bufferView"]
+        tree["images"][0]["uri"] = uri.format(root=tmp_path)
+
+    path = edit(home, outside, quad(*SQUARE, texture=np.full((1, 1, 3), 7)))
+    with pytest.raises(SceneError, match=r"house\.glb: images\[0\] needs the file .*, which is not") as caught:
+        load_scene(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_digest(tmp_path: Path) -> None:
     path = write_glb(tmp_path / "house.glb", [quad(*SQUARE)])
     assert scene_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import sideagents_envs
+from sideagents_envs.build import BatchSpec, make_batch
 from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
 from sideagents_envs.episodes import read_episodes, write_episodes
 from sideagents_envs.errors import EnvsError, EpisodeError, SceneError
@@ -274,6 +276,48 @@ def test_wrong_action_in_a_worker_leaves_the_workers_usable(vec):
     with pytest.raises(EnvsError, match="integers from 0 to 2"):
         env.step(np.array([0, 9, 0, 9]))
     env.step(np.zeros(4, int))
+
+
+@pytest.mark.parametrize("kind", ["dummy", "subproc"])
+def test_a_wrong_action_moves_no_environment(vec, kind):
+    env = vec(4, kind=kind)
+    env.reset()
+    before, tracks = env.get_state()["steps"], env.poses()
+    with pytest.raises(EnvsError, match="integers from 0 to 2"):
+        env.step(np.array([0, 0, 1, 9]))  # the share of the first worker is well
+    np.testing.assert_array_equal(env.get_state()["steps"], before)
+    np.testing.assert_array_equal(env.poses(), tracks)
+
+
+def test_limit_of_buildings_holds_for_a_list(scenes, tmp_path):
+    rows = [e.to_json() for e in read_episodes(Path(scenes.dataset) / "episodes" / "val.json.gz")]
+    (tmp_path / "train").symlink_to(Path(scenes.dataset) / "val")
+    (tmp_path / "mine.json").write_text(
+        json.dumps({"episodes": [row | {"scene_id": row["scene_id"].replace("val/", "train/")} for row in rows]})
+    )
+    chosen = ScenesConfig(dataset=str(tmp_path), episodes=str(tmp_path / "mine.json"), episodes_per_building=1)
+    for limit, found in ((0, {"Dew", "Elm"}), (1, {"Dew"})):
+        batch = make_batch(BatchSpec(2, scenes=replace(chosen, buildings=limit), camera=CAMERA, task=SHORT))
+        seen = set()
+        for env in (0, 1, 0, 1):
+            batch.begin(env)
+            seen.add(batch.present()[env][0].stem)
+        assert seen == found
+    only_elm = {"episodes": [row | {"scene_id": "train/Elm.glb"} for row in rows[3:]]}
+    (tmp_path / "mine.json").write_text(json.dumps(only_elm))
+    with pytest.raises(EpisodeError, match=r"mine.json: no episode is in the first 1 training buildings"):
+        make_batch(BatchSpec(2, scenes=replace(chosen, buildings=1), camera=CAMERA, task=SHORT))
+
+
+def test_home_folder_in_settings(scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "homes").symlink_to(scenes.dataset)
+    (tmp_path / "lists").symlink_to(Path(scenes.dataset) / "episodes")
+    for split, episodes in (("train", None), ("val", None), ("val", "~/lists/{split}.json.gz")):
+        options = ScenesConfig(dataset="~/homes", episodes=episodes)
+        batch = make_batch(BatchSpec(1, split, scenes=options, camera=CAMERA, task=SHORT))
+        batch.begin(0)
+        assert batch.present()[0][0].parent == tmp_path / "homes" / split
 
 
 def gone(pid):
