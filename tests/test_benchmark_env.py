@@ -67,3 +67,14 @@ def test_script_ends_with_one_line_for_a_missing_building(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
     assert "no.glb" in done.stderr
     assert not (tmp_path / "F").exists()
+
+
+def test_script_ends_with_one_line_for_a_file_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "F.json", tmp_path):
+        command = [sys.executable, str(SCRIPT), "env", "--steps", "0", "--json", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {tmp_path}")
+        assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

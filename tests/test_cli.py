@@ -133,6 +133,18 @@ def test_eval_baseline_on_an_episode_file(capsys, trip, homes):  # noqa: F811
     assert found["metrics"]["success"]["mean"] == 1.0
 
 
+def test_eval_and_enjoy_need_no_training_data_and_no_gpu(capsys, trip, homes):  # noqa: F811
+    data = Path(next(word for word in homes if word.startswith("scenes.dataset=")).partition("=")[2])
+    elsewhere = ["scenes.dataset=nowhere", "device=cuda:7"]
+    words = ["--episodes-file", data / "episodes" / "val.json.gz", "--scene-dir", data]
+    run = trip / "runs" / "demo_train_1"
+    assert "demo_train_1" in out(capsys, "eval", run, *elsewhere, *words, "--episodes", "1")
+    assert "far.png" in out(capsys, "enjoy", run, *elsewhere, *words, "--out", trip / "far.png")
+    assert "expert" in out(capsys, "eval", "--agent", "expert", *homes, *elsewhere[:1], *words, "--episodes", "1")
+    assert "nowhere" in failed(capsys, "eval", run, "scenes.dataset=nowhere")
+    assert "no cuda:7" in failed(capsys, "train", "--resume", run, "device=cuda:7")
+
+
 def test_enjoy_and_plot(capsys, trip):
     run = trip / "runs" / "demo_train_1"
     assert "film.gif" in out(capsys, "enjoy", run, "--episode", "1", "--out", trip / "film.gif")

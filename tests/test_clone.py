@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -17,9 +19,10 @@ from sideagents.run.checkpoint import load_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
 from sideagents_policies import clone as clone_module
-from sideagents_policies.build import load_agent
+from sideagents_policies.build import load_agent, open_run
 from sideagents_policies.checks import default_config
 from sideagents_policies.clone import Cloner, clone, resume
+from sideagents_policies.dagger import dagger_seed
 from sideagents_policies.demos import DemosError, collect
 from sideagents_policies.frames import FrameStore, returns_to_go, stacked
 from sideagents_policies.train import resume as resume_ppo
@@ -71,12 +74,14 @@ def test_dagger_rounds(whole):
     assert not (whole / "buffer").exists()
     checkpoint = load_checkpoint(latest(whole))
     assert checkpoint.state["common"]["place"]["round"] == 3
+    assert checkpoint.state["processes"][0]["explorer"]["noise"]["seed"] == dagger_seed(open_run(whole)[1])
 
 
 @pytest.mark.parametrize("moment", ["demonstrations", "training of a round", "collecting"])
 def test_stopped_and_resumed_is_the_same(homes, demos, whole, tmp_path, monkeypatch, moment):  # noqa: F811
     original, steps = Cloner._step, []
     explore, rounds = clone_module.Explorer.collect, []
+    build, seeds = clone_module.build_venv, []
     total = int(read_scalars(whole / "progress.csv")[-1]["step"])
     stop_at = {"demonstrations": 2, "training of a round": total - 2}.get(moment)
 
@@ -92,8 +97,13 @@ def test_stopped_and_resumed_is_the_same(homes, demos, whole, tmp_path, monkeypa
             os.kill(os.getpid(), signal.SIGINT)
         return explore(self, *args)
 
+    def building(config, **options):
+        seeds.append(options["seed"])
+        return build(config, **options)
+
     monkeypatch.setattr(Cloner, "_step", step)
     monkeypatch.setattr(clone_module.Explorer, "collect", collecting)
+    monkeypatch.setattr(clone_module, "build_venv", building)
     with pytest.raises(KeyboardInterrupt):
         clone(configured(homes, tmp_path, *DAGGER), demos)
     run = next(tmp_path.iterdir())
@@ -101,6 +111,7 @@ def test_stopped_and_resumed_is_the_same(homes, demos, whole, tmp_path, monkeypa
     assert latest(run).name == f"step_{taken:09d}"
     assert taken < total
     resume(run)
+    assert seeds == [dagger_seed(open_run(run)[1])] * 2  # PPO's environments have the configuration's own
     assert len(steps) == total
     assert weights(run) == weights(whole)
 
@@ -141,6 +152,24 @@ def test_without_demos_they_are_collected_first(homes, tmp_path):  # noqa: F811
     run = clone(configured(homes, tmp_path, "demos.trajectories=4", "model.use_rgb=false"))
     assert (run / "demos" / "demos.json").exists()
     assert load_agent(run).base is None
+    before = weights(run)
+    moved = run.rename(tmp_path / "moved")  # where the demonstrations were, none are any more
+    assert resume(moved) == moved
+    assert weights(moved) == before
+
+
+def test_a_damaged_state_is_one_line(whole, tmp_path):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    path = latest(run) / "state.json"
+    good = json.loads(path.read_text())
+    for key, message in (("place", "it lacks place"), ("moments", "it lacks moments"), ("rank", "state is damaged")):
+        bad = json.loads(json.dumps(good))
+        common = bad["state"]["common"]
+        common["place"].update(rank=1) if key == "rank" else common.pop(key)
+        path.write_text(json.dumps(bad))
+        with pytest.raises(CheckpointError, match=message) as caught:
+            resume(run)
+        assert "\n" not in str(caught.value)
 
 
 def test_other_demonstrations_are_refused(homes, demos, tmp_path):  # noqa: F811

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from sideagents.errors import CheckpointError, ConfigError
 from sideagents.run.checkpoint import load_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
+from sideagents_policies import parallel
 from sideagents_policies.build import load_agent
 from sideagents_policies.checks import default_config
 from sideagents_policies.cli.main import main
@@ -117,6 +120,19 @@ def test_killed_and_resumed_is_the_same(homes, whole, tmp_path):  # noqa: F811
     assert weights(run) == weights(whole)
 
 
+def test_a_damaged_state_is_one_line(whole, tmp_path):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    path = latest(run) / "state.json"
+    good = json.loads(path.read_text())
+    for damage in ("last_obs", "optimizer", "rng_torch"):
+        bad = json.loads(json.dumps(good))
+        bad["state"]["processes"][0]["ppo"][damage] = 3
+        path.write_text(json.dumps(bad))
+        with pytest.raises(CheckpointError, match=r"state is damaged|does not fit") as caught:
+            resume(run)
+        assert "\n" not in str(caught.value)
+
+
 def test_nothing_left_to_do(whole, capsys):
     before = weights(whole)
     resume(whole)
@@ -183,7 +199,14 @@ def test_two_workers(homes, tmp_path, capfd):  # noqa: F811
     assert len(checkpoint.state["processes"]) == 2
     first, second = (process["ppo"]["last_obs"]["rgb"] for process in checkpoint.state["processes"])
     assert (first != second).any()
-    assert capfd.readouterr().out.count("in optimiser") == 1
+    said = capfd.readouterr().out
+    assert said.count("in optimiser") == said.count("in each of 2 processes") == 1
+    # as under torchrun: every process is given the command, the first alone writes
+    words = ["train", "--resume", str(run), "ppo.frames=160"]
+    assert parallel.launch(2, ["-m", "sideagents_policies.cli.main", *words]) == 0
+    assert latest(run).name == "step_000000160"
+    assert len((run / "command.txt").read_text().splitlines()) == 2
+    assert [int(row["frames"]) for row in rows_of(run)] == [32, 64, 96, 128, 160]
     assert SMALL  # the environments of both processes together are those of one process: see test_parallel
 
 
