@@ -74,6 +74,15 @@ def test_data_below_the_data_root(homes, tmp_path, monkeypatch):  # noqa: F811
     assert config.scenes.episodes == str(tmp_path / "roots" / "homes" / "episodes" / "{split}.json.gz")
 
 
+def test_data_in_the_home_folder(homes, tmp_path, monkeypatch):  # noqa: F811
+    folder = Path(next(word for word in homes if word.startswith("scenes.dataset=")).partition("=")[2])
+    (tmp_path / "homes").symlink_to(folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    overrides = [word for word in homes if not word.startswith("scenes.dataset=")]
+    overrides += ["scenes.dataset=~/homes", "scenes.episodes=~/homes/episodes/{split}.json.gz"]
+    assert list(checks.absent_scenes(checks.default_config(overrides))) == []
+
+
 def test_weights_files_below_the_data_root(homes, tmp_path, monkeypatch):  # noqa: F811
     (tmp_path / "roots").mkdir()
     save_base(tmp_path / "roots" / "mine.safetensors", load_base("random"), "midlevel", {}, {})

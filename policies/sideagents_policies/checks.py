@@ -86,8 +86,7 @@ def _absent_weights(model: ModelConfig) -> Iterator[str]:
 def absent_scenes(config: AgentConfig) -> Iterator[str]:
     """Yield one line for each building, episode file or simulator that is not there."""
     scenes = config.scenes
-    if scenes.dataset != "bundled":
-        root = Path(scenes.dataset)
+    if (root := scenes.folder) is not None:
         if not root.is_dir():
             yield f"scenes.dataset: no such folder {root} (`bundled` makes its own buildings)"
         elif not any(root.rglob("*.glb")):
@@ -150,10 +149,8 @@ def _check_parts(config: AgentConfig) -> None:
 
 
 def _episode_files(config: AgentConfig) -> list[Path]:
-    name = config.scenes.episodes or ""
-    return [
-        Path(name.replace("{split}", split)) for split in dict.fromkeys((config.eval.split, "train", "val", "test"))
-    ]
+    splits = dict.fromkeys((config.eval.split, "train", "val", "test"))
+    return [path for split in splits if (path := config.scenes.episodes_path(split)) is not None]
 
 
 def _check_episodes(config: AgentConfig) -> None:
