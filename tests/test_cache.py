@@ -15,8 +15,9 @@ from sideagents_envs import cache
 
 WHERE = """
 import sys
+FIRST
 import sideagents_envs
-assert "numba" not in sys.modules
+assert ("numba" in sys.modules) == bool("FIRST")
 from sideagents_envs import occupancy
 print(occupancy.__file__)
 print(occupancy.draw_map._cache.cache_path)
@@ -61,7 +62,8 @@ def test_a_chosen_folder_stays_and_an_unusable_cache_is_passed_over(package, tmp
     assert chosen(monkeypatch) == Path("mine")
 
 
-def test_a_read_only_installation_can_be_imported(tmp_path):
+@pytest.mark.parametrize("first", ["", "import numba"])
+def test_a_read_only_installation_can_be_imported(tmp_path, first):
     """Neither beside the modules nor in a home folder can numba keep its kernels here."""
     copy = shutil.copytree(
         Path(sideagents_envs.__file__).parent,
@@ -72,7 +74,9 @@ def test_a_read_only_installation_can_be_imported(tmp_path):
     nowhere = {"HOME": os.devnull, "XDG_CACHE_HOME": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}
     own = {"PYTHONPATH": str(copy.parent), "SIDEAGENTS_CACHE": str(tmp_path / "cache")}
     environment = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"} | nowhere | own
-    done = subprocess.run([sys.executable, "-c", WHERE], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", WHERE.replace("FIRST", first)], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     module, folder = done.stdout.split()
     assert Path(module).parent == copy

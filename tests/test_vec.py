@@ -153,7 +153,10 @@ def test_state_continues_bit_equal(vec, kinds):
     actions = random_actions(60, 3, seed=4)
     env = vec(3, kind=kinds[0])
     env.reset()
+    env.seed(6)
+    env.reset()
     record(env, actions[:30])
+    env.seed(8)  # of the next reset: part of the state
     state = {key: v if isinstance(v, np.ndarray) else json.loads(json.dumps(v)) for key, v in env.get_state().items()}
     seen = env.observe()
     rest = record(env, actions[30:])
@@ -164,6 +167,9 @@ def test_state_continues_bit_equal(vec, kinds):
     for key, value in other.observe().items():
         np.testing.assert_array_equal(value, seen[key])
     assert record(other, actions[30:]) == rest
+    np.testing.assert_array_equal(other.reset()["goal"], env.reset()["goal"])
+    with pytest.raises(EnvsError, match="'tickets' is missing"):
+        other.set_state({key: value for key, value in state.items() if key != "tickets"})
 
 
 @pytest.mark.parametrize("kind", ["dummy", "subproc"])

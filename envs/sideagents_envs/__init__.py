@@ -23,7 +23,7 @@ _LAZY = {
     "make_vec": "sideagents_envs.vec",
 }
 
-keep_kernels()  # before any of our modules imports numba
+keep_kernels()  # before any of our kernels is made
 gymnasium.register(id="PointNav-v0", entry_point="sideagents_envs.pointnav:PointNavEnv")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,20 +23,22 @@ def keep_kernels() -> None:
 
     Beside the modules, where numba would keep them, an installation may be read-only, which numba takes for an error
     when there is no home folder either; and a kernel that was compiled with another module's kernel inside would be
-    used on when that module has changed. To be called before numba is imported. A folder that the user chose with
-    NUMBA_CACHE_DIR stays, and where the cache folder cannot be written to numba is left to itself.
+    used on when that module has changed. To be called before our kernels are imported. A folder that the user chose
+    with NUMBA_CACHE_DIR stays, and where the cache folder cannot be written to numba is left to itself.
     """
     if os.environ.get("NUMBA_CACHE_DIR"):
         return
     try:
         sources = [file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))]
-        kernels = [source for source in sources if b"njit(" in source]
+        kernels = [source for source in sources if re.search(rb"^@.*njit", source, re.MULTILINE)]
         folder = cache_dir() / f"numba-{hashlib.sha256(b''.join(kernels)).hexdigest()[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # RuntimeError: there is no home folder
         return
     if os.access(folder, os.W_OK | os.X_OK):
         os.environ["NUMBA_CACHE_DIR"] = str(folder)
+        if "numba" in sys.modules:  # imported by someone else, it has read the environment already
+            sys.modules["numba"].config.reload_config()
 
 
 @contextmanager

@@ -84,7 +84,9 @@ class PointNavEnv(gymnasium.Env[Observation, np.int64]):
         return self.batch.get_state() | {"next_episode": self._ticket}
 
     def set_state(self, state: Mapping[str, Any]) -> Observation:
-        """Continue from a state and return the observation there."""
+        """Continue from a state and return the observation there; raises EnvsError when it does not fit."""
+        if "next_episode" not in state:
+            raise EnvsError("environment state: 'next_episode' is missing")
         self.batch.set_state(state)
         self._ticket = int(state["next_episode"])
         return self._observation()

@@ -22,6 +22,7 @@ from sideagents_envs.errors import EnvsError, nearest
 from sideagents_envs.shards import LocalShard, ProcessShard, Shard, split_spec, start_workers
 
 _PER_ENV = ("poses", "tracks", "expert_actions")
+_OURS = ("tickets", "next_episode", "next_seed")  # keys of a state that are not the batches'
 
 
 def make_vec(
@@ -189,7 +190,8 @@ class PointNavVecEnv(VecEnv):
         for key, first in states[0].items():
             parts = [state[key] for state in states]
             merged[key] = np.concatenate(parts) if isinstance(first, np.ndarray) else [*chain.from_iterable(parts)]
-        return merged | {"tickets": self.tickets.copy(), "next_episode": self._next_episode}
+        own = {"tickets": self.tickets.copy(), "next_episode": self._next_episode, "next_seed": self._reseed}
+        return merged | own
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue from a state: what follows is bit-equal to what would have followed `get_state`.
@@ -197,13 +199,16 @@ class PointNavVecEnv(VecEnv):
         Raises:
             EnvsError: the state is of other environments.
         """
+        for key in ("episodes", *_OURS):
+            if key not in state:
+                raise EnvsError(f"environment state: {key!r} is missing")
         if len(state["episodes"]) != self.num_envs:
             raise EnvsError(f"environment state: of {len(state['episodes'])} environments, these are {self.num_envs}")
-        per_env = {key: self._shares(value) for key, value in state.items() if key not in ("next_episode", "tickets")}
+        per_env = {key: self._shares(value) for key, value in state.items() if key not in _OURS}
         self._ask("set_state", [{key: parts[i] for key, parts in per_env.items()} for i in range(len(self._shards))])
         self._next_episode = int(state["next_episode"])
         self.tickets[:] = state["tickets"]
-        self._reseed = None
+        self._reseed = state["next_seed"]
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed the episodes of the next `reset`."""
