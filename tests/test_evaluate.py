@@ -51,6 +51,15 @@ def test_expert_reaches_every_goal(homes: list[str], tmp_path: Path) -> None:  #
     assert json.loads((tmp_path / "r.json").read_text()) == result
 
 
+def test_reward_is_the_papers_whatever_training_added(homes: list[str]) -> None:  # noqa: F811
+    results = [
+        evaluate_baseline("forward", default_config([*homes, f"task.collision_penalty={penalty}"]))
+        for penalty in (0.0, 0.5)
+    ]
+    assert results[0]["metrics"]["collisions"]["mean"] > 0
+    assert results[0]["metrics"] == results[1]["metrics"]
+
+
 def test_random_does_not_depend_on_the_number_of_environments(homes: list[str]) -> None:  # noqa: F811
     config = default_config([*homes, "task.max_steps=40"])
     results = []

@@ -169,6 +169,8 @@ def _chosen(
 
 def _venv(config: AgentConfig, chosen: EpisodesFrom, base: FrozenBase | None, perceive: bool) -> VecEnv:
     n_envs = min(config.eval.n_envs, chosen.count) if chosen.count else config.eval.n_envs
+    # the penalty is an aid of training; Nav. Rew. is the paper's reward for every agent
+    config = config.model_copy(update={"task": replace(config.task, collision_penalty=0.0)})
     return build_venv(config, chosen.split, n_envs, base=base, episodes_file=chosen.file, perceive=perceive)
 
 
