@@ -80,8 +80,8 @@ def test_return_is_the_closed_form(folder, config):
     "overrides",
     [
         ["model.goal_history=3"],
-        ["model.frames=3"],
-        ["model.method=finetune", "model.frames=2"],
+        ["model.frames=3", "model.frame_stride=4"],
+        ["model.method=finetune", "model.frames=2", "model.frame_stride=2"],
         ["model.use_rgb=false"],
         ["model.use_map=false", "task.depth=true", "camera.width=40", "camera.height=40"],
     ],

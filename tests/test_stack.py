@@ -44,6 +44,17 @@ def test_readings_are_stacked_newest_last_and_zeroed_at_the_start_of_an_episode(
     assert venv.step(np.array([1]))[0]["x"].tolist() == [[0, 4, 5]]
 
 
+def test_readings_may_lie_several_steps_apart():
+    venv = StackKeys(Numbered(TinyVec(1, limit=6)), {"x": 3}, {"x": 2})
+    assert venv.reset()["x"].tolist() == [[0, 0, 1]]
+    seen = [venv.step(np.array([1]))[0]["x"][0].tolist() for _ in range(5)]
+    assert seen == [[0, 0, 2], [0, 1, 3], [0, 2, 4], [1, 3, 5], [2, 4, 6]]
+    observation, _, dones, infos = venv.step(np.array([1]))
+    assert dones.tolist() == [True]
+    assert infos[0]["terminal_observation"]["x"].tolist() == [3, 5, -1]
+    assert observation["x"].tolist() == [[0, 0, 7]]
+
+
 def test_an_observation_that_was_given_out_never_changes_afterwards():
     venv = StackKeys(Numbered(TinyVec(1)), {"x": 2})
     first = venv.reset()["x"]
@@ -102,17 +113,21 @@ def test_zero_lies_within_the_bounds_of_a_stack():
 
 
 @pytest.mark.parametrize(
-    ("frames", "message"),
-    [({"gaol": 2}, "no array 'gaol' .*did you mean 'goal'"), ({"goal": 0}, "goal must keep at least 1 reading, got 0")],
+    ("frames", "strides", "message"),
+    [
+        ({"gaol": 2}, None, "no array 'gaol' .*did you mean 'goal'"),
+        ({"goal": 0}, None, "goal must keep at least 1 reading, at least 1 step apart, got 0 and 1"),
+        ({"goal": 2}, {"goal": 0}, "goal must keep at least 1 reading, at least 1 step apart, got 2 and 0"),
+    ],
 )
-def test_wrong_keys_and_counts_are_refused(frames, message):
+def test_wrong_keys_and_counts_are_refused(frames, strides, message):
     with pytest.raises(SideAgentsError, match=message):
-        StackKeys(TinyVec(1), frames)
+        StackKeys(TinyVec(1), frames, strides)
 
 
 def test_state_of_all_layers_goes_on_bit_for_bit():
     def make():
-        return VecTransposeImage(StackKeys(TinyVec(3), {"goal": 4, "rgb": 2}))
+        return VecTransposeImage(StackKeys(TinyVec(3), {"goal": 4, "rgb": 2}, {"rgb": 3}))
 
     first = make()
     first.reset()

@@ -27,7 +27,7 @@ from sideagents_policies.extractor import SideTunedExtractor
 from sideagents_policies.parallel import World
 from sideagents_policies.policy import PerEnvNoise, SideTunedPolicy
 from sideagents_policies.ppo import SideTunedPPO
-from sideagents_policies.stack import Observation, StackKeys, StepReturn, dict_space
+from sideagents_policies.stack import Observation, StackKeys, StepReturn, dict_space, stacked_space
 
 ALONE = World()
 
@@ -61,12 +61,14 @@ class Sight:
     """How an agent's observations are made from the environment's.
 
     base: the frozen base that encodes each image once; None for agents that are blind or train their base.
-    stacks: keys that hold several readings; drops: keys that the network does not read.
+    stacks: keys that hold several readings; strides: steps between the readings of a key where they are not 1;
+    drops: keys that the network does not read.
     """
 
     base: FrozenBase | None
     keep_rgb: bool
     stacks: dict[str, int]
+    strides: dict[str, int]
     drops: tuple[str, ...]
 
 
@@ -83,12 +85,13 @@ def sight_of(config: AgentConfig, base: FrozenBase | None) -> Sight:
     drops = () if model.use_map else ("map",)
     stacks = {"goal": model.goal_history}
     if base is None:
-        return Sight(None, False, stacks, (*drops, "rgb", "depth"))
+        return Sight(None, False, stacks, {}, (*drops, "rgb", "depth"))
     size = (config.camera.height, config.camera.width)
     made = build_perception(model.method, base, model.side, model.merge, model.alpha, model.side_init, input_size=size)
     frozen = made.uses_frozen_base
-    stacks["base" if frozen else "rgb"] = model.frames
-    return Sight(base if frozen else None, made.needs_images, stacks, drops)
+    seen = "base" if frozen else "rgb"
+    stacks[seen] = model.frames
+    return Sight(base if frozen else None, made.needs_images, stacks, {seen: model.frame_stride}, drops)
 
 
 def observation_space(config: AgentConfig, base: FrozenBase | None) -> spaces.Dict:
@@ -102,9 +105,7 @@ def observation_space(config: AgentConfig, base: FrozenBase | None) -> spaces.Di
     for key, count in sight.stacks.items():
         box = parts[key]
         if count > 1 and isinstance(box, spaces.Box):
-            axis = 2 if key == "rgb" else 0
-            low, high = (np.concatenate([bound] * count, axis=axis) for bound in (box.low, box.high))
-            parts[key] = spaces.Box(np.minimum(low, 0), np.maximum(high, 0), dtype=box.dtype.type)
+            parts[key] = stacked_space(box, count, axis=2 if key == "rgb" else 0)
     return spaces.Dict({key: space for key, space in parts.items() if key not in sight.drops})
 
 
@@ -155,7 +156,7 @@ def _with_sight(venv: VecEnv, config: AgentConfig, base: FrozenBase | None, worl
     sight = sight_of(config, base if base is not None else agent_base(config))
     if sight.base is not None:
         venv = EncodeOnce(venv, sight.base, keep_rgb=sight.keep_rgb, device=world.device)
-    venv = StackKeys(venv, {key: count for key, count in sight.stacks.items() if count > 1})
+    venv = StackKeys(venv, sight.stacks, sight.strides)
     return DropKeys(venv, sight.drops) if sight.drops else venv
 
 

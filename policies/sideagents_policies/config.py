@@ -27,7 +27,8 @@ class ModelConfig(_Section):
     )
     use_rgb: bool = Field(True, description="false: a blind agent that has the goal and the map only")
     use_map: bool = Field(True, description="the occupancy map of visited places")
-    frames: int = Field(1, ge=1, le=8, description="base codes of the last frames that go in (newest last)")
+    frames: int = Field(1, ge=1, le=8, description="base codes of so many frames go in (newest last)")
+    frame_stride: int = Field(1, ge=1, le=64, description="steps between these frames: above 1 they look further back")
     goal_history: int = Field(4, ge=1, le=16, description="goal readings of the last steps that go in")
     hidden: int = Field(512, ge=8, description="width of the fully connected layer")
 

@@ -134,9 +134,9 @@ class DemoReader:
         if "rgb" in self._keys or "base" in self._keys:
             images = self._images.images(trajectory)
             if "base" in self._keys:
-                parts["base"] = stacked(self._encode(images), model.frames, axis=1)
+                parts["base"] = stacked(self._encode(images), model.frames, 1, model.frame_stride)
             if "rgb" in self._keys:
-                parts["rgb"] = images if "base" in self._keys else stacked(images, model.frames, axis=3)
+                parts["rgb"] = images if "base" in self._keys else stacked(images, model.frames, 3, model.frame_stride)
         if "depth" in self._keys:
             parts["depth"] = np.minimum(self._images.depth(trajectory), FURTHEST_DEPTH_M)[..., None]
         if set(parts) != set(self._keys):
@@ -153,10 +153,13 @@ class DemoReader:
         return np.concatenate(codes)
 
 
-def stacked(readings: NDArray[Any], count: int, axis: int) -> NDArray[Any]:
-    """Join each step's reading (T, ...) with the `count - 1` before it, newest last, zeros before the start."""
+def stacked(readings: NDArray[Any], count: int, axis: int, stride: int = 1) -> NDArray[Any]:
+    """Join each step's reading (T, ...) with `count - 1` earlier ones, `stride` steps apart, newest last, as StackKeys.
+
+    What lies before the start is zero.
+    """
     shifted = []
-    for back in range(count - 1, 0, -1):
+    for back in range((count - 1) * stride, 0, -stride):
         older = np.zeros_like(readings)
         older[back:] = readings[: len(readings) - back] if back < len(readings) else 0
         shifted.append(older)

@@ -25,7 +25,7 @@ from sideagents_policies.build import build_venv
 from sideagents_policies.checks import default_config
 from sideagents_policies.tables import markdown_table
 
-VIEWS = {"train": 160, "val": 100}
+VIEWS = {"train": 480, "val": 100}
 # Few pixels are curved and each of them far from the mean, so that curvature learns slowly.
 SETTINGS: dict[str, dict[str, Any]] = {"curvature": {"epochs": 24, "batch_size": 32}}
 CONTROLS = ("pixels", "random")
@@ -36,7 +36,7 @@ _APART = 4  # steps between probed states of one environment: neighbours look al
 
 def rendered(split: str) -> Path:
     """Render the views of a split into the cache, once; return the folder."""
-    folder = cache_dir() / f"taskonomy-v{GENERATOR_VERSION}" / split
+    folder = cache_dir() / f"taskonomy-v{GENERATOR_VERSION}" / f"{split}-{VIEWS[split]}"
     return render_taskonomy(scenes_root(ScenesConfig(), split), folder, views_per_building=VIEWS[split])
 
 
@@ -49,7 +49,7 @@ def config_of(task: str, runs: str) -> PretrainConfig:
         out=str(Path(sideagents.bases.__file__).parent / "weights"),
         runs=runs,
         threads=1,
-        **{"epochs": 8, **SETTINGS.get(task, {})},
+        **{"epochs": 4, **SETTINGS.get(task, {})},
     )
 
 

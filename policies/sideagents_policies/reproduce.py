@@ -8,13 +8,16 @@ demos   behaviour cloning from 49, 490 and 4,900 demonstrations, base denoising,
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sideagents.bases import load_base
 from sideagents.run.cells import Cell, read_rows, run_cells, select
 from sideagents.run.config import config_hash
+from sideagents_envs.buildings import GENERATOR_VERSION
 from sideagents_policies.build import load_agent
 from sideagents_policies.checks import read_config
 from sideagents_policies.clone import clone
@@ -61,6 +64,12 @@ def config_of(key: Mapping[str, str | int | float]) -> AgentConfig:
             f"clone.epochs={epochs}",
         ],
     )
+
+
+def settings_of(key: Mapping[str, str | int | float]) -> str:
+    """Return the digest of all that a cell's result rests on: configuration, weights of the base, buildings."""
+    parts = (config_hash(config_of(key)), load_base(str(key["base"])).fingerprint, str(GENERATOR_VERSION))
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def work(cell: Cell) -> dict[str, Any]:
@@ -115,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = args.results / f"navigation_{table}.jsonl"
         if not args.show:
             keys = keys_of(table, args.seeds)
-            cells = [Cell(key, config_hash(config_of(key)), _ESTIMATE_S[table]) for key in keys]
+            cells = [Cell(key, settings_of(key), _ESTIMATE_S[table]) for key in keys]
             run_cells(path, select(cells, args.only), work, limit_s=60 * args.minutes)
         print(table_of(read_rows(path)))
     return 0

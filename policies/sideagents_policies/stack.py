@@ -26,44 +26,44 @@ def dict_space(venv: VecEnv, wrapper: str) -> spaces.Dict:
 
 
 class StackKeys(VecEnvWrapper):
-    """Replace chosen keys by their last k readings, newest last, zeros before the start of the episode.
+    """Replace chosen keys by k of their last readings, newest last, zeros before the start of the episode.
 
     `StackKeys(venv, {"goal": 4, "base": 2})` turns goal (3,) into (12,) and base (C, h, w) into (2C, h, w). Vectors and
-    channel-first arrays grow along their first axis, channel-last images along their last. Terminal observations are
-    stacked with the readings of the episode that ended. The paper stacks four frames of everything.
-    Raises `SideAgentsError` for an unknown key or a count below 1.
+    channel-first arrays grow along their first axis, channel-last images along their last. `strides` says how many
+    steps lie between the readings of a key (1). Terminal observations are stacked with the readings of the episode
+    that ended. The paper stacks the last four frames of everything.
+    Raises `SideAgentsError` for an unknown key or a count or stride below 1.
     """
 
-    def __init__(self, venv: VecEnv, frames: Mapping[str, int]) -> None:
+    def __init__(self, venv: VecEnv, frames: Mapping[str, int], strides: Mapping[str, int] | None = None) -> None:
         space = dict_space(venv, "StackKeys")
         stacked: dict[str, spaces.Space[Any]] = dict(space.spaces)
         self._axes: dict[str, int] = {}  # of a single observation
-        self._frames: dict[str, int] = {}
+        self._strides: dict[str, int] = {}
+        self._kept: Observation = {}  # (readings kept, n_envs, ...), oldest first
         for key, count in frames.items():
             box = space.spaces.get(key)
+            stride = (strides or {}).get(key, 1)
             if not isinstance(box, spaces.Box):
                 boxes = [k for k, s in space.spaces.items() if isinstance(s, spaces.Box)]
                 raise SideAgentsError(f"StackKeys: no array {key!r} in the observation{nearest(key, boxes)} ({boxes})")
-            if count < 1:
-                raise SideAgentsError(f"StackKeys: {key} must keep at least 1 reading, got {count}")
+            if count < 1 or stride < 1:
+                raise SideAgentsError(
+                    f"StackKeys: {key} must keep at least 1 reading, at least 1 step apart, got {count} and {stride}"
+                )
             if count == 1:
                 continue
-            axis = _channel_axis(key, box)
-            low, high = (np.concatenate([bound] * count, axis=axis) for bound in (box.low, box.high))
-            # an empty slot is zero, whatever the bounds of a reading are
-            low, high = np.minimum(low, 0), np.maximum(high, 0)
-            stacked[key] = spaces.Box(low.astype(box.dtype), high.astype(box.dtype), dtype=box.dtype.type)
-            self._axes[key], self._frames[key] = axis, count
+            self._axes[key], self._strides[key] = _channel_axis(key, box), stride
+            stacked[key] = stacked_space(box, count, self._axes[key])
+            self._kept[key] = np.zeros(((count - 1) * stride + 1, venv.num_envs, *box.shape), dtype=box.dtype)
         super().__init__(venv, observation_space=spaces.Dict(stacked))
-        self._single = space
-        self._stacks: Observation = {}
-        self._clear()
 
     def reset(self) -> Observation:
         """Reset all environments; every stack holds zeros and the first reading."""
         observation = self.venv.reset()
         assert isinstance(observation, dict)
-        self._clear()
+        for kept in self._kept.values():
+            kept[:] = 0
         return self._push(observation, np.zeros(self.num_envs, dtype=bool), [])
 
     def step_wait(self) -> StepReturn:
@@ -74,40 +74,37 @@ class StackKeys(VecEnvWrapper):
 
     def get_state(self) -> dict[str, Any]:
         """Return the readings kept, for `set_state`; the wrapped environments keep their own state."""
-        return {"stacks": {key: stack.copy() for key, stack in self._stacks.items()}}
+        return {"kept": {key: kept.copy() for key, kept in self._kept.items()}}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Restore `get_state()`; raises `SideAgentsError` when keys or shapes differ."""
-        stacks = {key: np.asarray(stack) for key, stack in state["stacks"].items()}
-        if {k: s.shape for k, s in stacks.items()} != {k: s.shape for k, s in self._stacks.items()}:
+        saved = {key: np.asarray(kept) for key, kept in state["kept"].items()}
+        if {k: s.shape for k, s in saved.items()} != {k: s.shape for k, s in self._kept.items()}:
             raise SideAgentsError("StackKeys: the saved state belongs to other keys, counts or environments")
-        self._stacks = {key: stack.astype(self._stacks[key].dtype) for key, stack in stacks.items()}
-
-    def _clear(self) -> None:
-        assert isinstance(self.observation_space, spaces.Dict)
-        for key in self._axes:
-            box = self.observation_space[key]
-            self._stacks[key] = np.zeros((self.num_envs, *(box.shape or ())), dtype=box.dtype)
+        self._kept = {key: kept.astype(self._kept[key].dtype) for key, kept in saved.items()}
 
     def _push(self, observation: Observation, dones: NDArray[np.bool_], infos: list[dict[str, Any]]) -> Observation:
         result = dict(observation)
         ended = np.flatnonzero(dones)
         for key, axis in self._axes.items():
-            width = observation[key].shape[axis + 1]
-            older = np.moveaxis(np.moveaxis(self._stacks[key], axis + 1, 0)[width:], 0, axis + 1)
+            kept, stride = self._kept[key], self._strides[key]
+            kept[:-1] = kept[1:]
             for env in ended:
                 terminal = infos[env].get("terminal_observation")
                 if terminal is not None:
-                    infos[env]["terminal_observation"] = {
-                        **terminal,
-                        key: np.concatenate([older[env], terminal[key]], axis=axis),
-                    }
-            stack = np.concatenate([older, observation[key]], axis=axis + 1)
-            if len(ended):
-                np.moveaxis(stack, axis + 1, 0)[:-width, ended] = 0
-            self._stacks[key] = stack
-            result[key] = stack.copy()
+                    readings = [*kept[:-1:stride, env], terminal[key]]
+                    infos[env]["terminal_observation"] = {**terminal, key: np.concatenate(readings, axis=axis)}
+            kept[:-1, ended] = 0
+            kept[-1] = observation[key]
+            result[key] = np.concatenate(kept[::stride], axis=axis + 1)
         return result
+
+
+def stacked_space(box: spaces.Box, count: int, axis: int) -> spaces.Box:
+    """Return the space of `count` readings joined along an axis; an empty slot is zero, whatever a reading's bounds."""
+    low, high = (np.concatenate([bound] * count, axis=axis) for bound in (box.low, box.high))
+    low, high = np.minimum(low, 0), np.maximum(high, 0)
+    return spaces.Box(low.astype(box.dtype), high.astype(box.dtype), dtype=box.dtype.type)
 
 
 def _channel_axis(key: str, box: spaces.Box) -> int:
