@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from stable_baselines3.common.distributions import CategoricalDistribution, Dist
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from torch import Tensor, nn
+from torch import Tensor
 
+from sideagents.core.groups import parameter_groups
 from sideagents.errors import SideAgentsError
 from sideagents_policies.extractor import SideTunedExtractor
 
@@ -123,7 +124,10 @@ class SideTunedPolicy(ActorCriticPolicy):
             for module, gain in ((self.mlp_extractor, np.sqrt(2)), (self.action_net, 0.01), (self.value_net, 1.0)):
                 for part in module.modules():
                     self.init_weights(part, gain=float(gain))
-        groups = parameter_groups(self, self.alpha_lr)
+        groups = parameter_groups(self, alpha_lr=self.alpha_lr)
+        for group in groups:
+            if group["name"] == "alpha":
+                group[OWN_RATE] = self.alpha_lr
         self.optimizer = self.optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
         self.optimizer.register_step_pre_hook(_restore_own_rates)
 
@@ -208,20 +212,6 @@ def _categorical(distribution: Distribution) -> torch.distributions.Categorical:
         raise SideAgentsError("action scores, action_noise and temperature need discrete actions")
     categorical: torch.distributions.Categorical = distribution.distribution
     return categorical
-
-
-def _named_trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
-
-
-def parameter_groups(module: nn.Module, alpha_lr: float) -> list[dict[str, Any]]:
-    """Return optimizer groups of the trainable parameters: weights, and alpha with its own rate and no weight decay."""
-    alphas = [p for name, p in _named_trainable(module) if "alpha" in name]
-    weights = [p for name, p in _named_trainable(module) if "alpha" not in name]
-    groups: list[dict[str, Any]] = [{"params": weights}]
-    if alphas:
-        groups.append({"params": alphas, "lr": alpha_lr, OWN_RATE: alpha_lr, "weight_decay": 0.0})
-    return groups
 
 
 def _restore_own_rates(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
