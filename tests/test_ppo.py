@@ -52,7 +52,8 @@ class Recorder(Logger):
 
 @pytest.mark.parametrize("options", [{}, {"ent_coef": 0.01, "clip_range_vf": 0.1, "target_kl": 1e-5, "n_epochs": 4}])
 def test_an_update_is_sb3s(options):
-    full = {"batch_size": ENVS * STEPS, "learning_rate": 0.01, "n_epochs": 3, **options}
+    # small steps: Adam blows the rounding of gradients near zero up to the size of a step
+    full = {"batch_size": ENVS * STEPS, "learning_rate": 0.003, "n_epochs": 3, **options}
     ours, theirs = make(**full), make(PPO, **full)
     for model in (ours, theirs):
         model.set_logger(Recorder())

@@ -80,6 +80,9 @@ class SideTunedPPO(PPO):
         if isinstance(self.policy.features_extractor, SideTunedExtractor):
             # before the rollout, so that acting and learning see the same alpha
             self.policy.features_extractor.set_progress(1.0 - self._current_progress_remaining, self._n_updates)
+        # SB3 transposes images by strides; another memory layout means other roundings, and saving loses the strides
+        last = {key: np.ascontiguousarray(array) for key, array in _named(self._last_obs).items()}
+        self._last_obs = last if isinstance(self.observation_space, spaces.Dict) else last["observation"]
         before = self.num_timesteps
         go_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         self.num_timesteps = before + (self.num_timesteps - before) * parallel.world_size()
