@@ -104,6 +104,35 @@ def test_stopped_and_resumed_is_the_same(homes, whole, tmp_path, monkeypatch):  
     assert len((run / "command.txt").read_text().splitlines()) == 2
 
 
+def test_the_experts_actions_pull_and_change_nothing_else(homes, whole, tmp_path, monkeypatch):  # noqa: F811
+    words = [*homes, "ppo.expert_coef=3", "ppo.critic_warmup_frames=0", "ppo.n_epochs=6", "ppo.learning_rate=0.003"]
+    labelled = train(default_config([*words, f"runs={tmp_path / 'whole'}"]))
+    losses = [float(row["train/auxiliary_loss"]) for row in rows_of(labelled) if row["train/auxiliary_loss"]]
+    assert losses[-1] < 0.9 * losses[0]
+    assert "train/auxiliary_loss" not in rows_of(whole)[0]
+    plain, checkpoint = load_checkpoint(latest(whole)), load_checkpoint(latest(labelled))
+    assert {k: v.shape for k, v in plain.tensors.items()} == {k: v.shape for k, v in checkpoint.tensors.items()}
+    assert "expert" not in load_agent(labelled).policy.observation_space.spaces
+    train(default_config([*homes, f"runs={tmp_path / 'from'}", "ppo.frames=32"]), init=labelled)
+
+    original, updates = SideTunedPPO.train, []
+
+    def interrupted(self):
+        original(self)
+        updates.append(1)
+        if len(updates) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(SideTunedPPO, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(default_config([*words, f"runs={tmp_path / 'stopped'}"]))
+    run = resume(next((tmp_path / "stopped").iterdir()))
+    assert len(updates) == 4
+    assert weights(run) == weights(labelled)
+    with pytest.raises(ConfigError, match=r"ppo\.expert_coef: the run has 3\.0, now it is 1\.0"):
+        resume(run, None, ["ppo.expert_coef=1.0"])
+
+
 def test_killed_and_resumed_is_the_same(homes, whole, tmp_path):  # noqa: F811
     command = [sys.executable, "-m", "sideagents_policies.cli.main", "train", "pointnav/demo"]
     config = yaml.safe_load((whole / "config.yaml").read_text())

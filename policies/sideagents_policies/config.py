@@ -84,6 +84,9 @@ class PPOConfig(_Section):
     clip_range: float = Field(0.1, gt=0.0)
     ent_coef: float = Field(5e-3, ge=0.0)
     vf_coef: float = Field(0.5, ge=0.0)
+    expert_coef: float = Field(
+        0.0, ge=0.0, description="weight of the cross-entropy to the expert's action, added to PPO's objective"
+    )
     max_grad_norm: float = Field(0.5, gt=0.0)
     amsgrad: bool = False
     target_kl: float | None = Field(None, gt=0.0)
