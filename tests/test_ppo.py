@@ -78,6 +78,25 @@ def test_alpha_keeps_its_rate_and_is_logged():
     assert model.logger.seen["train/alpha"] == model.policy.features_extractor.alpha_value() != 0.5
 
 
+@pytest.mark.parametrize(("final", "expected"), [(None, [0.01] * 4), (0.002, [0.008, 0.006, 0.004, 0.002])])
+def test_the_weight_of_the_entropy_by_hand(final, expected):
+    model = make(ent_coef=0.01, final_ent_coef=final, vf_coef=1.0, batch_size=ENVS * STEPS, n_epochs=1)
+    weights_seen = []
+
+    class Each(Recorder):
+        def record(self, key, value, exclude=None):
+            super().record(key, value, exclude)
+            if key == "train/ent_coef":
+                weights_seen.append(value)
+                parts = {name: self.seen[f"train/{name}"] for name in ("policy_gradient_loss", "value_loss")}
+                bonus = self.seen["train/loss"] - sum(parts.values())
+                assert bonus == pytest.approx(value * self.seen["train/entropy_loss"], rel=1e-2)
+
+    model.set_logger(Each())
+    model.learn(4 * ENVS * STEPS)
+    assert weights_seen == pytest.approx(expected)
+
+
 def test_the_curriculum_moves_before_each_rollout():
     model = make(extractor={"alpha": "linear"})
     seen = []

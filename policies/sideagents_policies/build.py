@@ -212,6 +212,7 @@ def build_agent(config: AgentConfig, venv: VecEnv, base: FrozenBase | None, worl
         gae_lambda=ppo.gae_lambda,
         clip_range=ppo.clip_range,
         ent_coef=ppo.ent_coef,
+        final_ent_coef=ppo.final_ent_coef,
         vf_coef=ppo.vf_coef,
         max_grad_norm=ppo.max_grad_norm,
         target_kl=ppo.target_kl,

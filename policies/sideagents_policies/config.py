@@ -83,6 +83,9 @@ class PPOConfig(_Section):
     gae_lambda: float = Field(0.95, ge=0.0, le=1.0)
     clip_range: float = Field(0.1, gt=0.0)
     ent_coef: float = Field(5e-3, ge=0.0)
+    final_ent_coef: float | None = Field(
+        None, ge=0.0, description="entropy coefficient at the end of training, reached linearly; null keeps `ent_coef`"
+    )
     vf_coef: float = Field(0.5, ge=0.0)
     expert_coef: float = Field(
         0.0, ge=0.0, description="weight of the cross-entropy to the expert's action, added to PPO's objective"
