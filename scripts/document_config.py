@@ -71,7 +71,7 @@ MEANINGS = {
     "ppo.gamma": "discount; cloning trains the critic with it too",
     "ppo.gae_lambda": "of generalised advantage estimation",
     "ppo.clip_range": "of the probability ratio",
-    "ppo.ent_coef": "weight of the entropy bonus",
+    "ppo.ent_coef": "weight of the entropy bonus, at the start where `final_ent_coef` is given",
     "ppo.vf_coef": "weight of the value loss",
     "ppo.max_grad_norm": "gradients are clipped to this norm",
     "ppo.amsgrad": "use AMSGrad",

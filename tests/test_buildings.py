@@ -243,7 +243,7 @@ def test_rooms_let_no_light_in_and_the_floor_is_one_walkable_island(glb: Path) -
     assert np.abs(points[:, 1]).max() < 0.2
     poses = np.column_stack([points, np.linspace(0, 6, 48)])
     camera = CameraConfig(width=64, height=64, hfov_deg=100.0)
-    shown = Renderer(camera, [scene]).render(np.zeros(48, int), poses, ("semantic", "depth", "rgb"))
+    shown = Renderer(camera, scene).render(poses, ("semantic", "depth", "rgb"))
     assert (shown["depth"] > 0).all()  # every ray ends on something
     seen = {scene.objects[i].category for i in np.unique(shown["semantic"])}
     assert not seen & {"facade", "roof"}  # nobody looks through a wall

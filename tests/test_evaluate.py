@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 from small_agent import homes  # noqa: F401
 
 from sideagents.errors import SideAgentsError
+from sideagents_envs.buildings import GENERATOR_VERSION
 from sideagents_envs.episodes import read_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_policies.checks import default_config
 from sideagents_policies.enjoy import record
-from sideagents_policies.evaluate import evaluate_baseline, evaluate_run, summarise
+from sideagents_policies.evaluate import EpisodesFrom, _buildings, evaluate_baseline, evaluate_run, summarise
 from sideagents_policies.plot import average, plot_runs
 from sideagents_policies.train import train
 
@@ -28,7 +30,7 @@ def run(homes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:  # 
     return train(default_config([*homes, f"runs={tmp_path_factory.mktemp('runs')}", "name=tiny"]))
 
 
-def rows_of(run: Path, folder: str = "val_sampled") -> list[dict[str, float]]:
+def rows_of(run: Path, folder: str = "val_sampled") -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "eval" / folder / "episodes.jsonl").read_text().splitlines()]
 
 
@@ -76,7 +78,12 @@ def test_rows_follow_the_list(run: Path, homes: list[str]) -> None:  # noqa: F81
     folder = next(word for word in homes if word.startswith("scenes.dataset=")).removeprefix("scenes.dataset=")
     listed = read_episodes(Path(folder) / "episodes" / "val.json.gz")[:5]
     assert [row["episode_id"] for row in rows] == [episode.episode_id for episode in listed]
+    assert {row["buildings"] for row in rows} == {result["buildings"]} == {Path(folder).name}
     assert result["metrics"]["nav_reward"]["mean"] == pytest.approx(np.mean([row["nav_reward"] for row in rows]))
+
+
+def test_bundled_buildings_are_named_with_their_version() -> None:
+    assert _buildings(EpisodesFrom("val"), default_config()) == f"bundled-v{GENERATOR_VERSION}"
 
 
 def test_same_run_same_result(run: Path) -> None:

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sideagents.core.alpha import LearnedAlpha
+from sideagents.run.checkpoint import list_checkpoints, load_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
-from sideagents.train.loop import FitConfig, _groups, _rate, fit
+from sideagents.train.loop import FitConfig, _rate, fit
 
 
 def settings(**changes: object) -> FitConfig:
@@ -24,11 +26,11 @@ class Noisy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 1))
-        self.alpha = nn.Parameter(torch.zeros(2, 2))
+        self.alpha = LearnedAlpha()
         self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.body(x) + self.alpha.sum()
+        out: Tensor = self.body(x) * self.alpha()
         return out
 
 
@@ -60,13 +62,14 @@ def test_the_rate_by_hand() -> None:
     assert [_rate(step, 10, config) for step in (0, 1, 2, 6, 10)] == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1])
 
 
-def test_vectors_and_alpha_do_not_decay() -> None:
-    model = Noisy()
-    decayed, plain = _groups(model, settings(weight_decay=0.3))
-    assert [tuple(parameter.shape) for parameter in decayed["params"]] == [(16, 3), (1, 16)]
-    assert any(parameter is model.alpha for parameter in plain["params"])
-    assert len(plain["params"]) == 3
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
+def test_vectors_and_alpha_do_not_decay(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "run", "")
+    run_fit(settings(epochs=1, weight_decay=0.3), run)
+    run.close()
+    optimizer = load_checkpoint(list_checkpoints(run.checkpoints)[-1]).optimizer
+    assert optimizer is not None
+    groups = {group["name"]: group["weight_decay"] for group in optimizer[1]["param_groups"]}
+    assert groups == {"weights": 0.3, "vectors": 0.0, "alpha": 0.0}
 
 
 @pytest.mark.parametrize("bf16", [False, True])

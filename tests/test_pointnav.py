@@ -376,6 +376,22 @@ def test_checkers_are_content(scenes, stop):
     env.close()
 
 
+def test_checkers_say_nothing_of_depth_but_that_it_is_no_uint8_image(scenes):
+    """Metres as Habitat gives them, (H, W, 1): SB3 takes every array of that shape for an image of 0..255."""
+    env = gymnasium.make("sideagents_envs:PointNav-v0", scenes=scenes, task=TaskConfig(depth=True), camera=CAMERA)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gymnasium_check(env.unwrapped)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sb3_check(env.unwrapped)
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == 2
+    assert "observation depth is an image but its `dtype`" in said[0]
+    assert "observation space depth is an image but the upper and lower bounds" in said[1]
+    env.close()
+
+
 def test_environment_in_a_building(scenes):
     env = PointNavEnv(scenes=scenes, camera=CAMERA, render_mode="rgb_array")
     first, info = env.reset(seed=11)

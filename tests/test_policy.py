@@ -3,7 +3,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
 from tiny_env import PlainImageEnv, TinyEnv, TinyVec, tiny_base
 
 from sideagents.errors import CheckpointError, SideAgentsError
@@ -252,3 +252,16 @@ def test_nan_in_an_observation_and_diverged_weights_are_one_clear_line():
         policy.features_extractor.head[0].weight.fill_(np.nan)
     with pytest.raises(SideAgentsError, match="training has diverged"):
         policy(tensors())
+
+
+def test_labels_are_no_part_of_what_it_observes():
+    label = spaces.Box(-1, 2, (1,), np.int64)
+    vectors = spaces.Dict(goal=SPACE["goal"], expert=label)
+    kwargs = {"features_extractor_class": CombinedExtractor, "features_extractor_kwargs": {}}
+    policy = SideTunedPolicy(vectors, spaces.Discrete(3), lambda _: 3e-4, **kwargs)
+    assert list(policy.observation_space.spaces) == ["goal"]
+    assert policy.features_extractor.features_dim == 3
+    seen = {"goal": np.ones((4, 3), np.float32)}
+    for labels in (np.zeros((4, 1), np.int64), np.full((4, 1), 2)):
+        np.testing.assert_array_equal(policy.logits({**seen, "expert": labels}), policy.logits(seen))
+        policy.forward({k: torch.from_numpy(v) for k, v in {**seen, "expert": labels}.items()})

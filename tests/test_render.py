@@ -31,7 +31,7 @@ def wall(z: float = -2.0, half: float = 2.0, **options: Any) -> Part:
 def look(
     scene: SceneMesh, *pose: float, camera: CameraConfig = CAMERA, channels: tuple[str, ...] = ALL
 ) -> dict[str, Any]:
-    return {k: v[0] for k, v in Renderer(camera, [scene]).render([0], [pose or (0, 0, 0, 0)], channels).items()}
+    return {k: v[0] for k, v in Renderer(camera, scene).render([pose or (0, 0, 0, 0)], channels).items()}
 
 
 def test_texels_of_a_wall_that_fills_the_view(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_semantic_ids_index_the_objects(tmp_path: Path) -> None:
 
 def test_poses(tmp_path: Path) -> None:
     camera = CameraConfig(width=1, height=1, height_m=1.25)
-    renderer = Renderer(camera, [load(tmp_path, box((-1, -1, -2), (3, 5, 4)))])
+    renderer = Renderer(camera, load(tmp_path, box((-1, -1, -2), (3, 5, 4))))
     poses = [
         (0, 0, 0, 0),
         (0, 0, 0, math.pi / 2),
@@ -139,9 +139,9 @@ def test_poses(tmp_path: Path) -> None:
         (0.5, 0, 1, 0),
         (0, 3.7, 0, 0),
     ]
-    depth = renderer.render([0] * 6, poses, ("depth",))["depth"].reshape(-1)
+    depth = renderer.render(poses, ("depth",))["depth"].reshape(-1)
     np.testing.assert_allclose(depth, [2, 1, 4, 3, 3, 2], atol=1e-4)
-    above = renderer.render([0], [(0, 3.8, 0, 0)], ("depth",))["depth"]
+    above = renderer.render([(0, 3.8, 0, 0)], ("depth",))["depth"]
     assert above.item() == 0  # the camera is 5 cm above the box
 
 
@@ -174,98 +174,27 @@ def test_depth_back_projected_lies_on_the_walls(tmp_path: Path) -> None:
         assert ((points > low - 2e-4) & (points < high + 2e-4)).all()
 
 
-def rooms(folder: Path) -> list[SceneMesh]:
-    """Two different furnished rooms, the first of them open to one side, so that its camera looks out."""
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
-    scenes = []
-    for k in range(2):
-        parts = [
-            box(p, p + rng.uniform(0.2, 0.8, 3), color=(*rng.uniform(0.2, 1, 3), 1)) for p in rng.uniform(-3, 2, (9, 3))
-        ]
-        parts.append(wall(z=-4.1 - k, half=4, texture=noise))
-        if k:
-            parts.append(box((-5.3, -1, -6.2), (4.7, 3, 5.9), color=(0.3, 0.8, 0.6, 1)))
-        scenes.append(load(folder, *parts, name=f"room{k}"))
-    return scenes
-
-
-def test_buildings_do_not_see_each_other(tmp_path: Path) -> None:
-    scenes = rooms(tmp_path)
-    camera = CameraConfig(width=48, height=32, height_m=1.25)
-    rng = np.random.default_rng(1)
-    index = rng.integers(0, 2, 24)
-    poses = np.column_stack([rng.uniform(-4, 4, (24, 3)), rng.uniform(-4, 4, 24)])
-    poses[20:, 0] += (12, -16, 14, -15)  # some cameras stand outside of their building, or inside the other
-    poses[20:, 3] = np.arctan2(poses[20:, 0], poses[20:, 2])  # and look at it
-    poses[:, 1] *= 0.2
-    both = Renderer(camera, scenes).render(index, poses, ALL)
-    alone = [Renderer(camera, [scene]) for scene in scenes]
-    for i, (s, pose) in enumerate(zip(index, poses, strict=True)):
-        for name, image in alone[s].render([0], [pose], ALL).items():
-            if i < 20:
-                np.testing.assert_array_equal(both[name][i], image[0], err_msg=f"{name} of pose {i}")
-            else:  # rays that start at the edge of the cell are rounded there
-                differing = np.abs(both[name][i].astype(float) - image[0]) > 1e-3
-                assert differing.mean() < 0.005, f"{name} of pose {i}"
-    hit = (both["semantic"] >= 0).mean(axis=(1, 2))
-    assert hit[20:].min() > 0
-    assert (hit == 1).sum() > 5
-
-
-def test_a_ray_through_a_hole_does_not_reach_the_next_building(tmp_path: Path) -> None:
-    target = load(tmp_path, box((-3, -3, -3), (3, 3, 3)), name="target")
-    open_box = load(tmp_path, quad((-1, 0, -1), (1, 0, -1), (1, 0, 1), (-1, 0, 1)), name="floor")
-    scenes = [open_box, target, target, target, target]
-    renderer = Renderer(CAMERA, scenes)
-    yaws = np.linspace(-math.pi, math.pi, 16)
-    seen = renderer.render(np.zeros(16, int), [(0, -0.5, 0, yaw) for yaw in yaws], ("depth", "semantic"))
-    assert not seen["depth"][:, :4].any()  # above the horizon there is nothing but the other buildings
-    assert (seen["semantic"][:, :4] == -1).all()
-    # from far away each camera sees its own building where it stands, through whatever stands in between
-    outside = [(x, 0, z, math.atan2(x, z)) for x, z in ((50, 0), (-50, 0), (0, 50), (0, -50), (30, 40))]
-    telescope = Renderer(CameraConfig(1, 1, 2.0, 1.0), scenes)
-    for s in range(1, 5):
-        depth = telescope.render([s] * 5, outside, ("depth",))["depth"].reshape(-1)
-        np.testing.assert_allclose(depth, [47, 47, 47, 47, 50 - 3 / 0.8], atol=1e-3)
-
-
 def test_only_the_requested_channels_in_the_requested_order(tmp_path: Path) -> None:
-    renderer = Renderer(CAMERA, [load(tmp_path, wall())])
-    assert list(renderer.render([0], [(0, 0, 0, 0)])) == ["rgb"]
-    assert list(renderer.render([0], [(0, 0, 0, 0)], ("semantic", "depth"))) == ["semantic", "depth"]
-    first = renderer.render([0], [(0, 0, 0, 0)])["rgb"]
+    renderer = Renderer(CAMERA, load(tmp_path, wall()))
+    assert list(renderer.render([(0, 0, 0, 0)])) == ["rgb"]
+    assert list(renderer.render([(0, 0, 0, 0)], ("semantic", "depth"))) == ["semantic", "depth"]
+    first = renderer.render([(0, 0, 0, 0)])["rgb"]
     before = first.copy()
-    renderer.render([0], [(0, 0, 0, 2)])
+    renderer.render([(0, 0, 0, 2)])
     np.testing.assert_array_equal(first, before)  # results are not overwritten by the next call
-    assert renderer.render([], np.zeros((0, 4)), ("depth",))["depth"].shape == (0, 8, 8)
-
-
-def test_set_scenes_replaces_the_buildings(tmp_path: Path) -> None:
-    near, far = load(tmp_path, wall(z=-2), name="near"), load(tmp_path, wall(z=-4, half=5), name="far")
-    renderer = Renderer(CAMERA, [near])
-    renderer.set_scenes([far, near])
-    depth = renderer.render([0, 1], np.zeros((2, 4)), ("depth",))["depth"]
-    np.testing.assert_allclose(depth[:, 0, 0], [4, 2], rtol=1e-6)
+    assert renderer.render(np.zeros((0, 4)), ("depth",))["depth"].shape == (0, 8, 8)
 
 
 @pytest.mark.parametrize(
-    ("index", "poses", "channels", "message"),
+    ("poses", "channels", "message"),
     [
-        ([0], [(0, 0, 0, 0)], ("dept",), r"unknown channel 'dept', did you mean 'depth'\?; there are rgb"),
-        ([1], [(0, 0, 0, 0)], ("rgb",), r"building indices \[1\] must lie in 0..0"),
-        ([-1], [(0, 0, 0, 0)], ("rgb",), "must lie in"),
-        ([0, 0], [(0, 0, 0, 0)], ("rgb",), r"\(N,\) and poses \(N, 4\), got \(2,\) and \(1, 4\)"),
-        ([0], [(0, 0, 0)], ("rgb",), r"got \(1,\) and \(1, 3\)"),
-        ([0, 0], [(0, 0, 0, 0), (0, math.nan, 0, 0)], ("rgb",), "pose 1 is not finite"),
+        ([(0, 0, 0, 0)], ("dept",), r"unknown channel 'dept', did you mean 'depth'\?; there are rgb"),
+        ([(0, 0, 0)], ("rgb",), r"expected poses \(N, 4\), got \(1, 3\)"),
+        ((0, 0, 0, 0), ("rgb",), r"got \(4,\)"),
+        ([(0, 0, 0, 0), (0, math.nan, 0, 0)], ("rgb",), "pose 1 is not finite"),
     ],
 )
-def test_bad_calls(tmp_path: Path, index: Any, poses: Any, channels: tuple[str, ...], message: str) -> None:
-    renderer = Renderer(CAMERA, [load(tmp_path, wall())])
+def test_bad_calls(tmp_path: Path, poses: Any, channels: tuple[str, ...], message: str) -> None:
+    renderer = Renderer(CAMERA, load(tmp_path, wall()))
     with pytest.raises(EnvsError, match=message):
-        renderer.render(index, poses, channels)
-
-
-def test_no_buildings() -> None:
-    with pytest.raises(EnvsError, match="at least one building"):
-        Renderer(CAMERA, [])
+        renderer.render(poses, channels)

@@ -107,18 +107,18 @@ def test_alpha_gradient_by_hand(base):
 
 def test_parameter_groups_keep_alpha_apart(base):
     model = SideTuned(base, merge="alpha")
-    perception, alpha = model.parameter_groups(1e-3, alpha_lr=1e-2, weight_decay=0.1)
-    assert (perception["name"], perception["lr"], perception["weight_decay"]) == ("perception", 1e-3, 0.1)
+    weights, alpha = model.parameter_groups(1e-3, alpha_lr=1e-2, weight_decay=0.1)
+    assert (weights["name"], weights["lr"], weights["weight_decay"]) == ("weights", 1e-3, 0.1)
     assert (alpha["name"], alpha["lr"], alpha["weight_decay"]) == ("alpha", 1e-2, 0.0)
     assert alpha["params"] == [model.alpha.raw_alpha]
-    ids = [id(p) for group in (perception, alpha) for p in group["params"]]
+    ids = [id(p) for group in (weights, alpha) for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in model.trainable_parameters())
     assert model.parameter_groups(1e-3)[1]["lr"] == 1e-3
     torch.optim.AdamW(model.parameter_groups(1e-3))
 
 
 def test_groups_without_alpha_or_without_anything(base):
-    assert [g["name"] for g in SideTuned(base, merge="film").parameter_groups(1e-3)] == ["perception"]
+    assert [g["name"] for g in SideTuned(base, merge="film").parameter_groups(1e-3)] == ["weights"]
     assert SideTuned(base, None).parameter_groups(1e-3) == []
 
 

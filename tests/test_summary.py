@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
+import pytest
 from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
-from sideagents_policies.build import build_policy
+from sideagents_policies.build import agent_base, build_agent, build_policy, build_venv, observation_space
 from sideagents_policies.checks import default_config
-from sideagents_policies.summary import describe
+from sideagents_policies.summary import describe, rollout_bytes
 
 
 def test_the_processes_are_those_that_really_train(homes):  # noqa: F811
@@ -17,3 +20,23 @@ def test_the_processes_are_those_that_really_train(homes):  # noqa: F811
     assert several[-1] == "memory in each of 4 processes: rollout 3 MB, frames 2.50 GB"
     trained = sum(p.numel() for p in policy.parameters())
     assert several[-2].split() == ["total", f"{trained:,}", "0", f"{trained:,}"]
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 0.5])
+def test_the_rollout_takes_the_memory_that_is_announced(homes, coefficient):  # noqa: F811
+    config = default_config([*homes, f"ppo.expert_coef={coefficient}"])
+    base = agent_base(config)
+    with closing(build_venv(config, base=base)) as venv:
+        buffer = build_agent(config, venv, base).rollout_buffer
+    assert ("expert" in buffer.observations) == (coefficient > 0)
+    scalars = (
+        buffer.actions,
+        buffer.rewards,
+        buffer.episode_starts,
+        buffer.values,
+        buffer.log_probs,
+        buffer.advantages,
+        buffer.returns,
+    )
+    stored = sum(array.nbytes for array in (*buffer.observations.values(), *scalars))
+    assert rollout_bytes(config, observation_space(config, base)) == stored

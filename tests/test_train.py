@@ -48,6 +48,20 @@ def whole(homes, tmp_path_factory) -> Path:  # noqa: F811
     return train(default_config([*homes, f"runs={tmp_path_factory.mktemp('whole')}"]))
 
 
+def interrupt_after(monkeypatch, updates: int) -> list[int]:
+    """Press Ctrl-C in the middle of training; return a list that gets an entry for each update."""
+    original, done = SideTunedPPO.train, []
+
+    def interrupted(self):
+        original(self)
+        done.append(1)
+        if len(done) == updates:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(SideTunedPPO, "train", interrupted)
+    return done
+
+
 def test_run_folder(whole):
     assert {path.name for path in whole.iterdir()} >= {"config.yaml", "command.txt", "versions.json", "progress.csv"}
     rows = rows_of(whole)
@@ -83,15 +97,7 @@ def test_only_the_critic_learns_at_first(homes, tmp_path):  # noqa: F811
 
 
 def test_stopped_and_resumed_is_the_same(homes, whole, tmp_path, monkeypatch):  # noqa: F811
-    original, updates = SideTunedPPO.train, []
-
-    def interrupted(self):
-        original(self)
-        updates.append(1)
-        if len(updates) == 2:
-            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C in the middle of the run
-
-    monkeypatch.setattr(SideTunedPPO, "train", interrupted)
+    updates = interrupt_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         train(default_config([*homes, f"runs={tmp_path}"]))
     run = next(tmp_path.iterdir())
@@ -102,6 +108,42 @@ def test_stopped_and_resumed_is_the_same(homes, whole, tmp_path, monkeypatch):  
     rows = rows_of(run)
     assert [int(row["frames"]) for row in rows] == [32, 64, 96, 128]
     assert len((run / "command.txt").read_text().splitlines()) == 2
+
+
+def test_the_experts_actions_pull_and_change_nothing_else(homes, whole, tmp_path, monkeypatch):  # noqa: F811
+    words = [*homes, "ppo.expert_coef=3", "ppo.critic_warmup_frames=0", "ppo.n_epochs=6", "ppo.learning_rate=0.003"]
+    labelled = train(default_config([*words, f"runs={tmp_path / 'whole'}"]))
+    losses = [float(row["train/auxiliary_loss"]) for row in rows_of(labelled) if row["train/auxiliary_loss"]]
+    assert losses[-1] < 0.9 * losses[0]
+    assert "train/auxiliary_loss" not in rows_of(whole)[0]
+    plain, checkpoint = load_checkpoint(latest(whole)), load_checkpoint(latest(labelled))
+    assert {k: v.shape for k, v in plain.tensors.items()} == {k: v.shape for k, v in checkpoint.tensors.items()}
+    assert "expert" not in load_agent(labelled).policy.observation_space.spaces
+    train(default_config([*homes, f"runs={tmp_path / 'from'}", "ppo.frames=32"]), init=labelled)
+
+    updates = interrupt_after(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        train(default_config([*words, f"runs={tmp_path / 'stopped'}"]))
+    run = resume(next((tmp_path / "stopped").iterdir()))
+    assert len(updates) == 4
+    assert weights(run) == weights(labelled)
+    with pytest.raises(ConfigError, match=r"ppo\.expert_coef: the run has 3\.0, now it is 1\.0"):
+        resume(run, None, ["ppo.expert_coef=1.0"])
+
+
+def test_the_weight_of_the_entropy_goes_on_where_it_was(homes, tmp_path, monkeypatch):  # noqa: F811
+    words = [*homes, "ppo.ent_coef=0.01", "ppo.final_ent_coef=0.002"]
+    undisturbed = train(default_config([*words, f"runs={tmp_path / 'whole'}"]))
+    interrupt_after(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        train(default_config([*words, f"runs={tmp_path / 'stopped'}"]))
+    run = resume(next((tmp_path / "stopped").iterdir()))
+    assert weights(run) == weights(undisturbed)
+    expected = {"64": 0.008, "96": 0.006, "128": 0.004}  # a row tells of the update before it
+    for rows in (rows_of(undisturbed), rows_of(run)):
+        seen = {row["frames"]: float(row["train/ent_coef"]) for row in rows if row["train/ent_coef"]}
+        assert seen == pytest.approx({frames: expected[frames] for frames in seen})
+        assert "128" in seen
 
 
 def test_killed_and_resumed_is_the_same(homes, whole, tmp_path):  # noqa: F811

@@ -136,7 +136,7 @@ def _judge_views(report: BuildingReport, scene: SceneMesh, navmesh: NavMesh) -> 
     points = navmesh.sample(rng, _VIEWS)
     poses = np.column_stack([points, rng.uniform(-math.pi, math.pi, len(points))])
     camera = CameraConfig(width=32, height=32)
-    depth = Renderer(camera, [scene]).render(np.zeros(len(poses), np.int64), poses, ("depth",))["depth"]
+    depth = Renderer(camera, scene).render(poses, ("depth",))["depth"]
     report.open_share = round(float((depth == 0).mean()), 4)
     if report.open_share > _OPEN:
         share = 100 * report.open_share

@@ -1,9 +1,9 @@
-"""First-person images by ray casting with Embree: one call renders all cameras in one set of buildings."""
+"""First-person images by ray casting with Embree: one call renders all cameras in one building."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,74 +24,57 @@ CHANNELS: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
     "normals": (np.float32, (3,)),
     "semantic": (np.int32, ()),
 }
-_MARGIN = 2.0  # metres of free space around each building
 
 
 class Renderer:
-    """Renders batches of poses in a set of buildings, which stand in one Embree scene: one call casts all rays.
+    """Renders batches of poses in one building: one call casts all rays.
 
-    `EmbeddedWorld` keeps one renderer for each building, and calls those whose buildings are in use.
-
-    What a camera sees depends on its own building alone: buildings stand in disjoint cells of a ground grid, a ray that
-    leaves its cell has hit nothing, and cells are whole metres apart with vertices and cameras on a grid of 1/16384 m,
-    so that moving a building leaves the arithmetic of its rays unchanged.
+    Vertices and cameras lie on a grid of 1/16384 m: their differences, which ray casting works with, are then exact in
+    single precision within a kilometre.
     """
 
-    def __init__(self, camera: CameraConfig, scenes: Sequence[SceneMesh]) -> None:
+    def __init__(self, camera: CameraConfig, scene: SceneMesh) -> None:
         self.camera = camera
+        self.scene = scene
         self._view = _view_directions(camera)
         self._rays = _ray_buffers(0)
-        self.set_scenes(scenes)
-
-    def set_scenes(self, scenes: Sequence[SceneMesh]) -> None:
-        """Replace the buildings; `scene_index` of `render` counts along `scenes`."""
-        if not scenes:
-            raise EnvsError("a renderer needs at least one building")
-        self.scenes = tuple(scenes)
-        self._offsets, self._cells = _place([scene.bounds.astype(np.float64) for scene in self.scenes])
         self._embree = EmbreeScene(robust=True)
-        for scene, offset in zip(self.scenes, self._offsets, strict=True):
-            snapped = np.rint(scene.vertices.astype(np.float64) * SNAP) / SNAP + offset
-            TriangleMesh(self._embree, snapped.astype(np.float32), scene.faces)
-        self._surface = _surface(self.scenes)
+        snapped = np.rint(scene.vertices.astype(np.float64) * SNAP) / SNAP
+        TriangleMesh(self._embree, snapped.astype(np.float32), scene.faces)
+        self._surface = _surface(scene)
 
-    def render(
-        self, scene_index: npt.ArrayLike, poses: npt.ArrayLike, channels: Iterable[str] = ("rgb",)
-    ) -> dict[str, npt.NDArray[Any]]:
+    def render(self, poses: npt.ArrayLike, channels: Iterable[str] = ("rgb",)) -> dict[str, npt.NDArray[Any]]:
         """Render N images in one ray-casting call.
 
-        scene_index (N,) int; poses (N, 4): x, y of the floor under the agent, z in metres, yaw in radians, to the left.
+        poses (N, 4): x, y of the floor under the agent, z in metres, yaw in radians, to the left.
         channels, each (N, H, W): `rgb` uint8 (.., 3); `depth` float32 metres along the optical axis, `distance` float32
         metres along the ray, both 0 where nothing is hit; `normals` float32 (.., 3) unit, camera frame (right, up,
         towards the viewer), 0 where nothing is hit; `semantic` int32 index into the building's `objects`, -1 nothing.
-        Raises EnvsError for an unknown channel, a building that is not there, or a pose that is not finite.
+        Raises EnvsError for an unknown channel, or a pose that is not finite.
         """
-        # copies: numba would compile once more for read-only input
-        scene, pose = np.array(scene_index, np.int64, order="C"), np.array(poses, np.float64, order="C")
+        pose = np.array(poses, np.float64, order="C")  # a copy: numba would compile once more for read-only input
         names = tuple(channels)
-        self._check(scene, pose, names)
+        self._check(pose, names)
         n = len(pose) * len(self._view)
-        if len(self._rays[2]) != n:
+        if len(self._rays[0]) != n:
             self._rays = _ray_buffers(n)
-        cast_rays(self._view, scene, pose, self.camera.height_m, self._offsets, self._cells, self._rays)
-        origins, directions, reach, _ = self._rays
-        hit = self._embree.run(origins, directions, dists=reach, output=True)
+        cast_rays(self._view, pose, self.camera.height_m, self._rays)
+        origins, directions = self._rays
+        hit = self._embree.run(origins, directions, output=True)
         hits = (hit["geomID"], hit["primID"], hit["u"], hit["v"], hit["tfar"], hit["Ng"])
         wanted = {
             name: np.empty((n if name in names else 0, *shape), dtype) for name, (dtype, shape) in CHANNELS.items()
         }
-        shade(self._view, scene, pose, self._rays, hits, self._surface, tuple(wanted.values()))
+        shade(self._view, pose, directions, hits, self._surface, tuple(wanted.values()))
         size = (len(pose), self.camera.height, self.camera.width)
         return {name: wanted[name].reshape(*size, *CHANNELS[name][1]) for name in names}
 
-    def _check(self, scene: npt.NDArray[np.int64], pose: npt.NDArray[np.float64], names: tuple[str, ...]) -> None:
+    def _check(self, pose: npt.NDArray[np.float64], names: tuple[str, ...]) -> None:
         for name in names:
             if name not in CHANNELS:
                 raise EnvsError(f"unknown channel {name!r}{nearest(name, CHANNELS)}; there are {', '.join(CHANNELS)}")
-        if pose.ndim != 2 or pose.shape[1] != 4 or scene.shape != pose.shape[:1]:
-            raise EnvsError(f"expected building indices (N,) and poses (N, 4), got {scene.shape} and {pose.shape}")
-        if len(scene) and not 0 <= scene.min() <= scene.max() < len(self.scenes):
-            raise EnvsError(f"building indices {scene.tolist()} must lie in 0..{len(self.scenes) - 1}")
+        if pose.ndim != 2 or pose.shape[1] != 4:
+            raise EnvsError(f"expected poses (N, 4), got {pose.shape}")
         if not np.isfinite(pose).all():
             raise EnvsError(f"pose {int(np.flatnonzero(~np.isfinite(pose).all(axis=1))[0])} is not finite")
 
@@ -106,34 +89,15 @@ def _view_directions(camera: CameraConfig) -> npt.NDArray[np.float32]:
     return directions.reshape(-1, 3)
 
 
-def _ray_buffers(n: int) -> tuple[npt.NDArray[np.float32], ...]:
-    """Origins, directions (n, 3), reach, start (n,)."""
-    return tuple(np.empty(shape, np.float32) for shape in ((n, 3), (n, 3), (n,), (n,)))
+def _ray_buffers(n: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Origins and directions (n, 3)."""
+    return np.empty((n, 3), np.float32), np.empty((n, 3), np.float32)
 
 
-def _place(bounds: list[npt.NDArray[np.float64]]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Place buildings in rows and columns on the ground, the first where it is.
-
-    Returns whole-metre offsets (S, 3), and each building's cell (S, 2, 3) in its own coordinates; placed cells are
-    disjoint in x or z.
-    """
-    boxes = np.array(bounds)
-    boxes = np.stack([np.floor(boxes[:, 0] - _MARGIN), np.ceil(boxes[:, 1] + _MARGIN)], axis=1)
-    columns = math.ceil(math.sqrt(len(boxes)))
-    column, row = np.arange(len(boxes)) % columns, np.arange(len(boxes)) // columns
-    offsets = np.zeros((len(boxes), 3))
-    for axis, place in ((0, column), (2, row)):
-        sizes = boxes[:, 1, axis] - boxes[:, 0, axis]
-        widths = [sizes[place == i].max() for i in range(place.max() + 1)]
-        starts = np.concatenate([[0.0], np.cumsum(widths)])
-        offsets[:, axis] = boxes[0, 0, axis] + starts[place] - boxes[:, 0, axis]
-    return offsets, boxes
-
-
-def _surface(scenes: Sequence[SceneMesh]) -> Surface:
-    """Join the appearance tables of the buildings."""
+def _surface(scene: SceneMesh) -> Surface:
+    """Lay out the building's appearance for the shader."""
     white = np.full((1, 1, 3), 255, np.uint8)
-    pyramids = [_halvings(texture) for texture in (white, *(t for scene in scenes for t in scene.textures))]
+    pyramids = [_halvings(texture) for texture in (white, *scene.textures)]
     first_level = np.cumsum([0] + [len(pyramid) for pyramid in pyramids])
     images = [image for pyramid in pyramids for image in pyramid]
     first_texel = np.cumsum([0] + [image.shape[0] * image.shape[1] for image in images])
@@ -141,24 +105,20 @@ def _surface(scenes: Sequence[SceneMesh]) -> Surface:
     for first, pyramid in zip(first_level, pyramids, strict=False):
         levels[first, 3] = len(pyramid) - 1
 
-    before = np.cumsum([1] + [len(scene.textures) for scene in scenes])
-    ids = [np.where(s.texture_id >= 0, s.texture_id + n, 0) for s, n in zip(scenes, before, strict=False)]
-    texture = first_level[np.concatenate(ids)].astype(np.int32)
-    faces = np.cumsum([0] + [scene.n_triangles for scene in scenes])
-    paint = np.empty((faces[-1], 16), np.float32)
-    paint[:, :9] = np.concatenate([scene.colors.reshape(-1, 9) for scene in scenes])
+    texture = first_level[np.where(scene.texture_id >= 0, scene.texture_id + 1, 0)].astype(np.int32)
+    paint = np.empty((scene.n_triangles, 16), np.float32)
+    paint[:, :9] = scene.colors.reshape(-1, 9)
     paint[:, :9] /= 255
-    paint[:, 9:15] = np.concatenate([scene.uv.reshape(-1, 6) for scene in scenes])
-    paint[:, 15] = np.concatenate([_uv_per_metre(scene) for scene in scenes])
+    paint[:, 9:15] = scene.uv.reshape(-1, 6)
+    paint[:, 15] = _uv_per_metre(scene)
     paint[:, 15] *= np.sqrt(levels[texture, 1] * levels[texture, 2].astype(np.float32))
     return Surface(
         paint=paint,
         texture=texture,
-        lit=np.concatenate([~scene.unlit for scene in scenes]),
-        semantic=np.concatenate([scene.semantic_id for scene in scenes]),
+        lit=~scene.unlit,
+        semantic=scene.semantic_id.copy(),
         levels=levels,
         texels=np.concatenate([image.reshape(-1, 3) for image in images]),
-        first_face=faces[:-1].astype(np.int64),
     )
 
 

@@ -11,11 +11,9 @@ import numpy.typing as npt
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
 
 SNAP = 2.0**14  # camera positions and vertices lie on a grid of 1/SNAP metres (0.06 mm), see render.py
-FAR = np.float32(1e30)
 SKY = (178, 204, 229)  # what a ray sees that hits nothing
 AMBIENT = np.float32(0.35)  # head light of plain surfaces: AMBIENT + (1 - AMBIENT) |cos(angle of incidence)|
 
@@ -25,12 +23,12 @@ _HALF = np.float32(0.5)
 
 
 class Surface(NamedTuple):
-    """Appearance of all triangles of all buildings, building by building.
+    """Appearance of all triangles of a building.
 
     paint (F, 16) float32, one cache line each: colours of the three corners in [0, 1], their texture coordinates,
     texels per metre; texture (F,) int32 row of `levels`; lit (F,) bool, under the head light or not; semantic (F,)
     int32; levels (L, 4) int32: first texel, height, width, and how many times halved copies follow; texels (P, 3)
-    uint8, row 0 white for faces without a texture; first_face (S,) int64 per building.
+    uint8, row 0 white for faces without a texture.
     """
 
     paint: Float32
@@ -39,33 +37,21 @@ class Surface(NamedTuple):
     semantic: Int32
     levels: Int32
     texels: UInt8
-    first_face: Int64
 
 
 @nb.njit(cache=True)
-def cast_rays(
-    view: Float32, scene: Int64, poses: Float64, eye_height: float, offsets: Float64, cells: Float64, rays: Any
-) -> None:
-    """Fill origins, directions (n, 3), reach and start (n,) of N images from `view` (H*W, 3), camera-frame directions.
+def cast_rays(view: Float32, poses: Float64, eye_height: float, rays: Any) -> None:
+    """Fill origins and directions (n, 3) of N images from `view` (H*W, 3), camera-frame directions; n = N*H*W.
 
-    A direction has length 1 along the optical axis, so that reach is depth. A ray starts at its camera, or, when the
-    camera stands outside of its building's cell (2, 3), where it enters the cell; there it also ends.
+    A direction has length 1 along the optical axis, so that the reach of a ray is depth.
     """
-    origins, directions, reach, start = rays
+    origins, directions = rays
     n_pixels = len(view)
     for image in range(len(poses)):
-        s = scene[image]
         sin, cos = np.float32(np.sin(poses[image, 3])), np.float32(np.cos(poses[image, 3]))
-        local = np.empty(3, np.float64)
-        local[0] = np.rint(poses[image, 0] * SNAP) / SNAP
-        local[1] = np.rint((poses[image, 1] + eye_height) * SNAP) / SNAP
-        local[2] = np.rint(poses[image, 2] * SNAP) / SNAP
-        inside = True
-        for axis in range(3):
-            inside = inside and cells[s, 0, axis] <= local[axis] <= cells[s, 1, axis]
-        ox = np.float32(local[0] + offsets[s, 0])
-        oy = np.float32(local[1] + offsets[s, 1])
-        oz = np.float32(local[2] + offsets[s, 2])
+        ox = np.float32(np.rint(poses[image, 0] * SNAP) / SNAP)
+        oy = np.float32(np.rint((poses[image, 1] + eye_height) * SNAP) / SNAP)
+        oz = np.float32(np.rint(poses[image, 2] * SNAP) / SNAP)
         base = image * n_pixels
         for p in range(n_pixels):
             x, y = view[p, 0], view[p, 1]
@@ -76,61 +62,28 @@ def cast_rays(
             directions[i, 0] = x * cos - sin
             directions[i, 1] = y
             directions[i, 2] = -x * sin - cos
-            reach[i] = FAR
-            start[i] = _ZERO
-        if not inside:
-            for i in range(base, base + n_pixels):
-                _clip(local, cells[s], origins[i], directions[i], reach, start, i)
 
 
 @nb.njit(cache=True)
-def _clip(
-    local: Float64, cell: Float64, origin: Float32, direction: Float32, reach: Float32, start: Float32, i: int
-) -> None:
-    """Limit ray i to its building's cell; a ray that misses the cell gets no reach at all."""
-    enter, leave = 0.0, 1e30
-    for axis in range(3):
-        d = float(direction[axis])
-        if d == 0.0:
-            if not cell[0, axis] <= local[axis] <= cell[1, axis]:
-                leave = -1.0
-            continue
-        a = (cell[0, axis] - local[axis]) / d
-        b = (cell[1, axis] - local[axis]) / d
-        enter = max(enter, min(a, b))
-        leave = min(leave, max(a, b))
-    if leave <= enter:
-        reach[i] = _ZERO
-        return
-    start[i] = np.float32(enter)
-    reach[i] = np.float32(leave - enter)
-    for axis in range(3):
-        origin[axis] = np.float32(origin[axis] + enter * direction[axis])
-
-
-@nb.njit(cache=True)
-def shade(view: Float32, scene: Int64, poses: Float64, rays: Any, hits: Any, surface: Surface, wanted: Any) -> None:
+def shade(view: Float32, poses: Float64, directions: Float32, hits: Any, surface: Surface, wanted: Any) -> None:
     """Fill the wanted channels from Embree's hits; a channel of length 0 is not wanted.
 
     `wanted` = rgb uint8 (n, 3), depth, distance float32 (n,), normals float32 (n, 3), semantic int32 (n,), n = N*H*W.
     """
-    _, directions, _, start = rays
     geometry, primitive, u_hit, v_hit, reach, face_normal = hits
     rgb, depth, distance, normals, semantic = wanted
-    paint, texture, lit, labels, levels, texels, first_face = surface  # attribute access in the loop costs 30 ns
+    paint, texture, lit, labels, levels, texels = surface  # attribute access in the loop costs 30 ns
     n_pixels = len(view)
     pixel = np.abs(view[1, 0] - view[0, 0]) if n_pixels > 1 else _ONE
     for image in range(len(poses)):
-        s = scene[image]
-        first = first_face[s]
         sin, cos = np.float32(np.sin(poses[image, 3])), np.float32(np.cos(poses[image, 3]))
         for p in range(n_pixels):
             i = image * n_pixels + p
-            if geometry[i] != s:
+            if geometry[i] != 0:  # there is one mesh, number 0
                 _nothing(i, rgb, depth, distance, normals, semantic)
                 continue
-            face = first + primitive[i]
-            along = start[i] + reach[i]
+            face = primitive[i]
+            along = reach[i]
             if len(depth):
                 depth[i] = along
             if len(distance):

@@ -105,7 +105,7 @@ class EmbeddedWorld:
         images: dict[str, NDArray[Any]] = {}
         for scene in used:
             rows = np.flatnonzero(scenes == scene)
-            part = self._renderer(scene).render(np.zeros(len(rows), np.int64), poses[rows], channels)
+            part = self._renderer(scene).render(poses[rows], channels)
             if len(used) == 1:
                 images = part
                 break
@@ -122,13 +122,13 @@ class EmbeddedWorld:
         return list(self._renderers)
 
     def _renderer(self, scene: int) -> Renderer:
-        renderer = self._renderers.pop(scene, None) or Renderer(self.camera, [load_scene(self.paths[scene])])
+        renderer = self._renderers.pop(scene, None) or Renderer(self.camera, load_scene(self.paths[scene]))
         self._renderers[scene] = renderer
         return renderer
 
     def _forget(self, used: Sequence[int]) -> None:
         """Drop the least recently used buildings until the rest fits; those in use always stay."""
-        sizes = {scene: renderer.scenes[0].n_triangles for scene, renderer in self._renderers.items()}
+        sizes = {scene: renderer.scene.n_triangles for scene, renderer in self._renderers.items()}
         total = sum(sizes.values())
         for scene in [scene for scene in sizes if scene not in used]:
             if total <= self._max_triangles:

@@ -101,7 +101,7 @@ class TargetRenderer:
     def __init__(self, scene: SceneMesh, camera: CameraConfig) -> None:
         self._scene = scene
         self._camera = camera
-        self._renderer = Renderer(camera, [replace(scene, semantic_id=np.arange(scene.n_triangles, dtype=np.int32))])
+        self._renderer = Renderer(camera, replace(scene, semantic_id=np.arange(scene.n_triangles, dtype=np.int32)))
         self._flat = face_normals(scene.vertices, scene.faces)
         groups = smoothing_groups(scene.faces, scene.semantic_id)
         self._smooth = corner_normals(scene.vertices, scene.faces, groups)
@@ -110,7 +110,7 @@ class TargetRenderer:
 
     def render(self, poses: F64, tasks: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return pixels by folder name for poses (N,4); shapes (N,H,W[,3]), types as in the files."""
-        shown = self._renderer.render(np.zeros(len(poses), np.int64), poses, ("rgb", "depth", "semantic"))
+        shown = self._renderer.render(poses, ("rgb", "depth", "semantic"))
         rgb, depth, face = shown["rgb"], shown["depth"], shown["semantic"]
         hit = face >= 0
         out: dict[str, NDArray[Any]] = {"rgb": rgb}

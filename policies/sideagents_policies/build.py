@@ -26,8 +26,8 @@ from sideagents_policies.encode import EncodeOnce
 from sideagents_policies.extractor import SideTunedExtractor
 from sideagents_policies.parallel import World
 from sideagents_policies.policy import PerEnvNoise, SideTunedPolicy
-from sideagents_policies.ppo import SideTunedPPO
-from sideagents_policies.stack import Observation, StackKeys, StepReturn, dict_space, stacked_space
+from sideagents_policies.ppo import SideTunedPPO, expert_cross_entropy
+from sideagents_policies.stack import ExpertLabels, Observation, StackKeys, StepReturn, dict_space, stacked_space
 
 ALONE = World()
 
@@ -192,6 +192,7 @@ def build_policy(config: AgentConfig, base: FrozenBase | None, device: torch.dev
 def build_agent(config: AgentConfig, venv: VecEnv, base: FrozenBase | None, world: World = ALONE) -> SideTunedPPO:
     """Build PPO with its policy and rollout buffer; seeds every generator from the configuration.
 
+    With `ppo.expert_coef` above 0 the environments are labelled with the expert's actions, which the loss alone reads.
     Actions are sampled from streams of their own for each environment, so that neither the number of processes nor
     what else draws random numbers changes them.
     """
@@ -200,9 +201,10 @@ def build_agent(config: AgentConfig, venv: VecEnv, base: FrozenBase | None, worl
     def rate(remaining: float) -> float:
         return ppo.learning_rate * (ppo.final_lr_fraction + (1.0 - ppo.final_lr_fraction) * remaining)
 
+    labelled = ppo.expert_coef > 0.0
     agent = SideTunedPPO(
         SideTunedPolicy,
-        venv,
+        ExpertLabels(venv) if labelled else venv,
         learning_rate=rate,
         n_steps=ppo.n_steps,
         batch_size=ppo.batch_size,
@@ -211,9 +213,11 @@ def build_agent(config: AgentConfig, venv: VecEnv, base: FrozenBase | None, worl
         gae_lambda=ppo.gae_lambda,
         clip_range=ppo.clip_range,
         ent_coef=ppo.ent_coef,
+        final_ent_coef=ppo.final_ent_coef,
         vf_coef=ppo.vf_coef,
         max_grad_norm=ppo.max_grad_norm,
         target_kl=ppo.target_kl,
+        auxiliary_loss=expert_cross_entropy(ppo.expert_coef) if labelled else None,
         critic_warmup=ppo.critic_warmup_frames,
         policy_kwargs=policy_kwargs(config, base),
         seed=config.seed,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
+from sideagents.core.groups import parameter_groups
 from sideagents.errors import ConfigError
 from sideagents.run.checkpoint import Checkpoint, flatten_optimizer, load_checkpoint, restore_optimizer
 from sideagents.run.folder import RunFolder
@@ -31,7 +32,6 @@ from sideagents_policies.config import AgentConfig
 from sideagents_policies.dagger import Explorer, RoundFiles, dagger_seed, round_steps
 from sideagents_policies.demos import check_fits, collect, count_frames, read_demos
 from sideagents_policies.frames import DemoReader, FrameStore
-from sideagents_policies.policy import parameter_groups
 from sideagents_policies.session import (
     Session,
     StopRequest,
@@ -161,8 +161,7 @@ class Cloner:
         session.say(describe(self.policy, buffers, self.world.size))
         self.store = FrameStore(space, capacity)
         self._reader = DemoReader(self.config, space, base, self.world.device)
-        groups = parameter_groups(self.policy, clone_.alpha_learning_rate)
-        groups[0]["lr"] = clone_.learning_rate
+        groups = parameter_groups(self.policy, clone_.learning_rate, clone_.alpha_learning_rate)
         fused = self.world.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(groups, clone_.learning_rate, weight_decay=clone_.weight_decay, fused=fused)
         self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]

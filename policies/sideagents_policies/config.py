@@ -30,7 +30,7 @@ class ModelConfig(_Section):
     frames: int = Field(1, ge=1, le=8, description="base codes of so many frames go in (newest last)")
     frame_stride: int = Field(1, ge=1, le=64, description="steps between these frames: above 1 they look further back")
     goal_history: int = Field(4, ge=1, le=16, description="goal readings of the last steps that go in")
-    hidden: int = Field(512, ge=8, description="width of the fully connected layer")
+    hidden: int = Field(512, ge=8, description="width of the two fully connected layers")
 
 
 class VecConfig(_Section):
@@ -84,7 +84,13 @@ class PPOConfig(_Section):
     gae_lambda: float = Field(0.95, ge=0.0, le=1.0)
     clip_range: float = Field(0.1, gt=0.0)
     ent_coef: float = Field(5e-3, ge=0.0)
+    final_ent_coef: float | None = Field(
+        None, ge=0.0, description="entropy coefficient at the end of training, reached linearly; null keeps `ent_coef`"
+    )
     vf_coef: float = Field(0.5, ge=0.0)
+    expert_coef: float = Field(
+        0.0, ge=0.0, description="weight of the cross-entropy to the expert's action, added to PPO's objective"
+    )
     max_grad_norm: float = Field(0.5, gt=0.0)
     amsgrad: bool = False
     target_kl: float | None = Field(None, gt=0.0)

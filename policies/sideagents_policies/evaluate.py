@@ -129,7 +129,8 @@ def evaluate_run(
         **_result(rows, chosen, config),
     }
     folder = loaded.run.subfolder("eval") / f"{chosen.label}_{mode}"
-    write_text(folder / "episodes.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    lines = [json.dumps({**row, "buildings": result["buildings"]}) + "\n" for row in rows]
+    write_text(folder / "episodes.jsonl", "".join(lines))
     write_json(folder / "metrics.json", result)
     return _deliver(result, json_path)
 

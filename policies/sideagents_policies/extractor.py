@@ -51,7 +51,7 @@ class GoalFeatures(nn.Module):
 
 
 class SideTunedExtractor(BaseFeaturesExtractor):
-    """Perception merged from base and side, group-normed, joined by the goal; map tower; one hidden layer.
+    """Perception merged from base and side, group-normed, joined by the goal; map tower; two hidden layers.
 
     Observation: a plain image, or a Dict with any of `rgb` (image, H x W x 3 or 3 x H x W), `base` (codes of
     `EncodeOnce`, (kC, h, w) when k are stacked), `map` (image), `goal` (3k numbers), `depth` (image in metres). Images
@@ -117,7 +117,7 @@ class SideTunedExtractor(BaseFeaturesExtractor):
             width += self.depth_tower.out_features
         if not width:
             raise SideAgentsError(f"nothing to see: observation {list(boxes)}, use_rgb={use_rgb}, use_map={use_map}")
-        self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU())
+        self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
         _orthogonal(self.head)
 
     @property
@@ -218,12 +218,14 @@ class SideTunedExtractor(BaseFeaturesExtractor):
 
 
 class _Trunk(nn.Module):
-    """Group norm of the codes, goal tiled over them, one strided convolution, ReLU, flat.
+    """Group norm of the codes, goal tiled over them, convolutions, flat: (B, kC, h, w) -> (B, out_features).
 
-    Codes without a grid (vectors) are normed and joined by the goal. (B, kC, h, w) -> (B, out_features).
+    On grids of 16 and more one strided convolution of 32 channels, as in the paper's agents; on the smaller ones of
+    64 x 64 images two of 64 channels, the second strided. Codes without a grid (vectors) are normed and joined by the
+    goal.
     """
 
-    def __init__(self, code: tuple[int, ...], frames: int, goal: int, width: int = 32) -> None:
+    def __init__(self, code: tuple[int, ...], frames: int, goal: int) -> None:
         super().__init__()
         channels = frames * code[0]
         # four neighbouring channels of one frame share a group, as in the paper's agents (more in wide codes)
@@ -231,11 +233,13 @@ class _Trunk(nn.Module):
         self.norm = nn.GroupNorm(frames * groups, channels, affine=False)
         self.conv: nn.Module = nn.Identity()
         self.out_features = channels + goal
-        if len(code) == 3:
-            kernel, padding = (4, 0) if min(code[1:]) >= 16 else (3, 1)
-            self.conv = nn.Sequential(nn.Conv2d(channels + goal, width, kernel, 2, padding), nn.ReLU(), nn.Flatten())
-            rows, columns = ((side + 2 * padding - kernel) // 2 + 1 for side in code[1:])
-            self.out_features = width * rows * columns
+        if len(code) == 3 and min(code[1:]) >= 16:
+            self.conv = nn.Sequential(nn.Conv2d(channels + goal, 32, 4, 2), nn.ReLU(), nn.Flatten())
+            self.out_features = 32 * math.prod((side - 4) // 2 + 1 for side in code[1:])
+        elif len(code) == 3:
+            first, second = nn.Conv2d(channels + goal, 64, 3, 1, 1), nn.Conv2d(64, 64, 3, 2, 1)
+            self.conv = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten())
+            self.out_features = 64 * math.prod((side + 1) // 2 for side in code[1:])
 
     def forward(self, code: Tensor, goal: Tensor | None) -> Tensor:
         normed = self.norm(code)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,12 +13,15 @@ from stable_baselines3.common.distributions import CategoricalDistribution, Dist
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from torch import Tensor, nn
+from torch import Tensor
 
+from sideagents.core.groups import parameter_groups
 from sideagents.errors import SideAgentsError
-from sideagents_policies.extractor import SideTunedExtractor
+from sideagents_policies.extractor import UNREAD, SideTunedExtractor
 
 OWN_RATE = "own_lr"  # key of a parameter group whose learning rate belongs to the group
+
+_Part = TypeVar("_Part")
 
 _GOLDEN, _MIX1, _MIX2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
@@ -72,6 +75,9 @@ class SideTunedPolicy(ActorCriticPolicy):
     alpha, which keeps its own learning rate `alpha_lr` and has no weight decay. The extractor is registered once, so
     `state_dict()` holds no doubles and nothing of the base.
 
+    Keys that hold labels for losses (`expert`) are no part of what it observes: its space has none, and they are
+    ignored in the observations that it is given, so that no extractor can read them.
+
     `bf16` runs the extractor under bfloat16 autocast; heads and losses stay float32. `net_arch` adds hidden layers to
     the heads (none by default). `action_noise`, when set, takes the place of torch's generator in sampling;
     `temperature` applies to `predict` only.
@@ -98,6 +104,8 @@ class SideTunedPolicy(ActorCriticPolicy):
         self.temperature = 1.0
         # SB3's epsilon; the fused kernel does the same step several times faster
         defaults = {"eps": 1e-5, "fused": True} if issubclass(optimizer_class, torch.optim.Adam) else {}
+        if isinstance(observation_space, spaces.Dict):
+            observation_space = spaces.Dict(_without_labels(observation_space.spaces))
         super().__init__(
             observation_space,
             action_space,
@@ -123,9 +131,16 @@ class SideTunedPolicy(ActorCriticPolicy):
             for module, gain in ((self.mlp_extractor, np.sqrt(2)), (self.action_net, 0.01), (self.value_net, 1.0)):
                 for part in module.modules():
                     self.init_weights(part, gain=float(gain))
-        groups = parameter_groups(self, self.alpha_lr)
+        groups = parameter_groups(self, alpha_lr=self.alpha_lr)
+        for group in groups:
+            if group["name"] == "alpha":
+                group[OWN_RATE] = self.alpha_lr
         self.optimizer = self.optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
         self.optimizer.register_step_pre_hook(_restore_own_rates)
+
+    def obs_to_tensor(self, observation: NDArray[Any] | dict[str, NDArray[Any]]) -> tuple[PyTorchObs, bool]:
+        """Return the observation as tensors with a batch dimension, and whether it had one; labels are left out."""
+        return super().obs_to_tensor(_without_labels(observation) if isinstance(observation, dict) else observation)
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None) -> Tensor:
         """Return float32 features (B, features_dim).
@@ -134,6 +149,7 @@ class SideTunedPolicy(ActorCriticPolicy):
         extractor gets SB3's preprocessing. Raises `SideAgentsError` when features are not finite, naming the cause.
         """
         extractor = self.features_extractor if features_extractor is None else features_extractor
+        obs = _without_labels(obs) if isinstance(obs, dict) else obs
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             if isinstance(extractor, SideTunedExtractor):
                 features: Tensor = extractor(obs)
@@ -194,6 +210,10 @@ class SideTunedPolicy(ActorCriticPolicy):
         return values
 
 
+def _without_labels(parts: Mapping[str, _Part]) -> dict[str, _Part]:
+    return {key: part for key, part in parts.items() if key not in UNREAD}
+
+
 def _blame(obs: PyTorchObs) -> str:
     """Say why features are not finite: a part of the observation, or the weights."""
     parts = obs if isinstance(obs, dict) else {"observation": obs}
@@ -208,20 +228,6 @@ def _categorical(distribution: Distribution) -> torch.distributions.Categorical:
         raise SideAgentsError("action scores, action_noise and temperature need discrete actions")
     categorical: torch.distributions.Categorical = distribution.distribution
     return categorical
-
-
-def _named_trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
-
-
-def parameter_groups(module: nn.Module, alpha_lr: float) -> list[dict[str, Any]]:
-    """Return optimizer groups of the trainable parameters: weights, and alpha with its own rate and no weight decay."""
-    alphas = [p for name, p in _named_trainable(module) if "alpha" in name]
-    weights = [p for name, p in _named_trainable(module) if "alpha" not in name]
-    groups: list[dict[str, Any]] = [{"params": weights}]
-    if alphas:
-        groups.append({"params": alphas, "lr": alpha_lr, OWN_RATE: alpha_lr, "weight_decay": 0.0})
-    return groups
 
 
 def _restore_own_rates(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

@@ -46,6 +46,7 @@ class SideTunedPPO(PPO):
     Added: under torch.distributed the processes collect from their own environments and take every step together:
     gradients, advantage statistics and the early stop on `target_kl` are those of all processes, as of one process
     with the union of the environments; `num_timesteps` counts the frames of all. alpha keeps its own learning rate.
+    `ent_coef` moves linearly to `final_ent_coef`, where that is given, as training progresses.
     `auxiliary_loss(observations, distribution)` is added to the objective. During the first `critic_warmup` frames
     only the value head learns. `get_training_state()` holds what a resumed run needs beside weights and environments.
     """
@@ -57,10 +58,12 @@ class SideTunedPPO(PPO):
         *args: Any,
         auxiliary_loss: AuxiliaryLoss | None = None,
         critic_warmup: int = 0,
+        final_ent_coef: float | None = None,
         **kwargs: Any,
     ) -> None:
         self.auxiliary_loss = auxiliary_loss
         self.critic_warmup = critic_warmup
+        self.final_ent_coef = final_ent_coef
         super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
@@ -80,6 +83,9 @@ class SideTunedPPO(PPO):
         if isinstance(self.policy.features_extractor, SideTunedExtractor):
             # before the rollout, so that acting and learning see the same alpha
             self.policy.features_extractor.set_progress(1.0 - self._current_progress_remaining, self._n_updates)
+        # SB3 transposes images by strides; another memory layout means other roundings, and saving loses the strides
+        last = {key: np.ascontiguousarray(array) for key, array in _named(self._last_obs).items()}
+        self._last_obs = last if isinstance(self.observation_space, spaces.Dict) else last["observation"]
         before = self.num_timesteps
         go_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         self.num_timesteps = before + (self.num_timesteps - before) * parallel.world_size()
@@ -140,13 +146,18 @@ class SideTunedPPO(PPO):
             auxiliary = self.auxiliary_loss(batch.observations, distribution)
         loss = self.vf_coef * value_loss
         if not warmup:
-            loss = loss + policy_loss + self.ent_coef * entropy_loss + auxiliary
+            loss = loss + policy_loss + self._entropy_weight() * entropy_loss + auxiliary
         self.policy.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             kl = (ratio - 1 - log_ratio).mean()
             clipped = ((ratio - 1).abs() > clip).float().mean()
             return torch.stack([kl, policy_loss, value_loss, entropy_loss, clipped, loss, auxiliary]).detach()
+
+    def _entropy_weight(self) -> float:
+        if self.final_ent_coef is None:
+            return self.ent_coef
+        return self.final_ent_coef + (self.ent_coef - self.final_ent_coef) * self._current_progress_remaining
 
     def _clipped(self, values: Tensor, old: Tensor) -> Tensor:
         if self.clip_range_vf is None:
@@ -163,6 +174,7 @@ class SideTunedPPO(PPO):
         self.logger.record("train/explained_variance", float(variance))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/clip_range", self.clip_range(self._current_progress_remaining))  # type: ignore[operator]
+        self.logger.record("train/ent_coef", self._entropy_weight())
         if isinstance(self.policy.features_extractor, SideTunedExtractor):
             self.logger.record("train/alpha", self.policy.features_extractor.alpha_value())
 

@@ -15,6 +15,7 @@ from sideagents.errors import SideAgentsError, nearest
 
 Observation = dict[str, NDArray[Any]]
 StepReturn = tuple[Observation, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]
+LABEL = np.int64  # type of obs["expert"]
 _MOST_CHANNELS = 4  # of one image
 
 
@@ -119,7 +120,7 @@ def _channel_axis(key: str, box: spaces.Box) -> int:
 class ExpertLabels(VecEnvWrapper):
     """Add obs["expert"], int64 (1,): the action the shortest-path expert would take now (-1 in terminal observations).
 
-    The network never reads this key; losses such as `expert_cross_entropy` do. The environments must offer
+    `SideTunedPolicy` never reads this key; losses such as `expert_cross_entropy` do. The environments must offer
     `expert_actions() -> (n_envs,)`.
     """
 
@@ -127,7 +128,7 @@ class ExpertLabels(VecEnvWrapper):
         space = dict_space(venv, "ExpertLabels")
         if not isinstance(venv.action_space, spaces.Discrete) or not hasattr(venv, "expert_actions"):
             raise SideAgentsError("ExpertLabels needs discrete actions and an environment with expert_actions()")
-        label = spaces.Box(-1, int(venv.action_space.n) - 1, (1,), np.int64)
+        label = spaces.Box(-1, int(venv.action_space.n) - 1, (1,), LABEL)
         super().__init__(venv, observation_space=spaces.Dict({**space.spaces, "expert": label}))
 
     def reset(self) -> Observation:
@@ -140,12 +141,12 @@ class ExpertLabels(VecEnvWrapper):
         for env in np.flatnonzero(dones):
             terminal = infos[env].get("terminal_observation")
             if terminal is not None:
-                infos[env]["terminal_observation"] = {**terminal, "expert": np.array([-1])}
+                infos[env]["terminal_observation"] = {**terminal, "expert": np.array([-1], LABEL)}
         return self._label(observation), rewards, dones, infos
 
     def _label(self, observation: Any) -> Observation:
         assert isinstance(observation, dict)
-        labels = np.asarray(self.venv.expert_actions(), dtype=np.int64)  # type: ignore[attr-defined]
+        labels = np.asarray(self.venv.expert_actions(), dtype=LABEL)  # type: ignore[attr-defined]
         return {**observation, "expert": labels.reshape(-1, 1)}
 
 

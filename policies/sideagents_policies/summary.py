@@ -6,13 +6,15 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
 from torch import nn
 
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.policy import SideTunedPolicy
+from sideagents_policies.stack import LABEL
 
-_SCALARS_PER_STEP = 7  # action, reward, episode start, value, log-probability, advantage, return; float32 each
+_SCALARS_BYTES = 8 + 6 * 4  # action int64; reward, episode start, value, log-probability, advantage, return float32
 
 
 def frame_bytes(space: spaces.Dict) -> int:
@@ -21,9 +23,10 @@ def frame_bytes(space: spaces.Dict) -> int:
 
 
 def rollout_bytes(config: AgentConfig, space: spaces.Dict) -> int:
-    """Return the bytes of PPO's rollout buffer in one process."""
+    """Return the bytes of PPO's rollout buffer in one process; `space` is that of what the network reads."""
     steps = config.vec.n_envs * config.ppo.n_steps
-    return steps * (frame_bytes(space) + 4 * _SCALARS_PER_STEP)
+    label = np.dtype(LABEL).itemsize if config.ppo.expert_coef > 0.0 else 0
+    return steps * (frame_bytes(space) + label + _SCALARS_BYTES)
 
 
 def weight_table(policy: SideTunedPolicy) -> str:

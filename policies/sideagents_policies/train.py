@@ -7,9 +7,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 
@@ -166,8 +164,6 @@ class _Keeper(BaseCallback):
     def _on_rollout_start(self) -> None:
         """Between two updates: everything that a resumed run needs is at rest here."""
         done = self.model.num_timesteps
-        # SB3 transposes images by strides; another memory layout means other roundings, and saving loses the strides
-        self.model._last_obs = {key: np.ascontiguousarray(value) for key, value in self._last_observation().items()}
         stopping = self._stop.agreed(self._session.world.device)
         if stopping or done - self._last_saved >= self._session.config.ppo.checkpoint_every_frames:
             self._save()
@@ -196,10 +192,6 @@ class _Keeper(BaseCallback):
         extractor: Any = self.model.policy.features_extractor
         self.logger.record("train/alpha", float(extractor.alpha_value()))
         self.progress.update(rollout, success=sums[0] / max(episodes, 1.0), alpha=float(extractor.alpha_value()))
-
-    def _last_observation(self) -> dict[str, NDArray[Any]]:
-        assert isinstance(self.model._last_obs, dict)
-        return self.model._last_obs
 
     def _on_training_end(self) -> None:
         self._save()

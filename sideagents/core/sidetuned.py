@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sideagents.core.alpha import Alpha, make_alpha
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
+from sideagents.core.groups import parameter_groups
 from sideagents.core.images import fit_images, unit_images
 from sideagents.core.merge import Merge, make_merge
 from sideagents.core.side import check_side, make_side
@@ -96,17 +97,8 @@ class SideTuned(nn.Module):
     def parameter_groups(
         self, lr: float, alpha_lr: float | None = None, weight_decay: float = 0.0
     ) -> list[dict[str, Any]]:
-        """Return optimizer groups named `perception` and `alpha`; alpha has its own rate and never any weight decay."""
-        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = []
-        rest = [parameter for name, parameter in named if not name.startswith("alpha.")]
-        alpha = [parameter for name, parameter in named if name.startswith("alpha.")]
-        if rest:
-            groups.append({"name": "perception", "params": rest, "lr": lr, "weight_decay": weight_decay})
-        if alpha:
-            rate = lr if alpha_lr is None else alpha_lr
-            groups.append({"name": "alpha", "params": alpha, "lr": rate, "weight_decay": 0.0})
-        return groups
+        """Return optimizer groups named `weights` and `alpha`; alpha has its own rate and never any weight decay."""
+        return parameter_groups(self, lr, alpha_lr, weight_decay)
 
     def summary(self) -> dict[str, dict[str, int]]:
         """Return {"base" | "side" | "merge" | "alpha" | "total": {"trainable": weights, "frozen": weights}}."""

@@ -6,12 +6,12 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from sideagents.core.groups import parameter_groups
 from sideagents.errors import SideAgentsError
 from sideagents.run.checkpoint import (
     list_checkpoints,
@@ -61,7 +61,8 @@ def fit(
     and a checkpoint, and `resume` continues after the newest one: on the CPU the same final bytes as without the stop.
     Raises `SideAgentsError` when the loss is no longer finite.
     """
-    optimizer = torch.optim.AdamW(_groups(module, config), lr=config.learning_rate, betas=(0.9, 0.99))
+    groups = parameter_groups(module, config.learning_rate, weight_decay=config.weight_decay, decay_vectors=False)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
     steps = math.ceil(items / config.batch_size)
     finished, seconds = _restore(module, optimizer, run.checkpoints) if run and resume else (0, 0.0)
     if run:
@@ -127,16 +128,6 @@ def _restore(module: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) 
         restore_optimizer(optimizer, *checkpoint.optimizer)
     restore_rng(checkpoint.state["rng"])
     return checkpoint.step, float(checkpoint.state["seconds"])
-
-
-def _groups(module: nn.Module, config: FitConfig) -> list[dict[str, Any]]:
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            (plain if parameter.dim() < 2 or "alpha" in name else decayed).append(parameter)
-    groups = [(decayed, config.weight_decay), (plain, 0.0)]
-    return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
 
 
 def _rate(step: int, total: int, config: FitConfig) -> float:
