@@ -114,13 +114,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Pretrain the named bases (all by default), then probe all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tasks", nargs="*", default=list(TASKS), metavar="TASK", help=f"of {', '.join(TASKS)}")
+    parser.add_argument("--resume", action="store_true", help="go on with runs of these tasks that were interrupted")
     parser.add_argument("--runs", default="runs", help="folder of the pretraining runs")
     parser.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of the probe's rows")
     parser.add_argument("--probe-only", action="store_true", help="leave the weights as they are")
     args = parser.parse_args(argv)
     for task in args.tasks if not args.probe_only else []:
         config = config_of(task, args.runs)
-        print(f"{pretrain(config)} (settings {config_hash(config)[:12]})")
+        begun = args.resume and any(Path(args.runs).glob(f"pretrain-{task}_*/checkpoints/step_*"))
+        print(f"{pretrain(config, resume=begun)} (settings {config_hash(config)[:12]})")
     missing = [str(row["name"]) for row in list_bases() if row["name"] in TASKS and not row["available"]]
     if missing:
         print(f"the probe waits for {', '.join(missing)}")

@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _of_demos(key: Mapping[str, Any]) -> bool:
     """Say whether a cell of bc stands in the table of demonstrations too."""
-    return key["base"] == "denoising" and key["method"] != "stagewise"
+    return bool(key["base"] == "denoising" and key["method"] != "stagewise")
 
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
