@@ -89,6 +89,19 @@ def test_the_value_is_smooth_and_symmetric() -> None:
     assert field.values(points).tolist() == [field.value(p) for p in points]
 
 
+def test_a_step_changes_the_value_by_no_more_than_its_length() -> None:
+    """Also where corners come into sight: from there a node close by may be better than the next corner in view."""
+    mesh = join(*room(0, 9, 0, 6), box(2, 3, 0, 1, 1, 4), wall(5, 0, 6, 4), box(7, 8, 0, 1, 2, 3))
+    navmesh = NavMesh.from_mesh(*turned(mesh, 33.0))
+    rng = np.random.default_rng(0)
+    for goal in navmesh.sample(rng, 12):
+        starts, yaw = navmesh.sample(rng, 20_000), rng.uniform(-math.pi, math.pi, 20_000)
+        ends, _ = navmesh.try_steps(starts, starts + 0.25 * np.stack([np.sin(yaw), 0 * yaw, np.cos(yaw)], axis=1))
+        field = navmesh.distance_field(goal)
+        change = np.abs(field.values(starts) - field.values(ends))
+        assert (change - np.linalg.norm(starts - ends, axis=1)).max() < 0.02
+
+
 def test_the_path_has_the_length_of_the_value_and_can_be_walked() -> None:
     navmesh = built(*room(0, 8, 0, 8), box(2, 6, 0, 2, 2, 8))
     field = navmesh.distance_field(at(7, 7))

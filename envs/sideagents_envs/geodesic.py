@@ -229,6 +229,20 @@ def solve(grid: Grid, goal: F64, s: int, distance: F64, roots: I32) -> None:
 
 
 @numba.njit(cache=True)
+def _by_way_of_a_node(grid: Grid, field: Field, s: int, x: float, y: float, z: float) -> tuple[float, int]:
+    """Return the least distance from a point on surface `s` over a node around it, and that node."""
+    best, root = np.inf, -1
+    for k in range(9):
+        t = grid.nbr[s, k]
+        if t >= 0 and field.distance[t] < np.inf:
+            tx, ty, tz = _point(grid, field.goal, t)
+            d = field.distance[t] + _length(tx - x, ty - y, tz - z)
+            if d < best:
+                best, root = d, t
+    return best, root
+
+
+@numba.njit(cache=True)
 def _aim(grid: Grid, field: Field, s: int, x: float, y: float, z: float) -> tuple[float, int]:
     """As `aim`, for a point on surface `s`."""
     goal, distance, roots = field.goal, field.distance, field.root
@@ -250,21 +264,21 @@ def _aim(grid: Grid, field: Field, s: int, x: float, y: float, z: float) -> tupl
             count += 1
     if count == 1:
         return values[0], offered[0]
+    best, root = np.inf, -1
     while count > 0:
-        i = int(np.argmin(values[:count]))
+        i = 0
+        for j in range(1, count):
+            if values[j] < values[i]:
+                i = j
+        if values[i] >= best:
+            break
         rx, _, rz = _point(grid, goal, offered[i])
         if sees(grid, s, x, z, rx, rz) >= 0:
             return values[i], offered[i]
+        if root < 0:  # the nearest root is out of sight, so it may be shorter by way of a node than to the next root
+            best, root = _by_way_of_a_node(grid, field, s, x, y, z)
         count -= 1
         values[i], offered[i] = values[count], offered[count]
-    best, root = np.inf, -1
-    for k in range(9):
-        t = grid.nbr[s, k]
-        if t >= 0 and distance[t] < np.inf:
-            tx, ty, tz = _point(grid, goal, t)
-            d = distance[t] + _length(tx - x, ty - y, tz - z)
-            if d < best:
-                best, root = d, t
     return best, root
 
 
