@@ -1,35 +1,99 @@
-"""Write the figures of docs/results into README.md: `python scripts/document_results.py`.
+"""Write the figures of docs/results into README.md and docs/results.md: `python scripts/document_results.py`.
 
-docs/results/val/NAME.json are files of `sideagents eval ... --json`; the table has one row for each.
+docs/results/val/NAME.json and docs/results/house/NAME.json are files of `sideagents eval ... --json`, one row of a
+table each; navigation_TABLE.jsonl are rows of `scripts/reproduce_navigation.py`; benchmark_env.json and
+benchmark_train.json are those of `scripts/benchmark.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from sideagents.run.files import write_text
-from sideagents_policies.tables import read_result, results_table
+from sideagents.run.files import read_json, write_text
+from sideagents_policies.reproduce import rows_of, table_of
+from sideagents_policies.tables import markdown_table, read_result, results_table
 
 ROOT = Path(__file__).resolve().parents[1]
-FIRST, LAST = "<!-- results -->", "<!-- /results -->"
-ORDER = ("expert", "straight", "forward", "random")
-TEXT = """\
-{episodes} episodes of `val`, in 14 buildings never trained in; means with 95 % bootstrap intervals over the episodes.
-Actions are sampled. The files in [docs/results/val](docs/results/val) hold seeds and checkpoints; made by
-`sideagents eval RUN --split val --json FILE` and `sideagents eval --agent expert --split val --json FILE`."""
+RESULTS = ROOT / "docs" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+BASELINES = ("expert", "straight", "forward", "random")
+METRICS = ("success", "spl", "soft_spl", "nav_reward", "steps")
+BASES = ("bundled", "resnet18", "resnet50")
 
 
-def rendered(page: str) -> str:
-    """Return the page with the table between its markers."""
-    files = {path.stem: path for path in sorted((ROOT / "docs" / "results" / "val").glob("*.json"))}
-    names = [name for name in files if name not in ORDER] + [name for name in ORDER if name in files]
-    results = {name: read_result(files[name]) for name in names}
-    text = TEXT.format(episodes=max(result["episodes"] for result in results.values()))
-    table = results_table(results, ("success", "spl", "soft_spl", "nav_reward", "steps"))
-    before, _, rest = page.partition(FIRST)
-    _, _, after = rest.partition(LAST)
-    return f"{before}{FIRST}\n\n{text}\n\n{table}\n\n{LAST}{after}"
+def evaluations(folder: str, results: Path) -> str:
+    """Return a table of the results of `eval` in a folder: agents first, then the baselines."""
+    files = {path.stem: path for path in sorted((results / folder).glob("*.json"))}
+    names = [name for name in files if name not in BASELINES] + [name for name in BASELINES if name in files]
+    return results_table({name: read_result(files[name]) for name in names}, METRICS) if names else ""
+
+
+def comparison(table: str, results: Path) -> str:
+    """Return one table of the comparison of methods."""
+    rows = rows_of(table, results)
+    return table_of(rows) if rows else ""
+
+
+def environment_speed(results: Path) -> str:
+    """Return steps per second by image size and building."""
+    rows = [row for row in _benchmark(results / "benchmark_env.json") if row["name"].startswith("env_steps_per_second")]
+    header = ["pixels, buildings", "steps/s", "lowest", "highest", "triangles"]
+    return markdown_table(header, [_speed(row) for row in rows]) if rows else ""
+
+
+def training_speed(results: Path) -> str:
+    """Return frames per second of PPO beside its limit, then the other rows of the benchmark."""
+    rows = {row["name"]: row for row in _benchmark(results / "benchmark_train.json")}
+    if not rows:
+        return ""
+    header = ["base", "base once, frames/s", "base inside", "limit of the parts", "share of the limit", "speed-up"]
+    kinds = ("encode_once_fps", "base_inside_fps", "limit_fps", "fraction_of_limit", "speedup")
+    digits = (0, 0, 0, 2, 2)
+    lines = [
+        [base, *(f"{rows[f'ppo_{kind}_{base}']['value']:.{n}f}" for kind, n in zip(kinds, digits, strict=True))]
+        for base in BASES
+    ]
+    alone = f"Forward passes of the base for each environment step: {rows['base_forwards_per_env_step']['value']:.2f}."
+    one, two, ratio = (rows[f"ppo_workers_{name}"]["value"] for name in ("1_fps", "2_fps", "speedup"))
+    together = f"One training process: {one:.0f} frames/s, two: {two:.0f}, {ratio:.2f} times as many."
+    return f"{markdown_table(header, lines)}\n\n{alone} {together}"
+
+
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    "val": lambda results: evaluations("val", results),
+    "house": lambda results: evaluations("house", results),
+    "bc": lambda results: comparison("bc", results),
+    "ppo": lambda results: comparison("ppo", results),
+    "demos": lambda results: comparison("demos", results),
+    "env": environment_speed,
+    "train": training_speed,
+}
+
+
+def rendered(page: str, results: Path = RESULTS) -> str:
+    """Return the page with what stands between `<!-- NAME -->` and `<!-- /NAME -->` made anew from the results."""
+    for name, make in BLOCKS.items():
+        first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, found, rest = page.partition(first)
+        if found:
+            _, closed, after = rest.partition(last)
+            if not closed:
+                raise ValueError(f"{first} has no {last}")
+            page = f"{before}{first}\n\n{make(results) or 'Not measured yet.'}\n\n{last}{after}"
+    return page
+
+
+def _benchmark(path: Path) -> list[dict[str, Any]]:
+    return list(read_json(path)) if path.is_file() else []
+
+
+def _speed(row: dict[str, Any]) -> list[str]:
+    speeds = (f"{row[key]:,.0f}" for key in ("value", "low", "high"))
+    return [row["name"].removeprefix("env_steps_per_second_").replace("_", " "), *speeds, f"{row['triangles']:,}"]
 
 
 if __name__ == "__main__":
-    write_text(ROOT / "README.md", rendered((ROOT / "README.md").read_text()))
+    for path in PAGES:
+        write_text(path, rendered(path.read_text()))

@@ -93,6 +93,20 @@ def work(cell: Cell) -> dict[str, Any]:
     }
 
 
+def rows_of(table: str, results: Path) -> list[dict[str, Any]]:
+    """Return the finished rows of a table, in its order; the table of demonstrations shows some cells of bc too."""
+    rows = read_rows(results / f"navigation_{table}.jsonl")
+    if table == "demos":
+        others = read_rows(results / "navigation_bc.jsonl")
+        rows += [r for r in others if r["cell"]["base"] == "denoising" and r["cell"]["method"] != "stagewise"]
+    return sorted(rows, key=_order)
+
+
+def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    key = row["cell"]
+    return (key["base"], METHODS.index(key["method"]), key["demos"], key["seed"])
+
+
 def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows as Markdown, in their order."""
     header = ["base", "method", "demos", "seed", "success", "SPL", "Nav. Rew.", "alpha", "minutes"]
@@ -126,18 +140,5 @@ def main(argv: Sequence[str] | None = None) -> int:
             keys = keys_of(table, args.seeds)
             cells = [Cell(key, settings_of(key), _ESTIMATE_S[table]) for key in keys]
             run_cells(path, select(cells, args.only), work, limit_s=60 * args.minutes)
-        rows = read_rows(path)
-        if table == "demos":
-            rows = [row for row in read_rows(args.results / "navigation_bc.jsonl") if _of_demos(row["cell"])] + rows
-        print(table_of(sorted(rows, key=_order)))
+        print(table_of(rows_of(table, args.results)))
     return 0
-
-
-def _of_demos(key: Mapping[str, Any]) -> bool:
-    """Say whether a cell of bc stands in the table of demonstrations too."""
-    return bool(key["base"] == "denoising" and key["method"] != "stagewise")
-
-
-def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    key = row["cell"]
-    return (key["base"], METHODS.index(key["method"]), key["demos"], key["seed"])
