@@ -14,7 +14,7 @@ STAT = {"mean": 0.5, "low": 0.4, "high": 0.6}
 
 
 def test_cells() -> None:
-    assert len(keys_of("bc", [1])) == 10
+    assert len(keys_of("bc", [1])) == 11
     assert len(keys_of("ppo", [1, 2])) == 20
     demos = keys_of("demos", [1])
     assert sorted({key["demos"] for key in demos}) == [49, 4900]
@@ -26,11 +26,9 @@ def test_every_cell_is_a_configuration_of_its_own() -> None:
     keys = [key for table in ("bc", "ppo", "demos") for key in keys_of(table, [1])]
     configs = [config_of(key) for key in keys]
     for key, config in zip(keys, configs, strict=True):
-        assert (config.model.method, config.model.base, config.demos.trajectories) == (
-            key["method"],
-            key["base"],
-            key["demos"],
-        )
+        assert (config.model.base, config.demos.trajectories) == (key["base"], key["demos"])
+        assert config.model.use_rgb == (key["method"] != "blind")
+        assert config.model.method == (key["method"] if config.model.use_rgb else "sidetune")
         assert config.task.collision_penalty == 0.0
     hashes = [config_hash(config) for config in configs]
     assert len(set(hashes)) == len(hashes)

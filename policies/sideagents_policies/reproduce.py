@@ -1,6 +1,6 @@
 """The paper's navigation tables at a small fixed budget, cell by cell (side-tuning paper, Tables 3c, 3d and Figure 8).
 
-bc      behaviour cloning from 490 demonstrations: five methods x bases curvature and denoising
+bc      behaviour cloning from 490 demonstrations: five methods x bases curvature and denoising, and a blind agent
 ppo     PPO from fresh heads, the same ten agents
 demos   behaviour cloning from 49 and 4,900 demonstrations, base denoising, four methods; those from 490 are bc's
 """
@@ -31,6 +31,7 @@ from sideagents_policies.train import train
 CONFIG = "pointnav/comparison"
 METHODS = ("sidetune", "features", "finetune", "scratch", "stagewise")
 BASES = ("curvature", "denoising")
+BLIND = "blind"  # goal and map only
 SIZES = (49, 4900)
 STEPS = 1024  # optimizer steps of every cloning cell, whatever the number of demonstrations
 _FRAMES_PER_DEMO = 60.0  # about; only turns STEPS into epochs
@@ -44,6 +45,7 @@ def keys_of(table: str, seeds: Sequence[int]) -> list[dict[str, str | int | floa
         cells = [("denoising", m, n) for n in SIZES for m in METHODS if m != "stagewise"]
     else:
         cells = [(b, m, 490) for b in BASES for m in METHODS]
+        cells += [(BASES[0], BLIND, 490)] if table == "bc" else []
     return [{"table": table, "base": b, "method": m, "demos": n, "seed": s} for s in seeds for b, m, n in cells]
 
 
@@ -58,7 +60,7 @@ def config_of(key: Mapping[str, str | int | float]) -> AgentConfig:
         [
             f"name=comparison_{key['table']}",
             f"model.base={key['base']}",
-            f"model.method={key['method']}",
+            *(["model.use_rgb=false"] if key["method"] == BLIND else [f"model.method={key['method']}"]),
             f"seed={key['seed']}",
             f"demos.trajectories={demos}",
             f"clone.epochs={epochs}",
@@ -104,7 +106,7 @@ def rows_of(table: str, results: Path) -> list[dict[str, Any]]:
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     key = row["cell"]
-    return (key["base"], METHODS.index(key["method"]), key["demos"], key["seed"])
+    return (key["base"], (*METHODS, BLIND).index(key["method"]), key["demos"], key["seed"])
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
