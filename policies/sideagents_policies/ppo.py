@@ -76,6 +76,11 @@ class SideTunedPPO(PPO):
         parallel.require_equal("n_steps * n_envs", self.n_steps * self.n_envs)
         parallel.share_parameters(self.policy)
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        # the last rollout may go beyond the frames asked for: rates and coefficients end at their final values
+        self._current_progress_remaining = max(0.0, self._current_progress_remaining)
+
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
