@@ -293,7 +293,9 @@ class Cloner:
         observations, labels, returns = self.store.take(rows, self.world.device)
         distribution, values = self.policy.evaluate(observations, critic_only=True)
         known = (labels >= 0).float()
-        count = known.sum().clamp(min=1.0)
+        # frames without a label (-1) are not spread evenly: the mean is over those of all processes, and the average of
+        # the processes' gradients its gradient
+        count = parallel.all_sum(known.sum()).clamp(min=1.0) / self.world.size
         loss = -(distribution.log_prob(labels.clamp(min=0)) * known).sum() / count
         critic = (values - returns).square().mean()
         self.optimizer.zero_grad()
