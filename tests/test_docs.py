@@ -128,6 +128,28 @@ def test_table_of_bases_from_cards_and_probe(tmp_path):
         generator.rendered("no markers", tmp_path, probe)
 
 
+@pages([ROOT / "README.md", ROOT / "docs" / "results.md"])
+def test_tables_show_the_committed_results(page):
+    text = page.read_text()
+    assert text == script("document_results").rendered(text), "run: python scripts/document_results.py"
+
+
+def test_blocks_of_results(tmp_path):
+    generator = script("document_results")
+    stat = {"mean": 0.25, "low": 0.125, "high": 0.5}
+    result = {"episodes": 7, "metrics": dict.fromkeys(generator.METRICS, stat)}
+    (tmp_path / "val").mkdir()
+    for name in ("expert", "agent"):
+        (tmp_path / "val" / f"{name}.json").write_text(json.dumps(result))
+    page = generator.rendered("a\n<!-- val -->\nold\n<!-- /val -->\nb\n<!-- env --><!-- /env -->", tmp_path)
+    assert page.startswith("a\n<!-- val -->\n\n| agent ")
+    assert page.index("| agent  | 7 ") < page.index("| expert | 7 ")  # baselines come last
+    assert "0.250 [0.125, 0.500]" in page
+    assert page.endswith("\n<!-- /val -->\nb\n<!-- env -->\n\nNot measured yet.\n\n<!-- /env -->")
+    with pytest.raises(ValueError, match="<!-- val --> has no <!-- /val -->"):
+        generator.rendered("<!-- val -->")
+
+
 # commands
 
 

@@ -256,7 +256,7 @@ def _write(
         "epochs": config.epochs,
         "seconds": round(seconds, 1),
         "seed": config.seed,
-        "command": _portable(command_line()),
+        "command": _portable(command_line()).replace(" --resume", ""),  # a run that went on is one never stopped
         "config": config.model_dump(mode="json", exclude={"data", "held_out", "splits", "out", "runs"}),
         "multiply_adds": multiply_adds(base.encoder, (3, config.size, config.size)),
         "weights": weights_of(base),
