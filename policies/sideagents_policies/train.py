@@ -140,20 +140,19 @@ class _RunWriter(KVWriter):
 
 
 class _Keeper(BaseCallback):
-    """Moves curricula, logs, saves between updates, stops when asked."""
+    """Logs, saves between updates, stops when asked."""
 
     model: SideTunedPPO
 
     def __init__(self, session: Session, stop: StopRequest) -> None:
         super().__init__()
         self._session, self._stop = session, stop
-        self._total = session.config.ppo.frames
         self._recent: deque[list[float]] = deque(maxlen=_AVERAGED_UPDATES)
         self._sums = [0.0] * 4
         self._clock = time.perf_counter()
         self._last_saved = 0
         show = "auto" if session.world.is_main else "off"
-        self.progress = Progress(self._total, "ppo", unit="frame", show=show)  # type: ignore[arg-type]
+        self.progress = Progress(session.config.ppo.frames, "ppo", unit="frame", show=show)  # type: ignore[arg-type]
 
     def _on_training_start(self) -> None:
         if self._session.resumed is not None:
@@ -169,8 +168,6 @@ class _Keeper(BaseCallback):
             self._save()
         if stopping:
             raise _Stopped
-        extractor: Any = self.model.policy.features_extractor
-        extractor.set_progress(done / self._total, self.model._n_updates)
         self._clock, self._sums = time.perf_counter(), [0.0] * 4
 
     def _on_step(self) -> bool:
@@ -190,7 +187,6 @@ class _Keeper(BaseCallback):
         rollout = self.model.n_steps * self.model.n_envs * self._session.world.size
         self.logger.record("time/rollout_fps", rollout / (time.perf_counter() - self._clock))
         extractor: Any = self.model.policy.features_extractor
-        self.logger.record("train/alpha", float(extractor.alpha_value()))
         self.progress.update(rollout, success=sums[0] / max(episodes, 1.0), alpha=float(extractor.alpha_value()))
 
     def _on_training_end(self) -> None:
