@@ -116,6 +116,26 @@ def test_stopped_and_resumed_is_the_same(homes, demos, whole, tmp_path, monkeypa
     assert weights(run) == weights(whole)
 
 
+def test_networks_that_draw_random_numbers_go_on_where_they_were(homes, demos, tmp_path, monkeypatch):  # noqa: F811
+    side = "model.side=small_agent:DropoutSide"
+    words = [*DAGGER, side, "clone.checkpoint_every_s=1000.0"]
+    undisturbed = clone(configured(homes, tmp_path / "whole", *words), demos)
+    original, steps = Cloner._step, []
+
+    def step(self, *args):
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *args)
+
+    monkeypatch.setattr(Cloner, "_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        clone(configured(homes, tmp_path / "stopped", *words), demos)
+    run = next((tmp_path / "stopped").iterdir())
+    resume(run, None, [side])
+    assert weights(run) == weights(undisturbed)
+
+
 def test_a_kill_goes_back_to_the_checkpoint(homes, demos, whole, tmp_path, monkeypatch):  # noqa: F811
     original, steps = Cloner._step, []
 

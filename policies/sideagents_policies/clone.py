@@ -25,7 +25,7 @@ from sideagents.errors import ConfigError
 from sideagents.run.checkpoint import Checkpoint, flatten_optimizer, load_checkpoint, restore_optimizer
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
-from sideagents.run.seeding import seed_everything
+from sideagents.run.seeding import capture_rng, restore_rng, seed_everything
 from sideagents_policies import parallel
 from sideagents_policies.build import agent_base, build_policy, build_venv, load_weights, observation_space
 from sideagents_policies.config import AgentConfig
@@ -320,7 +320,8 @@ class Cloner:
     # stopping and going on
 
     def _own_state(self) -> dict[str, Any]:
-        return {"explorer": None if self._explorer is None else self._explorer.get_state()}
+        explorer = None if self._explorer is None else self._explorer.get_state()
+        return {"explorer": explorer, "rng": capture_rng()}  # networks may draw random numbers, in dropout for one
 
     def _save(self, own: dict[str, Any] | None = None) -> None:
         moments, groups = flatten_optimizer(self.optimizer)
@@ -362,3 +363,6 @@ class Cloner:
         self._needed = self._last_round()
         for packed, labels, returns in self._files.read(self._needed):
             self.store.add(packed, labels, returns)
+        if "rng" in own:  # not in checkpoints of earlier versions
+            with restoring(resumed):
+                restore_rng(own["rng"])
