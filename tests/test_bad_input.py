@@ -86,6 +86,7 @@ def made(homes, tmp_path_factory) -> Path:  # noqa: F811
 @pytest.fixture
 def place(homes, made, tmp_path, monkeypatch) -> Place:  # noqa: F811
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     return Place(tmp_path, [*homes, "task.max_steps=60"], made)
 
 
@@ -174,6 +175,18 @@ def resumed_with(change: Callable[[dict[str, Any]], object]) -> Callable[[Place]
         change(contents["state"])
         (checkpoint / "state.json").write_text(json.dumps(contents))
         return ["train", "--resume", str(checkpoint.parents[1]), "ppo.frames=64"]
+
+    return words
+
+
+def naming_code(*verb: str, **model: str) -> Callable[[Place], list[str]]:
+    """Use a stranger's run whose configuration names a module that makes a file when it is imported."""
+
+    def words(place: Place) -> list[str]:
+        run = place.run()
+        place.file("hostile.py", "open('hacked', 'w')")
+        edited(run / "config.yaml", model=model)
+        return [*verb, str(run)]
 
     return words
 
@@ -313,6 +326,10 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "resume by another verb": (
         lambda p: ["clone", "--resume", str(p.run()), "--demos", str(p.demos())], "cannot resume"
     ),
+    "run that names code": (naming_code("eval", side="hostile:Net"), "behind the command: model.side=hostile:Net"),
+    "run with a base of code": (naming_code("enjoy", base="hostile:Net"), "behind the command: model.base=hostile:Net"),
+    "resume what names code": (naming_code("train", "--resume", side="hostile.Net"), "model.side=hostile.Net"),
+    "clone on what names code": (naming_code("clone", "--resume", side="hostile:Net"), "model.side=hostile:Net"),
     "start from another network": (
         lambda p: ["train", "pointnav/demo", *p.good, "model.hidden=64", "--init", str(p.run())], "needs"
     ),

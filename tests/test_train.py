@@ -199,6 +199,22 @@ def test_a_damaged_state_is_one_line(whole, tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_own_networks_are_imported_when_the_command_names_them(homes, tmp_path, capsys, monkeypatch):  # noqa: F811
+    words = [*homes, f"runs={tmp_path}", "model.side=small_agent:DropoutSide", "workers=1"]
+    interrupt_after(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        train(default_config(words))
+    run = next(tmp_path.iterdir())
+    command = f"sideagents train --resume {run} model.side=small_agent:DropoutSide"
+    assert command in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"model\.side names code to import; if you trust it"):
+        resume(run)
+    assert main(command.split()[1:]) == 0
+    assert main(["eval", str(run), "model.side=small_agent:DropoutSide", "--episodes", "1"]) == 0
+    assert main(["eval", str(run), "model={side: small_agent:DropoutSide}", "--episodes", "1"]) == 0
+    assert main(["eval", str(run), "model.base=small_agent:DropoutSide_", "--episodes", "1"]) == 2
+
+
 def test_nothing_left_to_do(whole, capsys):
     before = weights(whole)
     resume(whole)

@@ -242,10 +242,17 @@ class LoadedAgent:
     checkpoint: Checkpoint
 
 
-def open_run(path: Path, overrides: Sequence[str] = ()) -> tuple[RunFolder, AgentConfig]:
-    """Open a run and its configuration, with overrides; raises `CheckpointError` or `ConfigError`."""
+def open_run(path: Path, overrides: Sequence[str] = (), trusted: bool = False) -> tuple[RunFolder, AgentConfig]:
+    """Open a run and its configuration, with overrides; raises `CheckpointError` or `ConfigError`.
+
+    Networks that the run names by a dotted path are imported only when `overrides` name them too, or when the run is
+    `trusted`, as one that this program has just begun.
+    """
     run = RunFolder.open(path)
-    return run, checks.checked(load_config(AgentConfig, run.config_path, list(overrides)))
+    config = load_config(AgentConfig, run.config_path, list(overrides))
+    if not trusted:
+        checks.refuse_foreign_code(run.path, config, overrides)
+    return run, checks.checked(config)
 
 
 def load_agent(path: Path, overrides: Sequence[str] = (), device: torch.device | str = "cpu") -> LoadedAgent:

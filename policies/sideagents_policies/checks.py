@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sideagents.bases import list_bases, load_base
+from sideagents.bases import loading as bases
+from sideagents.core import side
 from sideagents.core.alpha import make_alpha
-from sideagents.core.dotted import is_dotted
 from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS, build_perception
-from sideagents.core.side import SIDES
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.run.config import differences, dump_config, load_config
 from sideagents_envs.episodes import read_episodes
@@ -109,6 +110,27 @@ def require_networks(config: AgentConfig) -> None:
         raise ConfigError(line)
 
 
+def own_code(config: AgentConfig) -> dict[str, str]:
+    """Return the keys whose values are dotted paths of networks, which are imported when the agent is built."""
+    model = config.model
+    named = {"model.base": model.base} if model.use_rgb and bases.names_code(model.base) else {}
+    return named | ({"model.side": model.side} if side.names_code(model.side) else {})
+
+
+def refuse_foreign_code(run: Path, config: AgentConfig, overrides: Sequence[str]) -> None:
+    """Raise `ConfigError` when a run's own configuration names code to import that the command does not name too.
+
+    A run may come from anyone: looking at it must not run what it names.
+    """
+    given = {word for override in overrides for word in re.findall(r"[\w.:]+", override.partition("=")[2])}
+    for key, path in own_code(config).items():
+        if path not in given:
+            raise ConfigError(
+                f"{run / 'config.yaml'}: {key} names code to import; if you trust it, say so behind the command: "
+                f"{key}={path}"
+            )
+
+
 def refuse_changes(before: AgentConfig, now: AgentConfig) -> None:
     """Raise `ConfigError` when a run is continued with a configuration that makes it another run."""
     for key, (old, new) in differences(before, now).items():
@@ -123,8 +145,8 @@ def _check_names(config: AgentConfig) -> None:
     model = config.model
     for key, look in (("model.method", METHODS.get), ("model.merge", MERGES.get), ("model.alpha", make_alpha)):
         _under(key, look, getattr(model, key.removeprefix("model.")))
-    if model.side != "copy" and not is_dotted(model.side):
-        _under("model.side", SIDES.get, model.side)
+    if not side.names_code(model.side):
+        _under("model.side", side.SIDES.get, model.side)
 
 
 def _under(key: str, look: object, value: str) -> None:

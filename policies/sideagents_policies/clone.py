@@ -344,9 +344,7 @@ class Cloner:
         return self.place.round - (self.place.step == 0)
 
     def _leave(self) -> None:
-        self.session.say(
-            f"stopped and saved at step {self.place.steps}: sideagents clone --resume {self.session.folder}"
-        )
+        self.session.tell_stopped(KIND, f"step {self.place.steps}")
         raise KeyboardInterrupt
 
     def _restore(self) -> None:

@@ -114,9 +114,7 @@ def _learn(session: Session, agent: SideTunedPPO, left: int) -> None:
             with callback.progress:
                 agent.learn(left, callback=callback, reset_num_timesteps=session.resumed is None)
         except _Stopped:
-            session.say(
-                f"stopped and saved at {agent.num_timesteps} frames: sideagents train --resume {session.folder}"
-            )
+            session.tell_stopped(KIND, f"{agent.num_timesteps} frames")
             raise KeyboardInterrupt from None
 
 
