@@ -335,6 +335,8 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     ),
     "unknown agent": (lambda p: ["eval", "--agent", "exprt", *p.good], "did you mean 'expert'"),
     "film of another type": (lambda p: ["enjoy", str(p.run()), "--out", "f.avi"], ".mp4 or a .gif"),
+    "film of a split without a list": (lambda p: ["enjoy", str(p.run()), "--split", "train"], "no fixed list"),
+    "film in no buildings": (lambda p: ["enjoy", str(p.run()), "--scene-dir", "nowhere"], "no such folder"),
     "episode beyond the list": (lambda p: ["enjoy", str(p.run()), "--episode", "9", "--out", "f.gif"], "episodes 0 to"),
     "plot of no run": (lambda p: ["plot", ".", "--out", "f.png"], "no progress.csv in it"),
     "plot of another type": (lambda p: ["plot", str(p.run()), "--out", "f.docx"], "f.docx"),

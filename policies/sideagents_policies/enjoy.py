@@ -18,7 +18,7 @@ from sideagents_envs.navmesh import NavMesh, cached_navmesh
 from sideagents_policies.agents import PolicyAgent
 from sideagents_policies.build import build_venv, load_agent
 from sideagents_policies.config import AgentConfig
-from sideagents_policies.evaluate import EpisodesFrom
+from sideagents_policies.evaluate import EpisodesFrom, choose_episodes
 from sideagents_policies.panels import CodePalette, Image8, TopDown, compose
 
 FRAMES_PER_SECOND = 12
@@ -58,8 +58,7 @@ def record(
     if out is not None and out.suffix not in (".mp4", ".gif", ".png"):
         raise SideAgentsError(f"--out {out}: a video is a .mp4 or a .gif, a picture a .png")
     loaded = load_agent(run, overrides)
-    chosen = EpisodesFrom(split or loaded.config.eval.split, 0, episodes_file, scenes_dir)
-    config = chosen.applied_to(loaded.config)
+    chosen, config = choose_episodes(loaded.config, split, 0, episodes_file, scenes_dir)
     greedy = config.eval.deterministic if deterministic is None else deterministic
     agent = PolicyAgent(loaded.policy.logits, config.seed, greedy, config.eval.temperature)
     alpha = float(getattr(loaded.policy.features_extractor, "alpha_value", lambda: float("nan"))())

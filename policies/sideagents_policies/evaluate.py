@@ -112,7 +112,7 @@ def evaluate_run(
     """
     loaded = load_agent(run, overrides)
     torch.set_num_threads(loaded.config.threads)
-    chosen, config = _chosen(loaded.config, split, episodes, episodes_file, scenes_dir)
+    chosen, config = choose_episodes(loaded.config, split, episodes, episodes_file, scenes_dir)
     greedy = config.eval.deterministic if deterministic is None else deterministic
     venv = _venv(config, chosen, base=loaded.base, perceive=True)
     try:
@@ -145,7 +145,7 @@ def evaluate_baseline(
     scenes_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate `expert`, `random`, `forward` or `straight` on the same episodes; otherwise as `evaluate_run`."""
-    chosen, config = _chosen(config, split, episodes, episodes_file, scenes_dir)
+    chosen, config = choose_episodes(config, split, episodes, episodes_file, scenes_dir)
     BASELINES.get(name)  # an unknown name is told before buildings are made
     venv = _venv(config, chosen, base=None, perceive=False)
     try:
@@ -156,9 +156,13 @@ def evaluate_baseline(
     return _deliver({"agent": name, **_result(rows, chosen, config)}, json_path)
 
 
-def _chosen(
+def choose_episodes(
     config: AgentConfig, split: str | None, episodes: int | None, file: Path | None, scenes_dir: Path | None
 ) -> tuple[EpisodesFrom, AgentConfig]:
+    """Return which episodes are meant, and the configuration with their buildings; None is as configured.
+
+    Raises `SideAgentsError` when they have no fixed list or no folder of buildings.
+    """
     if scenes_dir is not None and not scenes_dir.is_dir():
         raise SideAgentsError(f"--scene-dir {scenes_dir}: no such folder")
     count = config.eval.episodes if episodes is None else episodes
