@@ -90,7 +90,10 @@ RULES = (
     "`ppo.batch_size` divides `vec.n_envs * ppo.n_steps`.",
     "`model.use_rgb` and `model.use_map` are not both false.",
     "`model.use_rgb` needs `task.rgb`.",
-    "Base, side, merge, alpha and method must fit each other: `check` builds them once when the weights are there.",
+    "`scenes.navmesh.cell_m` is at most `scenes.navmesh.agent_radius_m`, and `scenes.navmesh.agent_height_m` more than "
+    "twice `scenes.navmesh.max_climb_m`.",
+    "Base, side, merge, alpha and method must fit each other, and images and maps the networks: `check` builds the "
+    "agent once when the weights are there.",
 )
 TITLE = """\
 # Configuration

@@ -32,7 +32,7 @@ def make(total: int, dataset: str | None = None, **options) -> SideTunedPPO:
     """
     world = parallel.init("cpu", timeout_s=60.0)
     torch.set_num_threads(1)
-    torch.manual_seed(0 if world.is_main else 1000)  # peers start from other weights and must get rank 0's
+    torch.manual_seed(5 if world.is_main else 1000)  # peers start from other weights and must get rank 0's
     n = total // world.size
     first = world.rank * n
     venv = TinyVec(n, first)

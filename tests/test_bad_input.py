@@ -267,6 +267,12 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "unknown side": (check("model.side=convv"), "did you mean 'conv'"),
     "alpha out of range": (check("model.alpha=fixed:1.5"), "alpha lies in [0, 1]"),
     "side of another shape": (check("model.side=fcn4"), "must map"),
+    "map too small": (check("task.map_cells=20"), "(task.map_cells in a configuration)"),
+    "map too small for the blind": (check("model.use_rgb=false", "task.map_cells=20"), "has 20 x 20 pixels"),
+    "depth image too small": (
+        check("task.depth=true", "camera.width=32", "camera.height=32"), "obs['depth'] has 32 x 32 pixels"
+    ),
+    "cells wider than the agent": (check("scenes.navmesh.cell_m=0.3"), "scenes.navmesh: agent_radius_m (0.1) must be"),
     # bases
     "no such student": (train("model.side_init=no.safetensors"), "model.side_init: no such file no.safetensors"),
     "no such weights": (train("model.base=taskonomy:curvature", "model.base_weights=no.pth"), "no such file no.pth"),

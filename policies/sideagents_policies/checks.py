@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from sideagents.bases import list_bases, load_base
 from sideagents.bases import loading as bases
 from sideagents.core import side
 from sideagents.core.alpha import make_alpha
 from sideagents.core.merge import MERGES
-from sideagents.core.methods import METHODS, build_perception
+from sideagents.core.methods import METHODS
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.run.config import differences, dump_config, load_config
 from sideagents_envs.episodes import read_episodes
@@ -48,7 +50,7 @@ def checked(config: AgentConfig) -> AgentConfig:
     """Return the configuration with data looked up; raises `ConfigError` when names or parts are wrong."""
     config = locate(config)
     _check_names(config)
-    if config.model.use_rgb and not any(line.startswith("model.") for line in absent_data(config)):
+    if not any(line.startswith("model.") for line in absent_data(config)):
         _check_parts(config)
     _check_episodes(config)
     return config
@@ -158,14 +160,17 @@ def _under(key: str, look: object, value: str) -> None:
 
 
 def _check_parts(config: AgentConfig) -> None:
-    """Build the perception once: everything that cannot be built is found here, in less than a second."""
-    model = config.model
+    """Build the agent once: everything that cannot be built is found here, in about a second."""
+    from sideagents_policies.build import build_policy  # which imports this module
+
+    model, base = config.model, None
     key = "model.base"
     try:
-        base = load_base(model.base, weights=model.base_weights)
+        if model.use_rgb:
+            base = load_base(model.base, weights=model.base_weights)
         key = "model"
-        size = (config.camera.height, config.camera.width)
-        build_perception(model.method, base, model.side, model.merge, model.alpha, model.side_init, input_size=size)
+        with torch.random.fork_rng(devices=[]):
+            build_policy(config, base)
     except SideAgentsError as error:
         raise ConfigError(f"{key}: {error}") from None
 
@@ -185,8 +190,6 @@ def _check_episodes(config: AgentConfig) -> None:
 
 
 def _has_gpu(device: str) -> bool:
-    import torch
-
     return torch.cuda.is_available() and int(device.partition(":")[2] or 0) < torch.cuda.device_count()
 
 
