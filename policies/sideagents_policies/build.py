@@ -24,7 +24,7 @@ from sideagents_policies import checks
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.encode import EncodeOnce
 from sideagents_policies.extractor import SideTunedExtractor
-from sideagents_policies.parallel import World
+from sideagents_policies.parallel import World, device_here
 from sideagents_policies.policy import PerEnvNoise, SideTunedPolicy
 from sideagents_policies.ppo import SideTunedPPO, expert_cross_entropy
 from sideagents_policies.stack import ExpertLabels, Observation, StackKeys, StepReturn, dict_space, stacked_space
@@ -233,13 +233,18 @@ def build_agent(config: AgentConfig, venv: VecEnv, base: FrozenBase | None, worl
 
 @dataclass(frozen=True)
 class LoadedAgent:
-    """A trained policy with what it was made from."""
+    """A trained policy on its device, with what it was made from."""
 
     run: RunFolder
     config: AgentConfig
     base: FrozenBase | None
     policy: SideTunedPolicy
     checkpoint: Checkpoint
+
+    @property
+    def world(self) -> World:
+        """This process alone, on the policy's device."""
+        return World(device=self.policy.device)
 
 
 def open_run(path: Path, overrides: Sequence[str] = (), trusted: bool = False) -> tuple[RunFolder, AgentConfig]:
@@ -255,9 +260,10 @@ def open_run(path: Path, overrides: Sequence[str] = (), trusted: bool = False) -
     return run, checks.checked(config)
 
 
-def load_agent(path: Path, overrides: Sequence[str] = (), device: torch.device | str = "cpu") -> LoadedAgent:
+def load_agent(path: Path, overrides: Sequence[str] = ()) -> LoadedAgent:
     """Load the policy of a run, or of one of its checkpoints (`RUN/checkpoints/step_...`).
 
+    It computes on the configured device where that exists, else on the CPU.
     The base is loaded by the name in the run's configuration and must have the fingerprint of the one trained with.
     Neither the buildings trained in nor the device trained on need be here.
     Raises `CheckpointError` when checkpoint, base and configuration do not belong together.
@@ -266,7 +272,7 @@ def load_agent(path: Path, overrides: Sequence[str] = (), device: torch.device |
     checks.require_networks(config)
     checkpoint = load_checkpoint(run.checkpoint())
     base = agent_base(config)
-    policy = build_policy(config, base, device)
+    policy = build_policy(config, base, device_here(config.device))
     load_weights(policy, checkpoint)
     policy.set_training_mode(False)
     return LoadedAgent(run, config, base, policy, checkpoint)

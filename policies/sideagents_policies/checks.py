@@ -19,6 +19,7 @@ from sideagents.run.config import differences, dump_config, load_config
 from sideagents_envs.episodes import read_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_policies.config import AgentConfig, ModelConfig
+from sideagents_policies.parallel import has_device
 from sideagents_policies.paths import config_path, locate
 
 # What may differ when a run goes on: how long it trains, how often it saves, where and how fast it computes.
@@ -66,7 +67,7 @@ def absent_data(config: AgentConfig) -> Iterator[str]:
     if config.model.use_rgb:
         yield from _absent_weights(config.model)
     yield from absent_scenes(config)
-    if config.device.startswith("cuda") and not _has_gpu(config.device):
+    if not has_device(config.device):
         yield f"device: torch finds no {config.device} here (device: auto takes what there is)"
 
 
@@ -187,10 +188,6 @@ def _check_episodes(config: AgentConfig) -> None:
                 read_episodes(path)
             except EnvsError as error:
                 raise ConfigError(f"scenes.episodes: {error}") from None
-
-
-def _has_gpu(device: str) -> bool:
-    return torch.cuda.is_available() and int(device.partition(":")[2] or 0) < torch.cuda.device_count()
 
 
 def _is_installed(package: str) -> bool:
