@@ -21,8 +21,8 @@ from sideagents_policies.tables import markdown_table
 MEANINGS = {
     "seed": "of everything random: episodes, weights, sampled actions, the order of mini-batches",
     "env": "the simulator; `embedded` is the only one that this version runs, see [habitat.md](habitat.md)",
-    "device": "`auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU when torch sees one; `eval` and `enjoy` use the CPU "
-    "where it is not there",
+    "device": "`auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU when torch sees one; `eval` and `enjoy` use the "
+    "CPU where it is not there",
     "camera.width": "pixels, above 0",
     "camera.height": "pixels, above 0",
     "camera.hfov_deg": "horizontal field of view in degrees, from 1 to below 179; pixels are square",

@@ -19,7 +19,7 @@ from sideagents_envs.errors import EnvsError
 from sideagents_policies.checks import default_config
 from sideagents_policies.enjoy import record
 from sideagents_policies.evaluate import EpisodesFrom, _buildings, evaluate_baseline, evaluate_run, summarise
-from sideagents_policies.plot import average, plot_runs
+from sideagents_policies.plot import average, plot_runs, read_curves
 from sideagents_policies.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3.*")
@@ -178,5 +178,11 @@ def test_average_over_seeds() -> None:
 def test_plot_draws_curves(run: Path, tmp_path: Path) -> None:
     picture = plot_runs([run], tmp_path / "curves.png")
     assert imageio.imread(picture).shape[0] > 200
+    names = {"rollout/success", "rollout/spl", "rollout/return", "train/alpha"}
+    assert set(read_curves(run)) == names
+    former = (run / "progress.csv").read_text().replace("rollout/return", "rollout/nav_reward")
+    (tmp_path / "progress.csv").write_text(former)
+    assert set(read_curves(tmp_path)) == names
+    (tmp_path / "progress.csv").unlink()
     with pytest.raises(SideAgentsError):
         plot_runs([tmp_path], tmp_path / "none.png")

@@ -56,7 +56,7 @@ class Round:
 
     def scores(self, world: World) -> dict[str, float]:
         """Return success, SPL and return of the round's episodes over all processes."""
-        keys = {"success": "is_success", "spl": "spl", "nav_reward": "episode_return"}
+        keys = {"success": "is_success", "spl": "spl", "return": "episode_return"}
         sums = [float(len(self.ended)), *(sum(float(info[key]) for info in self.ended) for key in keys.values())]
         episodes, *totals = parallel.all_sum(torch.tensor(sums, dtype=torch.float64, device=world.device)).tolist()
         return (

@@ -180,7 +180,7 @@ class _Keeper(BaseCallback):
         self._recent.append(parallel.all_sum(torch.tensor(self._sums, dtype=torch.float64, device=device)).tolist())
         episodes, *sums = (sum(column) for column in zip(*self._recent, strict=True))
         if episodes:
-            for name, value in zip(("success", "spl", "nav_reward"), sums, strict=True):
+            for name, value in zip(("success", "spl", "return"), sums, strict=True):
                 self.logger.record(f"rollout/{name}", value / episodes)
         rollout = self.model.n_steps * self.model.n_envs * self._session.world.size
         self.logger.record("time/rollout_fps", rollout / (time.perf_counter() - self._clock))
