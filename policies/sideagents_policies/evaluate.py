@@ -20,7 +20,7 @@ from sideagents.run.progress import Progress
 from sideagents.run.stats import bootstrap_interval
 from sideagents_envs.buildings import GENERATOR_VERSION
 from sideagents_envs.config import TaskConfig
-from sideagents_policies.agents import BASELINES, Agent, PolicyAgent, make_baseline
+from sideagents_policies.agents import Agent, PolicyAgent, baseline
 from sideagents_policies.build import ALONE, LoadedAgent, build_venv, load_agent
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.parallel import World
@@ -171,10 +171,10 @@ def evaluate_baseline(
 ) -> dict[str, Any]:
     """Evaluate `expert`, `random`, `forward` or `straight` on the same episodes; otherwise as `evaluate_run`."""
     chosen, config = choose_episodes(config, split, episodes, episodes_file, scenes_dir)
-    BASELINES.get(name)  # an unknown name is told before buildings are made
+    make = baseline(name)  # an unknown name is told before buildings are made
     venv = _venv(config, chosen, base=None, perceive=False)
     try:
-        agent = make_baseline(name, venv, config.task, config.seed)
+        agent = make(venv, config.task, config.seed)
         rows = run_episodes(venv, agent, chosen.count, f"{name} on {chosen.label}")
     finally:
         venv.close()
