@@ -118,10 +118,11 @@ sideagents check pointnav/sidetune_curvature model.base=denoising ppo.frames=100
   as `# absent: ...`, and exits with 0; every other verb stops there with 2.
 - `${other.key}` in a file is replaced by the value of that key.
 
-Two environment variables count:
+`~` at the start of a path, in a key or an option, is the home folder. Two environment variables count:
 
 - `SIDEAGENTS_DATA`: where `scenes.dataset`, `scenes.episodes`, `model.base_weights`, the `.safetensors` files of
-  `model.base` and `model.side_init`, and the `data` of `pretrain` are looked for when they are not found as given.
+  `model.base` and `model.side_init`, and `data`, `held_out` and `splits`
+  of `pretrain` are looked for when they are not found as given.
 - `SIDEAGENTS_CACHE`: where bundled buildings and walkable spaces are kept; by default `~/.cache/sideagents`.
 """
 

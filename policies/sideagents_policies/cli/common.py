@@ -75,6 +75,11 @@ def add_verb(verbs: Verbs, name: str, summary: str, example: str, words: str | N
     return parser
 
 
+def user_path(text: str) -> Path:
+    """Read a path; `~` is the home folder, in `--out=~/x` too, which a shell leaves alone."""
+    return Path(text).expanduser()
+
+
 def positive_int(text: str) -> int:
     """Read an integer of at least 1."""
     try:
