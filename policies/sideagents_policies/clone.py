@@ -36,6 +36,7 @@ from sideagents_policies.session import (
     Session,
     StopRequest,
     continue_run,
+    how_to_finish,
     launched_alone,
     main_run,
     new_run,
@@ -68,12 +69,25 @@ def clone(config: AgentConfig, demos: Path | None = None, init: Path | None = No
     if under_launcher():
         return _clone_among_peers(config, demos, start)
     with new_run(config, KIND) as run:
-        demos = collect(config, run.path / "demos") if demos is None else demos
+        demos = _collected(config, run, start) if demos is None else demos
         if not launched_alone(config):
             return clone_here(Session(config, parallel.init(config.device), run, None), start, demos)
         init_words = [] if start is None else ["--init", str(start.path)]
         run_workers(run, config, [KIND, "--demos", str(demos), *init_words])
     return run.path
+
+
+def _collected(config: AgentConfig, run: RunFolder, start: Checkpoint | None) -> Path:
+    """Collect demonstrations into the run; when that is interrupted, tell how to go on."""
+    try:
+        return collect(config, run.path / "demos")
+    except KeyboardInterrupt:
+        if (run.path / "demos" / "demos.json").exists():
+            init = [] if start is None else ["--init", str(start.path)]
+            print(f"stopped while collecting demonstrations; {how_to_finish(run, init)}", flush=True)
+        else:
+            print("stopped before the first demonstrations were whole: nothing was kept", flush=True)
+        raise
 
 
 def _clone_among_peers(config: AgentConfig, demos: Path | None, start: Checkpoint | None) -> Path:

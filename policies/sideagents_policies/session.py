@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -184,8 +184,16 @@ def reopen(path: Path, given: str | None, overrides: list[str]) -> tuple[RunFold
     checks.refuse_changes(before, now)
     checks.require_data(now)
     if run.latest() is None:
-        raise CheckpointError(f"{path}: has no checkpoint yet, so there is nothing to resume")
+        mend = f": {how_to_finish(run)}" if (run.path / "demos" / "demos.json").exists() else ""
+        raise CheckpointError(f"{path}: has no checkpoint yet, so there is nothing to resume{mend}")
     return run, now
+
+
+def how_to_finish(run: RunFolder, words: Sequence[str] = ()) -> str:
+    """Return the commands that collect the rest of a run's demonstrations and clone from them in a new run."""
+    demos = run.path / "demos"
+    clone = " ".join(["sideagents", "clone", str(run.config_path), "--demos", str(demos), *words])
+    return f"go on with `sideagents demos {run.config_path} --out {demos}`, then `{clone}`"
 
 
 def to_resume(run: RunFolder, kind: str) -> Checkpoint:
