@@ -16,10 +16,12 @@ import torch
 import yaml
 from small_agent import SMALL, _leave_generators_as_they_were, homes  # noqa: F401
 
+from sideagents.bases import load_base, save_base
 from sideagents.errors import CheckpointError, ConfigError
 from sideagents.run.checkpoint import load_checkpoint, save_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
+from sideagents_envs.errors import EnvsError
 from sideagents_policies import parallel
 from sideagents_policies.build import load_agent
 from sideagents_policies.checks import default_config
@@ -227,6 +229,34 @@ def test_resume_goes_further(homes, tmp_path):  # noqa: F811
     resume(run, None, ["ppo.frames=64"])
     assert latest(run).name == "step_000000064"
     assert yaml.safe_load((run / "config.yaml").read_text())["ppo"]["frames"] == 64
+
+
+def test_resume_finds_data_that_was_moved(homes, tmp_path, monkeypatch):  # noqa: F811
+    folder = Path(next(word for word in homes if word.startswith("scenes.dataset=")).partition("=")[2])
+    for name in ("here", "there", "other"):
+        shutil.copytree(folder, tmp_path / name)
+        base = load_base("random", seed=int(name == "other"))
+        save_base(tmp_path / name / "base.safetensors", base, "midlevel", {}, {})
+    (tmp_path / "other" / "train" / "one.glb").rename(tmp_path / "other" / "train" / "nine.glb")
+    (tmp_path / "other" / "train" / "two.glb").rename(tmp_path / "other" / "train" / "ten.glb")
+
+    def data(name: str) -> list[str]:
+        return [f"scenes.dataset={tmp_path / name}", f"model.base_weights={tmp_path / name / 'base.safetensors'}"]
+
+    words = [*homes, "model.base=depth"]
+    undisturbed = train(default_config([*words, *data("here"), f"runs={tmp_path / 'whole'}"]))
+    interrupt_after(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        train(default_config([*words, *data("here"), f"runs={tmp_path / 'stopped'}"]))
+    run = next((tmp_path / "stopped").iterdir())
+    shutil.rmtree(tmp_path / "here")
+    with pytest.raises(ConfigError, match=r"model\.base_weights: no such file"):
+        resume(run)
+    with pytest.raises(EnvsError, match="is not among those loaded"):
+        resume(run, None, [data("other")[0], data("there")[1]])
+    with pytest.raises(CheckpointError, match="trained on the base with fingerprint"):
+        resume(run, None, [data("there")[0], data("other")[1]])
+    assert weights(resume(run, None, data("there"))) == weights(undisturbed)
 
 
 def test_resume_refuses_another_run(whole):

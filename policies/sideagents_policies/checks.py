@@ -22,8 +22,12 @@ from sideagents_policies.config import AgentConfig, ModelConfig
 from sideagents_policies.parallel import has_device
 from sideagents_policies.paths import config_path, locate
 
-# What may differ when a run goes on: how long it trains, how often it saves, where and how fast it computes.
+# What may differ when a run goes on: how long it trains, how often it saves, where and how fast it computes, and where
+# its data is: that it is the same, the names of the buildings and the base's fingerprint in the checkpoint tell.
 MAY_CHANGE_ON_RESUME = (
+    "scenes.dataset",
+    "scenes.episodes",
+    "model.base_weights",
     "runs",
     "threads",
     "device",
