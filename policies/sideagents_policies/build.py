@@ -19,7 +19,7 @@ from sideagents.errors import SideAgentsError
 from sideagents.run.checkpoint import Checkpoint, check_tensors, load_checkpoint
 from sideagents.run.config import config_hash, load_config
 from sideagents.run.folder import RunFolder
-from sideagents_envs import batch, make_vec
+from sideagents_envs import batch, make_vec, occupancy
 from sideagents_policies import checks
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.encode import EncodeOnce
@@ -175,6 +175,7 @@ def policy_kwargs(config: AgentConfig, base: FrozenBase | None) -> dict[str, Any
             "hidden": model.hidden,
             "use_rgb": model.use_rgb,
             "use_map": model.use_map,
+            "map_channels": occupancy.USED_CHANNELS,
         },
         "optimizer_kwargs": {"eps": 1e-5, "amsgrad": config.ppo.amsgrad},
         "alpha_lr": config.ppo.alpha_learning_rate,

@@ -65,7 +65,8 @@ class SideTunedExtractor(BaseFeaturesExtractor):
 
     base: name for `load_base` (with `weights` where the name needs a file), or a FrozenBase, which SB3's own `save`
     pickles along with the other arguments. method, side, merge, alpha, side_init: see `build_perception`.
-    use_rgb=False: a blind agent; use_map=False: without the map. hidden: width of the features.
+    use_rgb=False: a blind agent; use_map=False: without the map; map_channels: how many channels of the map are read,
+    the first ones, all by default (2 of our occupancy map, whose third is always empty). hidden: width of the features.
     Raises `SideAgentsError` for an observation it cannot read.
     """
 
@@ -82,6 +83,7 @@ class SideTunedExtractor(BaseFeaturesExtractor):
         hidden: int = 512,
         use_rgb: bool = True,
         use_map: bool = True,
+        map_channels: int | None = None,
     ) -> None:
         super().__init__(observation_space, features_dim=hidden)
         self._spaces = _readable(observation_space)
@@ -108,8 +110,9 @@ class SideTunedExtractor(BaseFeaturesExtractor):
             width += self.trunk.out_features
         if use_map and "map" in boxes:
             channels, height, cells = self._image_shape("map")
-            # the third channel of the occupancy map is always empty (Sax et al.'s code; kept in the observation)
-            self._map_channels = min(channels, 2) if channels == 3 else channels
+            self._map_channels = channels if map_channels is None else map_channels
+            if not 1 <= self._map_channels <= channels:
+                raise SideAgentsError(f"map_channels={map_channels}: obs['map'] has {channels} channels")
             self.map_tower = _Tower("map", self._map_channels, (height, cells))
             width += self.map_tower.out_features
         if use_rgb and "depth" in boxes:
