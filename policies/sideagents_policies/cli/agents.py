@@ -132,7 +132,7 @@ def _train(args: argparse.Namespace) -> int:
 def _demos(args: argparse.Namespace) -> int:
     from sideagents_policies.demos import collect, default_folder
 
-    config = checked_config(args)
+    config = checked_config(args, networks=False)  # the expert acts alone
     folder = collect(config, default_folder(config) if args.out is None else args.out)
     print(f"demonstrations: {folder}")
     if args.minari is not None:
