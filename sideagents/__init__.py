@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from sideagents.bases import list_bases, load_base, save_base
+from sideagents.bases import BASES, list_bases, load_base, register_base, save_base
 from sideagents.core.alpha import ALPHAS, make_alpha
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import multiply_adds
@@ -17,6 +17,7 @@ __version__ = version("sideagents")
 
 __all__ = [
     "ALPHAS",
+    "BASES",
     "MERGES",
     "METHODS",
     "SIDES",
@@ -34,6 +35,7 @@ __all__ = [
     "make_merge",
     "make_side",
     "multiply_adds",
+    "register_base",
     "save_base",
     "trainable_copy",
 ]

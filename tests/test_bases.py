@@ -11,7 +11,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import sideagents.bases.loading as loading
-from sideagents import BaseError, FrozenBase, list_bases, load_base, multiply_adds, save_base
+from sideagents import (
+    BaseError,
+    FrozenBase,
+    SideAgentsError,
+    list_bases,
+    load_base,
+    multiply_adds,
+    register_base,
+    save_base,
+)
 from sideagents.bases.encoder import MidLevelDecoder, MidLevelEncoder
 from sideagents.bases.files import read_card
 from sideagents.bases.taskonomy import TASKS, TaskonomyEncoder
@@ -147,6 +156,47 @@ def test_a_dotted_path_is_any_network(tmp_path):
     own = OwnEncoder(width=5)
     own.load_state_dict({name: tensor for name, tensor in base.encoder.state_dict().items()})
     torch.testing.assert_close(base(images(size=32)), own(images(size=32).float() / 255))
+
+
+def own_base(*, weights=None, width=4, dtype=None):
+    """Make a base of a user's own, to be named in one line."""
+    encoder = OwnEncoder(width)
+    if weights is not None:
+        encoder.load_state_dict(load_file(weights))
+    return FrozenBase(encoder, "own", (32, 32), dtype=dtype)
+
+
+def family_base(model, *, resize=True):
+    return FrozenBase(OwnEncoder(int(model)), f"wide:{model}", (32, 32), resize=resize)
+
+
+def test_a_base_gets_a_name_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading.BASES, "_targets", dict(loading.BASES._targets))
+    register_base("own", own_base)
+    register_base("lazy", f"{__name__}:own_base", kind="control", needs="luck", ready=lambda name, weights: False)
+    register_base("wide", family_base, models=("2", "3"))
+    save_file(OwnEncoder(5).state_dict(), tmp_path / "own.safetensors")
+    assert load_base("own").out_shape == load_base("lazy").out_shape == (4, 4, 4)
+    assert load_base("own", tmp_path / "own.safetensors", width=5, dtype="bfloat16").out_shape == (5, 4, 4)
+    assert load_base("wide:3").out_shape == (3, 4, 4)
+    rows = {row["name"]: row for row in list_bases()}
+    assert rows["own"] == {"name": "own", "kind": "own", "available": True}
+    assert rows["lazy"] == {"name": "lazy", "kind": "control", "available": False, "needs": "luck"}
+    assert {"wide:2", "wide:3"} < set(rows)
+    assert not loading.names_code("own")
+    assert not loading.names_code("wide:7")
+    assert loading.names_code("wider:Net")
+    cases = [
+        (lambda: register_base("own", own_base), "base 'own' is registered already"),
+        (lambda: load_base("owm"), "unknown base 'owm', did you mean 'own'"),
+        (lambda: load_base("wide"), "unknown base 'wide', did you mean 'wide:"),
+        (lambda: load_base("own", widht=5), "has no option 'widht', did you mean 'width'"),
+        (lambda: load_base("wide:3", weights="x.pth"), "has no weights to load"),
+        (lambda: load_base("wide:3", model="2"), "has no option 'model'"),
+    ]
+    for wrong, message in cases:
+        with pytest.raises(SideAgentsError, match=message):
+            wrong()
 
 
 def test_published_encoder_is_the_published_architecture():

@@ -1,13 +1,13 @@
 """One table {base x side x merge x method} against one list of invariants: a new row is held to all of them."""
 
 import copy
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
 from torch import nn
 
-from sideagents import MERGES, METHODS, FrozenBase, build_perception, load_base
+from sideagents import MERGES, METHODS, FrozenBase, build_perception, list_bases, load_base
 from sideagents.core.images import fit_images
 
 
@@ -44,7 +44,10 @@ def vector_base():
         return FrozenBase(Vector(), "vector", (32, 32))
 
 
-BASES = {"random": lambda: load_base("random", width=16), "pixels": lambda: load_base("pixels"), "vector": vector_base}
+# every base that is made from nothing, and with it whatever is registered next; small where it can be
+OPTIONS = {"random": {"width": 16}}
+MADE = [str(row["name"]) for row in list_bases() if row["kind"] in ("control", "own") and row["available"]]
+BASES = {name: partial(load_base, name, **OPTIONS.get(name, {})) for name in MADE} | {"vector": vector_base}
 SIDES = ["conv", "copy", f"{__name__}:Plain"]
 TABLE = [
     (base, side, merge, method)

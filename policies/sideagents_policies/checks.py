@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from sideagents.bases import list_bases, load_base
+from sideagents.bases import load_base
 from sideagents.bases import loading as bases
 from sideagents.core import side
 from sideagents.core.alpha import make_alpha
@@ -76,17 +76,13 @@ def absent_data(config: AgentConfig) -> Iterator[str]:
 
 
 def _absent_weights(model: ModelConfig) -> Iterator[str]:
-    if model.base_weights is not None:
-        if not Path(model.base_weights).is_file():
-            yield f"model.base_weights: no such file {model.base_weights}"
-    elif any(row["name"] == model.base and row["kind"] == "published" for row in list_bases()):
-        yield f"model.base: {model.base!r} needs model.base_weights=FILE, its published weights; nothing is downloaded"
-    elif any(row["name"] == model.base and not row["available"] for row in list_bases()):
-        yield f"model.base: the weights of {model.base!r} are not in this installation (`make bases` makes them)"
-    elif model.base.endswith(".safetensors") and not Path(model.base).is_file():
+    kind = bases.kind_of(model.base)
+    if model.base_weights is not None and not Path(model.base_weights).is_file():
+        yield f"model.base_weights: no such file {model.base_weights}"
+    if kind is not None and not kind.ready(model.base, model.base_weights):
+        yield f"model.base: {model.base!r} needs {kind.needs}"
+    if kind is None and model.base.endswith(".safetensors") and not Path(model.base).is_file():
         yield f"model.base: no such file {model.base}"
-    if model.base.startswith("timm:") and not (_is_installed("timm") and _is_installed("torchvision")):
-        yield f"model.base: {model.base!r} needs timm and torchvision (pip install 'sideagents[vision]')"
     if model.side_init.endswith(".safetensors") and not Path(model.side_init).is_file():
         yield f"model.side_init: no such file {model.side_init}"
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,44 @@ from sideagents.bases.taskonomy import TASKS, taskonomy_base
 from sideagents.core.base import FrozenBase
 from sideagents.core.dotted import build, import_network, is_dotted
 from sideagents.errors import BaseError, SideAgentsError, nearest
+from sideagents.registry import Registry
 
 SHIPPED = ("curvature", "denoising", "depth", "normals", "autoencoding", "edges")
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
-_CONTROLS: dict[str, Callable[..., FrozenBase]] = {"random": random_base, "pixels": pixel_base}
+_EXAMPLES = ("taskonomy:curvature", "timm:resnet18")  # of what is meant by a name that is nearly theirs
 _WAYS = "taskonomy:TASK with weights=FILE, timm:MODEL, a .safetensors file of `sideagents pretrain`, pkg.module:Class"
+
+Weights = str | Path | None
+Maker = Callable[..., FrozenBase]
+
+
+@dataclass(frozen=True)
+class BaseKind:
+    """How the base of one name, or of every name `NAME:MODEL` of a family, is made.
+
+    make: returns the base, or `"module:attribute"` of what does. It is given `name` and `weights` where it names them,
+    and the options of `load_base`; a family's is given `model`, what stands behind the colon.
+    kind: a word for lists. models: the models of a family; empty for a single name.
+    needs: what is missing where `ready(name, weights)` is false; a base that is always ready has none.
+    """
+
+    make: Maker | str
+    kind: str = "own"
+    models: tuple[str, ...] = ()
+    needs: str = ""
+    ready: Callable[[str, Weights], bool] = lambda name, weights: True
+
+    def names(self, name: str) -> list[str]:
+        """Return what `load_base` takes, given the name that this is registered under."""
+        return [f"{name}:{model}" for model in self.models] or [name]
+
+
+BASES: Registry[BaseKind] = Registry("base")
+
+
+def register_base(name: str, make: Maker | str, **about: Any) -> None:
+    """Give a base, or a family of bases, a name; `about` as in `BaseKind`. A name that is taken is refused."""
+    BASES.register(name, BaseKind(make, **about))
 
 
 def load_base(name: str, weights: str | Path | None = None, **options: Any) -> FrozenBase:
@@ -31,56 +66,62 @@ def load_base(name: str, weights: str | Path | None = None, **options: Any) -> F
         `random` (option seed) and `pixels` (option grid): untrained controls;
         `taskonomy:TASK`: the published mid-level encoders, (3, 256, 256) -> (8, 16, 16), with `weights=FILE`;
         `timm:MODEL` (options stage, pretrained file in `weights`): features of a timm model;
-        `package.module:Class`: any nn.Module that maps images to codes, `weights` optional;
-        `FILE.safetensors`: a base made by `sideagents pretrain`.
+        a name given to `register_base`;
+        `FILE.safetensors`: a base made by `sideagents pretrain`;
+        `package.module:Class`: any nn.Module that maps images to codes, `weights` optional.
     weights: a local file; for a shipped name it replaces the shipped one.
     options: `input_size`, `resize`, `dtype` of `FrozenBase` for every kind, and those of the kind.
     Raises `BaseError` with the nearest names, or with the reason why the weights cannot be used.
     """
-    kind, _, model = name.partition(":")
     if isinstance(options.get("dtype"), str):
         options["dtype"] = _dtype(options["dtype"])
-    if name in SHIPPED:
-        path = WEIGHTS_FOLDER / f"{name}.safetensors" if weights is None else Path(weights)
-        if not path.is_file():
-            mend = "`make bases` trains the shipped ones, `sideagents pretrain` any of them"
-            raise BaseError(f"base {name!r}: its weights {path} are not there; {mend}")
-        return _build(name, load_saved, options, path=path, name=name)
-    if name in _CONTROLS:
-        if weights is not None:
-            raise BaseError(f"base {name!r} has no weights to load, got weights={str(weights)!r}")
-        return _build(name, _CONTROLS[name], options)
-    if kind == "taskonomy":
-        return _build(name, taskonomy_base, options, task=model, weights=weights)
-    if kind == "timm":
-        from sideagents.bases.timm_base import timm_base
-
-        return _build(name, timm_base, options, model=model, weights=weights)
+    found = kind_of(name)
+    if found is not None:
+        return _build(name, _maker(found), {"name": name, "model": name.partition(":")[2], "weights": weights}, options)
     if name.endswith(".safetensors"):
         if weights is not None:
             raise BaseError(f"base {name!r} is a weights file itself, so weights= has no place")
-        return _build(name, load_saved, options, path=Path(name))
+        return _build(name, load_saved, {"path": Path(name), "name": None}, options)
     if is_dotted(name):
         return _dotted_base(name, weights, options)
-    known = (*SHIPPED, *_CONTROLS, "taskonomy:curvature", "timm:resnet18")
-    raise BaseError(
-        f"unknown base {name!r}{nearest(name, known)} (known: {', '.join((*SHIPPED, *_CONTROLS))}; {_WAYS})"
-    )
+    known = [each for entry in BASES.names() for each in BASES.get(entry).names(entry)]
+    single = [entry for entry in BASES.names() if not BASES.get(entry).models]
+    raise BaseError(f"unknown base {name!r}{nearest(name, (*known, *_EXAMPLES))} (known: {', '.join(single)}; {_WAYS})")
+
+
+def kind_of(name: str) -> BaseKind | None:
+    """Return how the base of that name, or of its family, is made; None for files and dotted paths."""
+    family, colon, _ = name.partition(":")
+    if family not in BASES.names():
+        return None
+    found = BASES.get(family)
+    return found if bool(colon) == bool(found.models) else None
 
 
 def names_code(name: str) -> bool:
     """Tell whether `load_base(name)` would import a module that `name` chooses."""
-    kinds = (*SHIPPED, *_CONTROLS, "taskonomy", "timm")
-    return name.partition(":")[0] not in kinds and not name.endswith(".safetensors") and is_dotted(name)
+    return kind_of(name) is None and not name.endswith(".safetensors") and is_dotted(name)
 
 
-def _build(label: str, function: Callable[..., FrozenBase], options: dict[str, Any], **fixed: Any) -> FrozenBase:
-    allowed = [key for key in inspect.signature(function).parameters if key not in fixed]
+def _maker(kind: BaseKind) -> Maker:
+    if not isinstance(kind.make, str):
+        return kind.make
+    module, _, attribute = kind.make.partition(":")
+    make: Maker = getattr(import_module(module), attribute)
+    return make
+
+
+def _build(label: str, make: Maker, offered: Mapping[str, Any], options: dict[str, Any]) -> FrozenBase:
+    """Call `make` with those of `offered` that it names, and with the options, all of which it must name."""
+    named = inspect.signature(make).parameters
+    if offered.get("weights") is not None and "weights" not in named:
+        raise BaseError(f"base {label!r} has no weights to load, got weights={str(offered['weights'])!r}")
+    allowed = [key for key in named if key not in offered]
     for key in options:
         if key not in allowed:
             known = ", ".join(allowed)
             raise BaseError(f"base {label!r} has no option {key!r}{nearest(key, allowed)} (allowed: {known})")
-    return function(**fixed, **options)
+    return make(**{key: value for key, value in offered.items() if key in named}, **options)
 
 
 def _dotted_base(name: str, weights: str | Path | None, options: dict[str, Any]) -> FrozenBase:
@@ -107,19 +148,61 @@ def _dtype(word: str) -> torch.dtype | None:
 def list_bases() -> list[dict[str, Any]]:
     """Return a row for each base known by name: name, kind, available now, what it needs, and its card if shipped."""
     rows: list[dict[str, Any]] = []
-    for name in SHIPPED:
-        path = WEIGHTS_FOLDER / f"{name}.safetensors"
-        available = path.is_file() and path.with_suffix(".json").is_file()
-        rows.append(
-            {"name": name, "kind": "shipped", "available": available, "card": read_card(path) if available else {}}
-        )
-    rows += [{"name": name, "kind": "control", "available": True} for name in _CONTROLS]
-    rows += [
-        {"name": f"taskonomy:{task}", "kind": "published", "available": False, "needs": "weights=FILE"}
-        for task in TASKS
-    ]
-    timm = find_spec("timm") is not None
-    rows.append(
-        {"name": "timm:MODEL", "kind": "timm", "available": timm, "needs": "" if timm else "sideagents[vision]"}
-    )
+    for entry in BASES.names():
+        kind = BASES.get(entry)
+        for name in kind.names(entry):
+            ready = kind.ready(name, None)
+            row: dict[str, Any] = {"name": name, "kind": kind.kind, "available": ready}
+            row |= {"needs": "" if ready else kind.needs} if kind.needs else {}
+            row |= {"card": read_card(_shipped(name)) if ready else {}} if kind.kind == "shipped" else {}
+            rows.append(row)
     return rows
+
+
+# what comes with the package
+
+
+def shipped_base(
+    name: str,
+    weights: str | Path | None = None,
+    *,
+    input_size: tuple[int, int] | None = None,
+    resize: bool = True,
+    dtype: torch.dtype | None = None,
+) -> FrozenBase:
+    """Load a base that ships with the package, or its like from another file; raises `BaseError`."""
+    path = _shipped(name) if weights is None else Path(weights)
+    if not path.is_file():
+        mend = "`make bases` trains the shipped ones, `sideagents pretrain` any of them"
+        raise BaseError(f"base {name!r}: its weights {path} are not there; {mend}")
+    return load_saved(path, name, input_size=input_size, resize=resize, dtype=dtype)
+
+
+def _shipped(name: str) -> Path:
+    return WEIGHTS_FOLDER / f"{name}.safetensors"
+
+
+def _is_shipped(name: str, weights: Weights) -> bool:
+    return weights is not None or (_shipped(name).is_file() and _shipped(name).with_suffix(".json").is_file())
+
+
+for _name in SHIPPED:
+    register_base(_name, shipped_base, kind="shipped", needs="its weights, which `make bases` makes", ready=_is_shipped)
+register_base("random", random_base, kind="control")
+register_base("pixels", pixel_base, kind="control")
+register_base(
+    "taskonomy",
+    taskonomy_base,
+    kind="published",
+    models=TASKS,
+    needs="weights=FILE, the published ones (model.base_weights); nothing is downloaded",
+    ready=lambda name, weights: weights is not None,
+)
+register_base(
+    "timm",
+    "sideagents.bases.timm_base:timm_base",
+    kind="timm",
+    models=("MODEL",),
+    needs="timm and torchvision: pip install 'sideagents[vision]'",
+    ready=lambda name, weights: find_spec("timm") is not None and find_spec("torchvision") is not None,
+)

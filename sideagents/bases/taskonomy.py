@@ -108,7 +108,7 @@ class TaskonomyEncoder(nn.Module):
 
 
 def taskonomy_base(
-    task: str,
+    model: str,
     weights: str | Path | None,
     *,
     normalise: bool = True,
@@ -117,12 +117,12 @@ def taskonomy_base(
     dtype: torch.dtype | None = None,
 ) -> FrozenBase:
     """Load a published encoder from a local file; raises `BaseError` without one, or for an unknown task."""
-    name = f"taskonomy:{task}"
-    if task not in TASKS:
-        raise BaseError(f"unknown base {name!r}{nearest(task, TASKS)} (known tasks: {', '.join(TASKS)})")
+    name = f"taskonomy:{model}"
+    if model not in TASKS:
+        raise BaseError(f"unknown base {name!r}{nearest(model, TASKS)} (known tasks: {', '.join(TASKS)})")
     if weights is None:
         raise BaseError(
-            f"base {name!r} needs weights=FILE, the published {task}_encoder-*.pth (95 MB; the visualpriors package "
+            f"base {name!r} needs weights=FILE, the published {model}_encoder-*.pth (95 MB; the visualpriors package "
             "names its address); nothing is downloaded here"
         )
     encoder = TaskonomyEncoder(normalise)
