@@ -267,9 +267,9 @@ def test_wrong_files_are_one_clear_line(saved, tmp_path):
     changed = load_file(path) | {"body.5.weight": torch.zeros(8, 128, 3, 3)}
     save_file(changed, tmp_path / "changed.safetensors")
     cases = [
-        (str(tmp_path / "absent.safetensors"), "does not exist"),
+        (str(tmp_path / "absent.safetensors"), "absent.safetensors: no such file"),
         (str(tmp_path / "tensors.safetensors"), "has no card tensors.json beside it"),
-        (variant("cut", weights=path.read_bytes()[:1000]), "cut.safetensors cannot be read"),
+        (variant("cut", weights=path.read_bytes()[:1000]), "cut.safetensors: is no safetensors file .cut or damaged"),
         (variant("bare", card={"name": "bare"}), "lacks architecture, options, input_size, mean, std, fingerprint"),
         (variant("list", card=[1]), "lacks name"),
         (variant("arch", card=card | {"architecture": "midlevl"}), "unknown base architecture 'midlevl', did you mean"),
@@ -303,7 +303,7 @@ def test_wrong_files_are_one_clear_line(saved, tmp_path):
         ("a.safetensors", {"weights": "b.pth"}, "is a weights file itself"),
         ("taskonomy:curvature", {}, "needs weights=FILE"),
         ("taskonomy:normals", {"weights": "x"}, "unknown base 'taskonomy:normals', did you mean 'normal'"),
-        ("taskonomy:normal", {"weights": "x.pth"}, "weights file x.pth does not exist"),
+        ("taskonomy:normal", {"weights": "x.pth"}, "x.pth: no such file"),
         ("os:abort", {}, "is not a torch.nn.Module class"),
         ("torch.nn:Conv2d", {}, "cannot be built from"),
         (f"{__name__}:OwnEncoder", {"depth": 1}, "cannot be built from"),

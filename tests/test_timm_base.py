@@ -109,7 +109,7 @@ def test_channels_last_models_are_turned_round():
         ("timm:", {}, "unknown timm model ''"),
         ("timm:resnet18", {"stage": 5}, "has stages 0 to 4, or -1 for the last, got stage=5"),
         ("timm:resnet18", {"stages": 5}, "has no option 'stages', did you mean 'stage'"),
-        ("timm:resnet18", {"weights": "absent.pth"}, "absent.pth does not exist"),
+        ("timm:resnet18", {"weights": "absent.pth"}, "absent.pth: no such file"),
         ("timm:vit_tiny_patch16_224", {"input_size": (64, 64)}, "cannot encode 3-channel 64x64 images"),
     ],
 )

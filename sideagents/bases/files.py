@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from sideagents.core.base import FrozenBase
 from sideagents.errors import BaseError
 from sideagents.registry import Registry
+from sideagents.run.files import missing_message, read_json, write_json
+from sideagents.run.tensors import load_tensors, save_tensors
 
 CARD_KEYS = ("name", "architecture", "options", "input_size", "mean", "std", "fingerprint")
 
@@ -34,7 +31,6 @@ def save_base(
     (data, loss, seed, command); the keys that loading needs are filled in here. Returns the path of the weights.
     """
     path = Path(path).with_suffix(".safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
     needed = {
         "name": base.name,
         "architecture": architecture,
@@ -44,21 +40,17 @@ def save_base(
         "std": list(base.std),
         "fingerprint": base.fingerprint,
     }
-    tensors = {name: tensor.contiguous() for name, tensor in base.encoder.state_dict().items()}
-    _write(path, save(tensors))
-    _write(path.with_suffix(".json"), (json.dumps(card | needed, indent=2) + "\n").encode())
+    save_tensors(path, base.encoder.state_dict())
+    write_json(path.with_suffix(".json"), card | needed)
     return path
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
     """Read the card beside a weights file; raises `BaseError` when it is absent or incomplete."""
     card_path = Path(path).with_suffix(".json")
-    try:
-        card = json.loads(card_path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BaseError(f"{path} has no card {card_path.name} beside it; `sideagents pretrain` writes both") from None
-    except (OSError, ValueError) as error:
-        raise BaseError(f"card {card_path} cannot be read: {error}") from error
+    if not card_path.exists():
+        raise BaseError(f"{path} has no card {card_path.name} beside it; `sideagents pretrain` writes both")
+    card = read_json(card_path, BaseError)
     missing = [key for key in CARD_KEYS if not isinstance(card, dict) or key not in card]
     if missing:
         raise BaseError(f"card {card_path} lacks {', '.join(missing)}")
@@ -103,23 +95,27 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     `{"state_dict": ...}` is unwrapped and a `module.` prefix removed. Raises `BaseError` for anything else.
     """
     path = Path(path)
-    if not path.is_file():
-        raise BaseError(f"weights file {path} does not exist")
-    try:
-        content: Any
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise BaseError(f"weights file {path} cannot be read: {str(error).splitlines()[0]}") from error
-    except Exception as error:  # torch raises pickle.UnpicklingError for files that would run code
-        raise BaseError(f"weights file {path} is refused: it holds more than tensors") from error
+    if path.suffix == ".safetensors":
+        content: Any = load_tensors(path, BaseError)
+    else:
+        content = _unpickled(path)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise BaseError(f"weights file {path} is not a table of named tensors")
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _unpickled(path: Path) -> Any:
+    """Return what torch's weights-only reader makes of a file, which refuses anything that would run code."""
+    if not path.is_file():
+        raise BaseError(missing_message(path))
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise BaseError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # torch raises pickle.UnpicklingError for files that would run code
+        raise BaseError(f"{path}: is refused: it holds more than tensors") from error
 
 
 def fit_weights(encoder: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
@@ -134,14 +130,3 @@ def fit_weights(encoder: nn.Module, tensors: dict[str, Tensor], path: str | Path
         what = "; ".join(f"{len(names)} {kind} such as {names[0]!r}" for kind, names in groups if names)
         raise BaseError(f"weights file {path} does not fit {type(encoder).__name__}: {what}")
     encoder.load_state_dict(tensors, strict=False)
-
-
-def _write(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)

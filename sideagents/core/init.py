@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sideagents.core.base import FrozenBase
 from sideagents.core.trainable import TrainableBase
 from sideagents.errors import CheckpointError, SideAgentsError
+from sideagents.run.tensors import load_tensors
 
 LOW_ENERGY = 1e-3  # not 0: behind a ReLU a layer scaled to exactly 0 would never wake up
 
@@ -39,10 +38,7 @@ def initialise_side(side: nn.Module, how: str, base: FrozenBase, input_size: tup
 
 def load_student(side: nn.Module, path: Path) -> None:
     """Load distilled weights into `side`; raises `CheckpointError` when file and architecture do not fit."""
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"side weights {path} cannot be read: {error}") from error
+    tensors = load_tensors(path)
     misfit = _misfit(side.state_dict(), tensors)
     if misfit:
         raise CheckpointError(f"side weights {path} do not fit this side: {misfit}")

@@ -20,14 +20,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim import Optimizer
 
 from sideagents.errors import CheckpointError
-from sideagents.run.files import fsync_folder, missing_message, read_bytes, read_json, write_bytes, write_json
+from sideagents.run.files import fsync_folder, missing_message, read_json, write_json
 from sideagents.run.packing import pack_state, unpack_state
+from sideagents.run.tensors import load_tensors, save_tensors
 
 __all__ = [
     "Checkpoint",
@@ -173,23 +172,6 @@ def step_of(checkpoint: Path) -> int:
 
 
 # tensors
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors as safetensors, whole or not at all; tensors that share memory are written out each."""
-    plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, safetensors.torch.save(plain, dict(metadata) if metadata else None))
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file onto the CPU; raises `CheckpointError` for anything else."""
-    data = read_bytes(path, CheckpointError)
-    try:
-        return safetensors.torch.load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
-        kinds = {b"PK\x03\x04": "a zip archive, such as torch.save writes", b"\x80": "a pickle"}
-        kind = next((text for magic, text in kinds.items() if data.startswith(magic)), f"cut or damaged: {error}")
-        raise CheckpointError(f"{path}: is no safetensors file ({kind}); it was not opened") from None
 
 
 def check_tensors(found: Mapping[str, Tensor], expect: Mapping[str, Tensor], where: Path | str) -> None:
