@@ -6,12 +6,12 @@ BIN := $(VENV)/bin
 comma := ,
 STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: help install demo test test-all lint types bases clean
+.PHONY: help install demo test lint types bases clean
 
 help:
 	@echo "make demo   train, evaluate on held-out buildings, print the table, write a video and a plot under runs/"
-	@echo "make test   every test except the slow ones"
-	@echo "make lint | types | test-all | bases | install    (VENV=DIR, EXTRAS=dev,vision,...)"
+	@echo "make test   every test"
+	@echo "make lint | types | bases | install    (VENV=DIR, EXTRAS=dev,vision,...)"
 
 install: $(STAMP)
 
@@ -24,10 +24,7 @@ demo: $(STAMP)
 	$(BIN)/python scripts/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not habitat_sim" -n 2 --dist loadfile
-
-test-all: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

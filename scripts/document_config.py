@@ -21,7 +21,8 @@ from sideagents_policies.tables import markdown_table
 MEANINGS = {
     "seed": "of everything random: episodes, weights, sampled actions, the order of mini-batches",
     "env": "the simulator; `embedded` is the only one that this version runs, see [habitat.md](habitat.md)",
-    "device": "`auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU when torch sees one",
+    "device": "`auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU when torch sees one; `eval` and `enjoy` use the "
+    "CPU where it is not there",
     "camera.width": "pixels, above 0",
     "camera.height": "pixels, above 0",
     "camera.hfov_deg": "horizontal field of view in degrees, from 1 to below 179; pixels are square",
@@ -90,7 +91,10 @@ RULES = (
     "`ppo.batch_size` divides `vec.n_envs * ppo.n_steps`.",
     "`model.use_rgb` and `model.use_map` are not both false.",
     "`model.use_rgb` needs `task.rgb`.",
-    "Base, side, merge, alpha and method must fit each other: `check` builds them once when the weights are there.",
+    "`scenes.navmesh.cell_m` is at most `scenes.navmesh.agent_radius_m`, and `scenes.navmesh.agent_height_m` more than "
+    "twice `scenes.navmesh.max_climb_m`.",
+    "Base, side, merge, alpha and method must fit each other, and images and maps the networks: `check` builds the "
+    "agent once when the weights are there.",
 )
 TITLE = """\
 # Configuration
@@ -114,10 +118,11 @@ sideagents check pointnav/sidetune_curvature model.base=denoising ppo.frames=100
   as `# absent: ...`, and exits with 0; every other verb stops there with 2.
 - `${other.key}` in a file is replaced by the value of that key.
 
-Two environment variables count:
+`~` at the start of a path, in a key or an option, is the home folder. Two environment variables count:
 
 - `SIDEAGENTS_DATA`: where `scenes.dataset`, `scenes.episodes`, `model.base_weights`, the `.safetensors` files of
-  `model.base` and `model.side_init`, and the `data` of `pretrain` are looked for when they are not found as given.
+  `model.base` and `model.side_init`, and `data`, `held_out` and `splits`
+  of `pretrain` are looked for when they are not found as given.
 - `SIDEAGENTS_CACHE`: where bundled buildings and walkable spaces are kept; by default `~/.cache/sideagents`.
 """
 

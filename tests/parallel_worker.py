@@ -1,4 +1,7 @@
-"""One training process of tests/test_parallel.py: `python parallel_worker.py OUT TOTAL_ENVS [MODE [DATASET]]`."""
+"""One training process of tests/test_parallel.py: `python parallel_worker.py OUT TOTAL_ENVS [MODE [DATASET]]`.
+
+MODE `clone` takes one step of behaviour cloning instead.
+"""
 
 import os
 import sys
@@ -8,12 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from gymnasium.spaces import Discrete
 from tiny_env import SIZE, TinyVec, tiny_base
 
 from sideagents.errors import SideAgentsError
 from sideagents_envs import make_vec
 from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
 from sideagents_policies import EncodeOnce, PerEnvNoise, SideTunedPolicy, SideTunedPPO, StackKeys, parallel
+from sideagents_policies.clone import Cloner
+from sideagents_policies.config import AgentConfig, CloneConfig
 
 warnings.simplefilter("error")
 STEPS, UPDATES = 8, 2
@@ -26,7 +32,7 @@ def make(total: int, dataset: str | None = None, **options) -> SideTunedPPO:
     """
     world = parallel.init("cpu", timeout_s=60.0)
     torch.set_num_threads(1)
-    torch.manual_seed(0 if world.is_main else 1000)  # peers start from other weights and must get rank 0's
+    torch.manual_seed(5 if world.is_main else 1000)  # peers start from other weights and must get rank 0's
     n = total // world.size
     first = world.rank * n
     venv = TinyVec(n, first)
@@ -47,6 +53,40 @@ def make(total: int, dataset: str | None = None, **options) -> SideTunedPPO:
     return model
 
 
+class Frames:
+    """Stands in for a FrameStore: this process's half of 16 labelled frames, or all of them; few of the last ones
+    have a label."""
+
+    def __init__(self, world: parallel.World) -> None:
+        venv = StackKeys(EncodeOnce(TinyVec(16), tiny_base()), {"goal": 2})
+        self.space = venv.observation_space
+        mine = slice(world.rank * 16 // world.size, (world.rank + 1) * 16 // world.size)
+        labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, -1, -1, -1, 2, -1, -1, -1, 1, -1])
+        self.taken = {key: torch.from_numpy(array[mine]) for key, array in venv.reset().items()}
+        self.labels, self.returns = labels[mine], torch.linspace(-1.0, 3.0, 16)[mine]
+
+    def take(self, rows, device):
+        return self.taken, self.labels, self.returns
+
+
+def clone_step() -> tuple[SideTunedPolicy, np.ndarray]:
+    """Take one step of cloning; return the policy and loss, accuracy, value loss and wishes over all processes."""
+    cloner = Cloner.__new__(Cloner)  # the parts that a step reads, without demonstrations on disk
+    cloner.world = parallel.init("cpu", timeout_s=60.0)
+    torch.manual_seed(0)
+    cloner.store = Frames(cloner.world)
+    extractor = {"base": tiny_base(), "hidden": 16}
+    cloner.policy = SideTunedPolicy(
+        cloner.store.space, Discrete(3), lambda _: 1e-3, features_extractor_kwargs=extractor
+    )
+    critic = list(cloner.policy.value_net.parameters())
+    cloner._critic = critic
+    cloner._actor = [p for p in cloner.policy.parameters() if not any(p is c for c in critic)]
+    cloner.optimizer = torch.optim.SGD([*cloner._actor, *critic], lr=0.1)
+    cloner.config = AgentConfig(clone=CloneConfig(max_grad_norm=1e6))
+    return cloner.policy, cloner._step(np.arange(1), False, cloner.world.is_main).numpy()
+
+
 def main() -> None:
     out, total, mode = Path(sys.argv[1]), int(sys.argv[2]), (sys.argv[3:] or ["train"])[0]
     rank = int(os.environ.get("RANK", "0"))
@@ -54,6 +94,12 @@ def main() -> None:
     if mode == "hang":
         parallel.init("cpu")
         time.sleep(120)
+    if mode == "clone":
+        policy, statistics = clone_step()
+        tensors = {name: tensor.numpy() for name, tensor in policy.state_dict().items()}
+        np.savez(out / f"rank{rank}.npz", statistics=statistics[:3], **tensors)
+        parallel.finish()
+        return
     options = {"n_steps": STEPS * (1 + rank), "batch_size": 8} if mode == "uneven" else {}
     if mode == "warmup":  # weights that get no gradient at first must not count steps of the optimizer
         options["critic_warmup"] = STEPS * total

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from glb import box, quad, write_glb
+from torch import nn
 
 from sideagents_envs.config import NavMeshConfig
 from sideagents_envs.episodes import generate_episodes, write_episodes
@@ -37,6 +38,19 @@ SMALL = [
     "eval.n_envs=2",
     "eval.episodes=3",
 ]
+
+
+class DropoutSide(nn.Module):
+    """A side of a user's own that draws random numbers while it is trained."""
+
+    def __init__(self, out_shape, in_channels: int = 3) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(in_channels, out_shape[0], 3, padding=1), nn.Dropout(0.5))
+        self.grid = tuple(out_shape[1:])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        code: torch.Tensor = self.body(nn.functional.adaptive_avg_pool2d(images, self.grid))
+        return code
 
 
 def save_home(path: Path, width: float) -> None:

@@ -18,7 +18,7 @@ from sideagents_policies.agents import (
     PolicyAgent,
     RandomAgent,
     StraightAgent,
-    make_baseline,
+    baseline,
 )
 
 
@@ -87,4 +87,4 @@ def test_random_uses_all_actions_of_the_task() -> None:
 
 def test_unknown_baseline() -> None:
     with pytest.raises(SideAgentsError, match="did you mean 'expert'"):
-        make_baseline("exprt", VENV, TaskConfig(), 0)
+        baseline("exprt")

@@ -86,6 +86,7 @@ def made(homes, tmp_path_factory) -> Path:  # noqa: F811
 @pytest.fixture
 def place(homes, made, tmp_path, monkeypatch) -> Place:  # noqa: F811
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     return Place(tmp_path, [*homes, "task.max_steps=60"], made)
 
 
@@ -178,6 +179,18 @@ def resumed_with(change: Callable[[dict[str, Any]], object]) -> Callable[[Place]
     return words
 
 
+def naming_code(*verb: str, **model: str) -> Callable[[Place], list[str]]:
+    """Use a stranger's run whose configuration names a module that makes a file when it is imported."""
+
+    def words(place: Place) -> list[str]:
+        run = place.run()
+        place.file("hostile.py", "open('hacked', 'w')")
+        edited(run / "config.yaml", model=model)
+        return [*verb, str(run)]
+
+    return words
+
+
 def without_folder(path: Path) -> None:
     shutil.rmtree(path.parent)
 
@@ -254,6 +267,12 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "unknown side": (check("model.side=convv"), "did you mean 'conv'"),
     "alpha out of range": (check("model.alpha=fixed:1.5"), "alpha lies in [0, 1]"),
     "side of another shape": (check("model.side=fcn4"), "must map"),
+    "map too small": (check("task.map_cells=20"), "(task.map_cells in a configuration)"),
+    "map too small for the blind": (check("model.use_rgb=false", "task.map_cells=20"), "has 20 x 20 pixels"),
+    "depth image too small": (
+        check("task.depth=true", "camera.width=32", "camera.height=32"), "obs['depth'] has 32 x 32 pixels"
+    ),
+    "cells wider than the agent": (check("scenes.navmesh.cell_m=0.3"), "scenes.navmesh: agent_radius_m (0.1) must be"),
     # bases
     "no such student": (train("model.side_init=no.safetensors"), "model.side_init: no such file no.safetensors"),
     "no such weights": (train("model.base=taskonomy:curvature", "model.base_weights=no.pth"), "no such file no.pth"),
@@ -313,11 +332,17 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "resume by another verb": (
         lambda p: ["clone", "--resume", str(p.run()), "--demos", str(p.demos())], "cannot resume"
     ),
+    "run that names code": (naming_code("eval", side="hostile:Net"), "behind the command: model.side=hostile:Net"),
+    "run with a base of code": (naming_code("enjoy", base="hostile:Net"), "behind the command: model.base=hostile:Net"),
+    "resume what names code": (naming_code("train", "--resume", side="hostile.Net"), "model.side=hostile.Net"),
+    "clone on what names code": (naming_code("clone", "--resume", side="hostile:Net"), "model.side=hostile:Net"),
     "start from another network": (
         lambda p: ["train", "pointnav/demo", *p.good, "model.hidden=64", "--init", str(p.run())], "needs"
     ),
     "unknown agent": (lambda p: ["eval", "--agent", "exprt", *p.good], "did you mean 'expert'"),
     "film of another type": (lambda p: ["enjoy", str(p.run()), "--out", "f.avi"], ".mp4 or a .gif"),
+    "film of a split without a list": (lambda p: ["enjoy", str(p.run()), "--split", "train"], "no fixed list"),
+    "film in no buildings": (lambda p: ["enjoy", str(p.run()), "--scene-dir", "nowhere"], "no such folder"),
     "episode beyond the list": (lambda p: ["enjoy", str(p.run()), "--episode", "9", "--out", "f.gif"], "episodes 0 to"),
     "plot of no run": (lambda p: ["plot", ".", "--out", "f.png"], "no progress.csv in it"),
     "plot of another type": (lambda p: ["plot", str(p.run()), "--out", "f.docx"], "f.docx"),

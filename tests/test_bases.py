@@ -181,6 +181,9 @@ def test_published_weights_load_from_a_local_file(tmp_path):
     torch.testing.assert_close(means, torch.zeros(2, 8), atol=1e-5, rtol=0)
     raw = load_base("taskonomy:curvature", tmp_path / "curvature_encoder.pth", input_size=(64, 64), normalise=False)
     assert raw(images()).min() >= 0
+    assert raw.fingerprint != base.fingerprint  # other codes from the same weights
+    usual = FrozenBase(encoder, "same", (64, 64))
+    assert usual.fingerprint == base.fingerprint
 
 
 class Creates:

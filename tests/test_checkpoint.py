@@ -169,11 +169,10 @@ def test_another_optimizer_is_refused() -> None:
         restore_optimizer(stepped(2, 3), tensors, tree)
 
 
-def test_keep_leaves_the_newest_and_the_best(tmp_path: Path) -> None:
-    (tmp_path / "best.json").write_text('{"checkpoint": "step_000000002"}')
+def test_keep_leaves_the_newest(tmp_path: Path) -> None:
     for step in range(1, 7):
         make(tmp_path, step, keep=2)
-    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [2, 5, 6]
+    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [5, 6]
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:

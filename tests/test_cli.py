@@ -101,6 +101,13 @@ def trip(homes, tmp_path_factory) -> Path:  # noqa: F811
     return folder
 
 
+def test_demos_need_no_network(capsys, homes, tmp_path):  # noqa: F811
+    words = ["model.base=taskonomy:curvature", "device=cuda:7", "demos.trajectories=2"]
+    assert "demonstrations" in out(capsys, "demos", "pointnav/demo", *homes, *words, "--out", tmp_path / "demos")
+    assert (tmp_path / "demos" / "demos.json").exists()
+    assert "model.base_weights" in failed(capsys, "clone", "pointnav/demo", *homes, *words, f"runs={tmp_path}")
+
+
 def test_trip_leaves_runs_that_explain_themselves(trip):
     run = trip / "runs" / "demo_train_1"
     assert {path.name for path in (trip / "runs").iterdir()} == {"demo_clone_1", "demo_train_1"}

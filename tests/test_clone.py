@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -19,8 +20,10 @@ from sideagents.run.checkpoint import load_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
 from sideagents_policies import clone as clone_module
+from sideagents_policies import demos as demos_module
 from sideagents_policies.build import load_agent, open_run
 from sideagents_policies.checks import default_config
+from sideagents_policies.cli.main import main
 from sideagents_policies.clone import Cloner, clone, resume
 from sideagents_policies.dagger import dagger_seed
 from sideagents_policies.demos import DemosError, collect
@@ -116,6 +119,26 @@ def test_stopped_and_resumed_is_the_same(homes, demos, whole, tmp_path, monkeypa
     assert weights(run) == weights(whole)
 
 
+def test_networks_that_draw_random_numbers_go_on_where_they_were(homes, demos, tmp_path, monkeypatch):  # noqa: F811
+    side = "model.side=small_agent:DropoutSide"
+    words = [*DAGGER, side, "clone.checkpoint_every_s=1000.0"]
+    undisturbed = clone(configured(homes, tmp_path / "whole", *words), demos)
+    original, steps = Cloner._step, []
+
+    def step(self, *args):
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *args)
+
+    monkeypatch.setattr(Cloner, "_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        clone(configured(homes, tmp_path / "stopped", *words), demos)
+    run = next((tmp_path / "stopped").iterdir())
+    resume(run, None, [side])
+    assert weights(run) == weights(undisturbed)
+
+
 def test_a_kill_goes_back_to_the_checkpoint(homes, demos, whole, tmp_path, monkeypatch):  # noqa: F811
     original, steps = Cloner._step, []
 
@@ -189,6 +212,36 @@ def test_two_workers(homes, demos, tmp_path):  # noqa: F811
 
 
 # the parts
+
+
+def test_interrupted_while_collecting(homes, whole, tmp_path, monkeypatch, capsys):  # noqa: F811
+    write, shards = demos_module._write_npz, []
+
+    def writing(*args):
+        if len(shards) == 2:
+            raise KeyboardInterrupt
+        shards.append(write(*args))
+
+    monkeypatch.setattr(demos_module, "_write_npz", writing)
+    monkeypatch.setattr(demos_module, "PER_SHARD", 2)
+    with pytest.raises(KeyboardInterrupt):
+        clone(configured(homes, tmp_path), init=whole)
+    run = tmp_path / "agent_clone_1"
+    said = re.findall("`(sideagents .*?)`", capsys.readouterr().out)
+    with pytest.raises(CheckpointError) as caught:
+        resume(run)
+    told = re.findall("`(sideagents .*?)`", str(caught.value))
+    assert said == [told[0], f"{told[1]} --init {latest(whole)}"]
+    shards.clear()
+    for command in said:
+        assert main(command.split()[1:]) == 0
+    assert latest(tmp_path / "agent_clone_2")
+
+    shards[:] = [1, 2]
+    with pytest.raises(KeyboardInterrupt):
+        clone(configured(homes, tmp_path))
+    assert "nothing was kept" in capsys.readouterr().out
+    assert not (tmp_path / "agent_clone_3").exists()
 
 
 def test_returns_to_go():

@@ -14,9 +14,11 @@ from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 from sideagents.bases import load_base
 from sideagents.bases.files import save_base
 from sideagents.core.methods import build_perception
+from sideagents.data.taskonomy import data_root
 from sideagents.errors import ConfigError
 from sideagents.run.config import load_config
 from sideagents_policies import checks, paths
+from sideagents_policies.cli.main import main
 from sideagents_policies.config import AgentConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,6 +83,21 @@ def test_data_in_the_home_folder(homes, tmp_path, monkeypatch):  # noqa: F811
     overrides = [word for word in homes if not word.startswith("scenes.dataset=")]
     overrides += ["scenes.dataset=~/homes", "scenes.episodes=~/homes/episodes/{split}.json.gz"]
     assert list(checks.absent_scenes(checks.default_config(overrides))) == []
+
+
+def test_every_path_may_begin_in_the_home_folder(homes, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_base(tmp_path / "mine.safetensors", load_base("random"), "midlevel", {}, {})
+    config = checks.default_config([*homes, "model.base=~/mine.safetensors", "runs=~/runs"])
+    assert (config.model.base, config.runs) == (str(tmp_path / "mine.safetensors"), str(tmp_path / "runs"))
+    weights = checks.default_config([*homes, "model.base=curvature", "model.base_weights=~/mine.safetensors"])
+    assert list(checks.absent_data(weights)) == []
+    assert main(["demos", "pointnav/demo", *homes, "demos.trajectories=2", "--out=~/shards"]) == 0
+    assert (tmp_path / "shards" / "demos.json").is_file()
+    assert main(["clone", "pointnav/demo", *homes, "--demos=~/none"]) == 2
+    assert f"{tmp_path / 'none'}" in capsys.readouterr().err
+    (tmp_path / "images").mkdir()
+    assert data_root("~/images") == tmp_path / "images"
 
 
 def test_weights_files_below_the_data_root(homes, tmp_path, monkeypatch):  # noqa: F811

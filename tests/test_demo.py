@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from small_agent import homes  # noqa: F401
 
+from sideagents.errors import SideAgentsError
 from sideagents_policies.demo import demo
 
 
@@ -20,3 +21,9 @@ def test_demo(homes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[st
     for kind in ("video", "plot"):
         line = next(line for line in shown.splitlines() if line.startswith(f"{kind}:"))
         assert Path(line.split(":", 1)[1].strip()).stat().st_size > 1000
+
+
+def test_one_of_many_processes_is_no_place_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SideAgentsError, match="run it without torchrun"):
+        demo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sideagents_envs.errors import EnvsError
 from sideagents_policies.checks import default_config
 from sideagents_policies.enjoy import record
 from sideagents_policies.evaluate import EpisodesFrom, _buildings, evaluate_baseline, evaluate_run, summarise
-from sideagents_policies.plot import average, plot_runs
+from sideagents_policies.plot import average, plot_runs, read_curves
 from sideagents_policies.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3.*")
@@ -30,7 +31,7 @@ def run(homes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:  # 
     return train(default_config([*homes, f"runs={tmp_path_factory.mktemp('runs')}", "name=tiny"]))
 
 
-def rows_of(run: Path, folder: str = "val_sampled") -> list[dict[str, Any]]:
+def rows_of(run: Path, folder: str = "val_sampled_step128_first3") -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "eval" / folder / "episodes.jsonl").read_text().splitlines()]
 
 
@@ -54,12 +55,13 @@ def test_expert_reaches_every_goal(homes: list[str], tmp_path: Path) -> None:  #
 
 
 def test_reward_is_the_papers_whatever_training_added(homes: list[str]) -> None:  # noqa: F811
+    others = ["task.slack_reward=-0.5", "task.distance_reward=3.0", "task.success_reward=1.0"]
     results = [
-        evaluate_baseline("forward", default_config([*homes, f"task.collision_penalty={penalty}"]))
-        for penalty in (0.0, 0.5)
+        evaluate_baseline("forward", default_config([*homes, *words]))
+        for words in ([], ["task.collision_penalty=0.5"], others)
     ]
     assert results[0]["metrics"]["collisions"]["mean"] > 0
-    assert results[0]["metrics"] == results[1]["metrics"]
+    assert results[0]["metrics"] == results[1]["metrics"] == results[2]["metrics"]
 
 
 def test_random_does_not_depend_on_the_number_of_environments(homes: list[str]) -> None:  # noqa: F811
@@ -74,7 +76,7 @@ def test_random_does_not_depend_on_the_number_of_environments(homes: list[str]) 
 
 def test_rows_follow_the_list(run: Path, homes: list[str]) -> None:  # noqa: F811
     result = evaluate_run(run, episodes=5)
-    rows = rows_of(run)
+    rows = rows_of(run, "val_sampled_step128_first5")
     folder = next(word for word in homes if word.startswith("scenes.dataset=")).removeprefix("scenes.dataset=")
     listed = read_episodes(Path(folder) / "episodes" / "val.json.gz")[:5]
     assert [row["episode_id"] for row in rows] == [episode.episode_id for episode in listed]
@@ -95,7 +97,35 @@ def test_same_run_same_result(run: Path) -> None:
 
 def test_argmax_is_kept_apart(run: Path) -> None:
     assert evaluate_run(run, deterministic=True)["actions"] == "argmax"
-    assert len(rows_of(run, "val_argmax")) == 3
+    assert len(rows_of(run, "val_argmax_step128_first3")) == 3
+
+
+def test_evaluations_do_not_overwrite_each_other(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def folder_of(*overrides: str, path: Path = run, **options: Any) -> str:
+        result = evaluate_run(path, overrides=overrides, **options)
+        said = capsys.readouterr().out.splitlines()[-1]
+        folder = Path(said.removeprefix("wrote "))
+        assert folder.parent == run / "eval"
+        assert json.loads((folder / "metrics.json").read_text()) == result
+        assert (result["overrides"], len(result["config_hash"])) == (list(overrides), 64)
+        return folder.name
+
+    assert folder_of() == "val_sampled_step128_first3"
+    assert folder_of("eval.n_envs=1", "threads=2", "device=cpu") == "val_sampled_step128_first3"
+    assert folder_of(episodes=0) == "val_sampled_step128"
+    assert folder_of("eval.temperature=0.5") == "val_sampled_step128_first3_temperature0.5"
+    assert folder_of("eval.temperature=0.5", deterministic=True) == "val_argmax_step128_first3"
+    assert folder_of(path=run / "checkpoints" / "step_000000064") == "val_sampled_step64_first3"
+    names = {folder_of("seed=7"), folder_of("seed=8"), folder_of("task.max_steps=9")}
+    assert len(names) == 3
+    assert all(re.fullmatch(r"val_sampled_step128_first3_[0-9a-f]{8}", name) for name in names)
+
+
+def test_a_device_that_is_not_here_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = evaluate_run(run)["metrics"]
+    capsys.readouterr()
+    assert evaluate_run(run, overrides=["device=cuda:99"])["metrics"] == before
+    assert capsys.readouterr().out.startswith("torch finds no cuda:99 here: computing on the CPU\n")
 
 
 def test_train_split_has_no_list(run: Path) -> None:
@@ -148,5 +178,11 @@ def test_average_over_seeds() -> None:
 def test_plot_draws_curves(run: Path, tmp_path: Path) -> None:
     picture = plot_runs([run], tmp_path / "curves.png")
     assert imageio.imread(picture).shape[0] > 200
+    names = {"rollout/success", "rollout/spl", "rollout/return", "train/alpha"}
+    assert set(read_curves(run)) == names
+    former = (run / "progress.csv").read_text().replace("rollout/return", "rollout/nav_reward")
+    (tmp_path / "progress.csv").write_text(former)
+    assert set(read_curves(tmp_path)) == names
+    (tmp_path / "progress.csv").unlink()
     with pytest.raises(SideAgentsError):
         plot_runs([tmp_path], tmp_path / "none.png")

@@ -111,15 +111,17 @@ def test_layout_and_preprocessing_of_images_make_no_difference():
     assert torch.allclose(other(moved), features, atol=1e-5)
 
 
-def test_every_part_of_the_observation_matters_and_the_maps_empty_channel_does_not():
-    extractor, obs = make()
+@pytest.mark.parametrize("channels", [None, 2])
+def test_every_part_of_the_observation_matters_and_the_channels_of_the_map_that_are_read(channels):
+    extractor, obs = make(map_channels=channels)
     features = extractor(obs)
     for key in obs:
         changed = {**obs, key: sample(extractor._observation_space, seed=1)[key]}
         assert not torch.allclose(extractor(changed), features), key
-    empty = obs["map"].clone()
-    empty[:, 2] = 7
-    assert torch.equal(extractor({**obs, "map": empty}), features)
+    third = obs["map"].clone()
+    third[:, 2] = 7
+    assert torch.equal(extractor({**obs, "map": third}), features) == (channels == 2)
+    assert extractor.map_tower.body[0].weight.shape[1] == (channels or 3)
 
 
 def test_a_blind_agent_sees_goal_and_map_only():
@@ -236,6 +238,7 @@ def test_a_checkpoint_of_another_base_is_refused_and_holds_no_base():
         (spaces.Dict(rgb=RGB, base=spaces.Box(-1, 1, (5, 8, 8), np.float32)), {}, r"has shape \(5, 8, 8\), but base"),
         (spaces.Box(0, 255, (4, 32, 32), np.uint8), {}, "reads 3 channels, the images have 4"),
         (spaces.Dict(rgb=RGB, map=spaces.Box(0, 255, (20, 20, 3), np.uint8)), {}, "at least 36 x 36"),
+        (spaces.Dict(rgb=RGB, map=MAP), {"map_channels": 4}, r"map_channels=4: obs\['map'\] has 3 channels"),
         (RGB, {"base": "curvatur"}, "curvature"),
         (RGB, {"method": "sidetuna"}, "sidetune"),
     ],

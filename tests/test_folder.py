@@ -76,9 +76,6 @@ def test_opening_a_run_or_a_checkpoint_in_it(tmp_path: Path) -> None:
     assert RunFolder.open(run.path).checkpoint() == run.latest() == second
     at_first = RunFolder.open(first)
     assert (at_first.path, at_first.checkpoint(), at_first.latest()) == (run.path, first, second)
-    assert run.best() is None
-    run.mark_best(first, {"success": 0.5})
-    assert run.best() == first
 
 
 def test_opening_what_is_no_run_is_one_line(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from mesh_shapes import RADIUS, box, floor, join, quad, ramp, room, rotation, sh
 from PIL import Image
 
 from sideagents_envs.config import NavMeshConfig
-from sideagents_envs.errors import SceneError
+from sideagents_envs.errors import EnvsError, SceneError
 from sideagents_envs.navmesh import NavMesh, cached_navmesh
 
 
@@ -280,10 +280,10 @@ def test_unusable_meshes_are_named() -> None:
         NavMesh.from_mesh(vertices * 1000, faces)
     with pytest.raises(SceneError, match="no walkable floor"):
         NavMesh.from_mesh(*wall(0, 0, 3, 3))
-    with pytest.raises(SceneError, match="agent_radius_m"):
-        NavMesh.from_mesh(vertices, faces, NavMeshConfig(agent_radius_m=0.02))
-    with pytest.raises(SceneError, match="agent_height_m"):
-        NavMesh.from_mesh(vertices, faces, NavMeshConfig(agent_height_m=0.3))
+    with pytest.raises(EnvsError, match=r"agent_radius_m \(0\.02\) must be at least cell_m"):
+        NavMeshConfig(agent_radius_m=0.02)
+    with pytest.raises(EnvsError, match=r"agent_height_m \(0\.3\) must exceed twice max_climb_m"):
+        NavMeshConfig(agent_height_m=0.3)
 
 
 def test_cache_is_used_and_mended(tmp_path, monkeypatch) -> None:

@@ -18,7 +18,7 @@ TOLERANCE = 1e-5  # of any weight: float32 sums are taken in another order
 
 def run(out, processes, dataset, mode):
     out.mkdir()
-    arguments = [str(WORKER), str(out), "4", mode, dataset]
+    arguments = [str(WORKER), str(out), "4", mode, *([] if dataset is None else [dataset])]
     if processes == 1:
         subprocess.run([sys.executable, *arguments], check=True, timeout=120)
     else:
@@ -43,6 +43,16 @@ def test_two_processes_equal_one_with_the_union_of_their_environments(tmp_path, 
     names = [name for name in single if single[name].dtype == np.float32]
     assert len(names) > 20
     for name in names:
+        assert np.array_equal(one[name], two[name]), name
+        assert np.allclose(one[name], single[name], rtol=0.0, atol=TOLERANCE), name
+
+
+def test_a_step_of_cloning_is_that_of_all_labelled_frames(tmp_path):
+    """Seven of eight frames of the first process are labelled, two of eight of the second."""
+    (single,) = run(tmp_path / "one", 1, None, "clone")
+    one, two = run(tmp_path / "two", 2, None, "clone")
+    assert single["statistics"][0] > 0.5
+    for name in single:
         assert np.array_equal(one[name], two[name]), name
         assert np.allclose(one[name], single[name], rtol=0.0, atol=TOLERANCE), name
 

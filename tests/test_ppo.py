@@ -97,6 +97,22 @@ def test_the_weight_of_the_entropy_by_hand(final, expected):
     assert weights_seen == pytest.approx(expected)
 
 
+def test_schedules_end_at_zero_when_the_last_rollout_goes_beyond():
+    rates, entropies = [], []
+    model = make(ent_coef=0.01, final_ent_coef=0.0, learning_rate=lambda left: 0.01 * left)
+
+    class Each(Recorder):
+        def record(self, key, value, exclude=None):
+            rates.append(value) if key == "train/learning_rate" else None
+            entropies.append(value) if key == "train/ent_coef" else None
+
+    model.set_logger(Each())
+    model.learn(2 * ENVS * STEPS + 1)  # three rollouts
+    assert model.num_timesteps == 3 * ENVS * STEPS
+    assert rates == pytest.approx([0.01 * 33 / 65, 0.01 * 1 / 65, 0.0])
+    assert entropies == pytest.approx(rates)
+
+
 def test_the_curriculum_moves_before_each_rollout():
     model = make(extractor={"alpha": "linear"})
     seen = []

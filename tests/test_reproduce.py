@@ -61,3 +61,12 @@ def test_unknown_table(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["rl", "--show"])
     assert "choose from bc, ppo, demos" in capsys.readouterr().err
+
+
+def test_one_of_many_processes_is_no_place_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        main(["bc"])
+    assert "run it without torchrun" in capsys.readouterr().err

@@ -54,6 +54,12 @@ class NavMeshConfig:
 
     def __post_init__(self) -> None:
         _positive(self, *(f.name for f in fields(self)))
+        if self.agent_radius_m < self.cell_m:
+            raise EnvsError(f"agent_radius_m ({self.agent_radius_m}) must be at least cell_m ({self.cell_m})")
+        if self.agent_height_m <= 2 * self.max_climb_m:
+            raise EnvsError(
+                f"agent_height_m ({self.agent_height_m}) must exceed twice max_climb_m ({self.max_climb_m})"
+            )
 
 
 @dataclass(frozen=True)

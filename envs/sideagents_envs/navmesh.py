@@ -60,10 +60,6 @@ class NavMesh:
         Raises `SceneError` when nothing in it can be walked on, and `voxelise`'s errors.
         """
         config = config or NavMeshConfig()
-        if config.agent_radius_m < config.cell_m:
-            raise SceneError(f"agent_radius_m ({config.agent_radius_m}) must be at least cell_m ({config.cell_m})")
-        if config.agent_height_m <= 2 * config.max_climb_m:
-            raise SceneError(f"agent_height_m ({config.agent_height_m}) must exceed twice max_climb_m")
         columns = voxels.voxelise(
             np.ascontiguousarray(vertices, dtype=np.float64), np.ascontiguousarray(faces, dtype=np.int32), config
         )

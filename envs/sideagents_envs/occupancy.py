@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+USED_CHANNELS = 2  # the third is kept because the paper's code has it
 BACKGROUND = 128
 MARK = 255
 # Walking straight ahead puts the whole track on a border between two cells; rounding must not scatter it to both.

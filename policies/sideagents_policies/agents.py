@@ -148,9 +148,9 @@ BASELINES.register("straight", StraightAgent)
 BASELINES.register("expert", ExpertAgent)
 
 
-def make_baseline(name: str, venv: VecEnv, task: TaskConfig, seed: int) -> Agent:
-    """Return the baseline of that name; raises `SideAgentsError` for an unknown one."""
+def baseline(name: str) -> Callable[[VecEnv, TaskConfig, int], Agent]:
+    """Return what makes the baseline of that name of environments, task and seed; raises `SideAgentsError`."""
     try:
-        return BASELINES.get(name)(venv, task, seed)
+        return BASELINES.get(name)
     except SideAgentsError as error:
         raise SideAgentsError(f"--agent: {error}") from None

@@ -19,12 +19,12 @@ from sideagents.errors import SideAgentsError
 from sideagents.run.checkpoint import Checkpoint, check_tensors, load_checkpoint
 from sideagents.run.config import config_hash, load_config
 from sideagents.run.folder import RunFolder
-from sideagents_envs import batch, make_vec
+from sideagents_envs import batch, make_vec, occupancy
 from sideagents_policies import checks
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.encode import EncodeOnce
 from sideagents_policies.extractor import SideTunedExtractor
-from sideagents_policies.parallel import World
+from sideagents_policies.parallel import World, device_here
 from sideagents_policies.policy import PerEnvNoise, SideTunedPolicy
 from sideagents_policies.ppo import SideTunedPPO, expert_cross_entropy
 from sideagents_policies.stack import ExpertLabels, Observation, StackKeys, StepReturn, dict_space, stacked_space
@@ -175,6 +175,7 @@ def policy_kwargs(config: AgentConfig, base: FrozenBase | None) -> dict[str, Any
             "hidden": model.hidden,
             "use_rgb": model.use_rgb,
             "use_map": model.use_map,
+            "map_channels": occupancy.USED_CHANNELS,
         },
         "optimizer_kwargs": {"eps": 1e-5, "amsgrad": config.ppo.amsgrad},
         "alpha_lr": config.ppo.alpha_learning_rate,
@@ -233,7 +234,7 @@ def build_agent(config: AgentConfig, venv: VecEnv, base: FrozenBase | None, worl
 
 @dataclass(frozen=True)
 class LoadedAgent:
-    """A trained policy with what it was made from."""
+    """A trained policy on its device, with what it was made from."""
 
     run: RunFolder
     config: AgentConfig
@@ -241,16 +242,29 @@ class LoadedAgent:
     policy: SideTunedPolicy
     checkpoint: Checkpoint
 
+    @property
+    def world(self) -> World:
+        """This process alone, on the policy's device."""
+        return World(device=self.policy.device)
 
-def open_run(path: Path, overrides: Sequence[str] = ()) -> tuple[RunFolder, AgentConfig]:
-    """Open a run and its configuration, with overrides; raises `CheckpointError` or `ConfigError`."""
+
+def open_run(path: Path, overrides: Sequence[str] = (), trusted: bool = False) -> tuple[RunFolder, AgentConfig]:
+    """Open a run and its configuration, with overrides; raises `CheckpointError` or `ConfigError`.
+
+    Networks that the run names by a dotted path are imported only when `overrides` name them too, or when the run is
+    `trusted`, as one that this program has just begun.
+    """
     run = RunFolder.open(path)
-    return run, checks.checked(load_config(AgentConfig, run.config_path, list(overrides)))
+    config = load_config(AgentConfig, run.config_path, list(overrides))
+    if not trusted:
+        checks.refuse_foreign_code(run.path, config, overrides)
+    return run, checks.checked(config)
 
 
-def load_agent(path: Path, overrides: Sequence[str] = (), device: torch.device | str = "cpu") -> LoadedAgent:
+def load_agent(path: Path, overrides: Sequence[str] = ()) -> LoadedAgent:
     """Load the policy of a run, or of one of its checkpoints (`RUN/checkpoints/step_...`).
 
+    It computes on the configured device where that exists, else on the CPU.
     The base is loaded by the name in the run's configuration and must have the fingerprint of the one trained with.
     Neither the buildings trained in nor the device trained on need be here.
     Raises `CheckpointError` when checkpoint, base and configuration do not belong together.
@@ -259,7 +273,7 @@ def load_agent(path: Path, overrides: Sequence[str] = (), device: torch.device |
     checks.require_networks(config)
     checkpoint = load_checkpoint(run.checkpoint())
     base = agent_base(config)
-    policy = build_policy(config, base, device)
+    policy = build_policy(config, base, device_here(config.device))
     load_weights(policy, checkpoint)
     policy.set_training_mode(False)
     return LoadedAgent(run, config, base, policy, checkpoint)

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from sideagents.bases import list_bases, load_base
+from sideagents.bases import loading as bases
+from sideagents.core import side
 from sideagents.core.alpha import make_alpha
-from sideagents.core.dotted import is_dotted
 from sideagents.core.merge import MERGES
-from sideagents.core.methods import METHODS, build_perception
-from sideagents.core.side import SIDES
+from sideagents.core.methods import METHODS
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.run.config import differences, dump_config, load_config
 from sideagents_envs.episodes import read_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_policies.config import AgentConfig, ModelConfig
+from sideagents_policies.parallel import has_device
 from sideagents_policies.paths import config_path, locate
 
-# What may differ when a run goes on: how long it trains, how often it saves, where and how fast it computes.
+# What may differ when a run goes on: how long it trains, how often it saves, where and how fast it computes, and where
+# its data is: that it is the same, the names of the buildings and the base's fingerprint in the checkpoint tell.
 MAY_CHANGE_ON_RESUME = (
+    "scenes.dataset",
+    "scenes.episodes",
+    "model.base_weights",
     "runs",
     "threads",
     "device",
@@ -47,7 +55,7 @@ def checked(config: AgentConfig) -> AgentConfig:
     """Return the configuration with data looked up; raises `ConfigError` when names or parts are wrong."""
     config = locate(config)
     _check_names(config)
-    if config.model.use_rgb and not any(line.startswith("model.") for line in absent_data(config)):
+    if not any(line.startswith("model.") for line in absent_data(config)):
         _check_parts(config)
     _check_episodes(config)
     return config
@@ -63,7 +71,7 @@ def absent_data(config: AgentConfig) -> Iterator[str]:
     if config.model.use_rgb:
         yield from _absent_weights(config.model)
     yield from absent_scenes(config)
-    if config.device.startswith("cuda") and not _has_gpu(config.device):
+    if not has_device(config.device):
         yield f"device: torch finds no {config.device} here (device: auto takes what there is)"
 
 
@@ -109,6 +117,27 @@ def require_networks(config: AgentConfig) -> None:
         raise ConfigError(line)
 
 
+def own_code(config: AgentConfig) -> dict[str, str]:
+    """Return the keys whose values are dotted paths of networks, which are imported when the agent is built."""
+    model = config.model
+    named = {"model.base": model.base} if model.use_rgb and bases.names_code(model.base) else {}
+    return named | ({"model.side": model.side} if side.names_code(model.side) else {})
+
+
+def refuse_foreign_code(run: Path, config: AgentConfig, overrides: Sequence[str]) -> None:
+    """Raise `ConfigError` when a run's own configuration names code to import that the command does not name too.
+
+    A run may come from anyone: looking at it must not run what it names.
+    """
+    given = {word for override in overrides for word in re.findall(r"[\w.:]+", override.partition("=")[2])}
+    for key, path in own_code(config).items():
+        if path not in given:
+            raise ConfigError(
+                f"{run / 'config.yaml'}: {key} names code to import; if you trust it, say so behind the command: "
+                f"{key}={path}"
+            )
+
+
 def refuse_changes(before: AgentConfig, now: AgentConfig) -> None:
     """Raise `ConfigError` when a run is continued with a configuration that makes it another run."""
     for key, (old, new) in differences(before, now).items():
@@ -123,8 +152,8 @@ def _check_names(config: AgentConfig) -> None:
     model = config.model
     for key, look in (("model.method", METHODS.get), ("model.merge", MERGES.get), ("model.alpha", make_alpha)):
         _under(key, look, getattr(model, key.removeprefix("model.")))
-    if model.side != "copy" and not is_dotted(model.side):
-        _under("model.side", SIDES.get, model.side)
+    if not side.names_code(model.side):
+        _under("model.side", side.SIDES.get, model.side)
 
 
 def _under(key: str, look: object, value: str) -> None:
@@ -136,14 +165,17 @@ def _under(key: str, look: object, value: str) -> None:
 
 
 def _check_parts(config: AgentConfig) -> None:
-    """Build the perception once: everything that cannot be built is found here, in less than a second."""
-    model = config.model
+    """Build the agent once: everything that cannot be built is found here, in about a second."""
+    from sideagents_policies.build import build_policy  # which imports this module
+
+    model, base = config.model, None
     key = "model.base"
     try:
-        base = load_base(model.base, weights=model.base_weights)
+        if model.use_rgb:
+            base = load_base(model.base, weights=model.base_weights)
         key = "model"
-        size = (config.camera.height, config.camera.width)
-        build_perception(model.method, base, model.side, model.merge, model.alpha, model.side_init, input_size=size)
+        with torch.random.fork_rng(devices=[]):
+            build_policy(config, base)
     except SideAgentsError as error:
         raise ConfigError(f"{key}: {error}") from None
 
@@ -160,12 +192,6 @@ def _check_episodes(config: AgentConfig) -> None:
                 read_episodes(path)
             except EnvsError as error:
                 raise ConfigError(f"scenes.episodes: {error}") from None
-
-
-def _has_gpu(device: str) -> bool:
-    import torch
-
-    return torch.cuda.is_available() and int(device.partition(":")[2] or 0) < torch.cuda.device_count()
 
 
 def _is_installed(package: str) -> bool:

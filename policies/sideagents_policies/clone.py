@@ -25,7 +25,7 @@ from sideagents.errors import ConfigError
 from sideagents.run.checkpoint import Checkpoint, flatten_optimizer, load_checkpoint, restore_optimizer
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
-from sideagents.run.seeding import seed_everything
+from sideagents.run.seeding import capture_rng, restore_rng, seed_everything
 from sideagents_policies import parallel
 from sideagents_policies.build import agent_base, build_policy, build_venv, load_weights, observation_space
 from sideagents_policies.config import AgentConfig
@@ -36,6 +36,7 @@ from sideagents_policies.session import (
     Session,
     StopRequest,
     continue_run,
+    how_to_finish,
     launched_alone,
     main_run,
     new_run,
@@ -68,12 +69,25 @@ def clone(config: AgentConfig, demos: Path | None = None, init: Path | None = No
     if under_launcher():
         return _clone_among_peers(config, demos, start)
     with new_run(config, KIND) as run:
-        demos = collect(config, run.path / "demos") if demos is None else demos
+        demos = _collected(config, run, start) if demos is None else demos
         if not launched_alone(config):
             return clone_here(Session(config, parallel.init(config.device), run, None), start, demos)
         init_words = [] if start is None else ["--init", str(start.path)]
         run_workers(run, config, [KIND, "--demos", str(demos), *init_words])
     return run.path
+
+
+def _collected(config: AgentConfig, run: RunFolder, start: Checkpoint | None) -> Path:
+    """Collect demonstrations into the run; when that is interrupted, tell how to go on."""
+    try:
+        return collect(config, run.path / "demos")
+    except KeyboardInterrupt:
+        if (run.path / "demos" / "demos.json").exists():
+            init = [] if start is None else ["--init", str(start.path)]
+            print(f"stopped while collecting demonstrations; {how_to_finish(run, init)}", flush=True)
+        else:
+            print("stopped before the first demonstrations were whole: nothing was kept", flush=True)
+        raise
 
 
 def _clone_among_peers(config: AgentConfig, demos: Path | None, start: Checkpoint | None) -> Path:
@@ -293,7 +307,9 @@ class Cloner:
         observations, labels, returns = self.store.take(rows, self.world.device)
         distribution, values = self.policy.evaluate(observations, critic_only=True)
         known = (labels >= 0).float()
-        count = known.sum().clamp(min=1.0)
+        # frames without a label (-1) are not spread evenly: the mean is over those of all processes, and the average of
+        # the processes' gradients its gradient
+        count = parallel.all_sum(known.sum()).clamp(min=1.0) / self.world.size
         loss = -(distribution.log_prob(labels.clamp(min=0)) * known).sum() / count
         critic = (values - returns).square().mean()
         self.optimizer.zero_grad()
@@ -318,7 +334,8 @@ class Cloner:
     # stopping and going on
 
     def _own_state(self) -> dict[str, Any]:
-        return {"explorer": None if self._explorer is None else self._explorer.get_state()}
+        explorer = None if self._explorer is None else self._explorer.get_state()
+        return {"explorer": explorer, "rng": capture_rng()}  # networks may draw random numbers, in dropout for one
 
     def _save(self, own: dict[str, Any] | None = None) -> None:
         moments, groups = flatten_optimizer(self.optimizer)
@@ -341,9 +358,7 @@ class Cloner:
         return self.place.round - (self.place.step == 0)
 
     def _leave(self) -> None:
-        self.session.say(
-            f"stopped and saved at step {self.place.steps}: sideagents clone --resume {self.session.folder}"
-        )
+        self.session.tell_stopped(KIND, f"step {self.place.steps}")
         raise KeyboardInterrupt
 
     def _restore(self) -> None:
@@ -360,3 +375,6 @@ class Cloner:
         self._needed = self._last_round()
         for packed, labels, returns in self._files.read(self._needed):
             self.store.add(packed, labels, returns)
+        if "rng" in own:  # not in checkpoints of earlier versions
+            with restoring(resumed):
+                restore_rng(own["rng"])

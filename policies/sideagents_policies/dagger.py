@@ -56,7 +56,7 @@ class Round:
 
     def scores(self, world: World) -> dict[str, float]:
         """Return success, SPL and return of the round's episodes over all processes."""
-        keys = {"success": "is_success", "spl": "spl", "nav_reward": "episode_return"}
+        keys = {"success": "is_success", "spl": "spl", "return": "episode_return"}
         sums = [float(len(self.ended)), *(sum(float(info[key]) for info in self.ended) for key in keys.values())]
         episodes, *totals = parallel.all_sum(torch.tensor(sums, dtype=torch.float64, device=world.device)).tolist()
         return (
@@ -79,7 +79,7 @@ class Explorer:
             self._observations = self._venv.reset()
         self._policy.set_training_mode(False)
         frames: list[Arrays] = []
-        labels, rewards, values, dones = [], [], [], []
+        labels, rewards, dones = [], [], []
         ended: list[Mapping[str, Any]] = []
         started = time.perf_counter()
         for step in range(steps):
@@ -87,7 +87,7 @@ class Explorer:
                 return None
             frames.append(store.pack(self._observations))
             asked = np.asarray(self._venv.unwrapped.expert_actions(), np.int8)  # type: ignore[attr-defined]
-            actions, value = self._act()
+            actions = self._act()
             self._observations, reward, done, infos = self._venv.step(actions)
             reward = reward + self._beyond_the_limit(infos)
             for env in np.flatnonzero(done):
@@ -96,19 +96,17 @@ class Explorer:
                     asked[env] = NO_ACTION  # the automatic stop: no action was taken
             labels.append(asked)
             rewards.append(reward)
-            values.append(value)
             dones.append(done)
         seconds = time.perf_counter() - started
-        returns = self._returns(np.stack(rewards), np.stack(dones), self._act(peek=True)[1])
+        returns = self._returns(np.stack(rewards), np.stack(dones), self._judge(self._observations)[1])
         packed = {key: np.concatenate([frame[key] for frame in frames]) for key in frames[0]}
         rate = steps * self._venv.num_envs / seconds
         return Round(packed, np.concatenate(labels), returns.reshape(-1), ended, rate)
 
-    def _act(self, peek: bool = False) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return sampled actions and values (n_envs,); with `peek` no random number is drawn."""
-        logits, values = self._judge(self._observations)
-        noise = 0.0 if peek else self._noise.gumbel(logits.shape[1])
-        return (logits + noise).argmax(axis=1), values
+    def _act(self) -> NDArray[np.int64]:
+        """Return sampled actions (n_envs,)."""
+        logits, _ = self._judge(self._observations)
+        return np.asarray((logits + self._noise.gumbel(logits.shape[1])).argmax(axis=1), np.int64)
 
     def _judge(self, observations: Any) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """Return logits (n, n_actions) and values (n,)."""

@@ -10,6 +10,7 @@ from sideagents_policies.clone import clone
 from sideagents_policies.enjoy import record
 from sideagents_policies.evaluate import evaluate_baseline, evaluate_run
 from sideagents_policies.plot import plot_runs
+from sideagents_policies.session import under_launcher
 from sideagents_policies.tables import results_table
 from sideagents_policies.train import train
 
@@ -23,12 +24,10 @@ def demo(name: str = "pointnav/demo", overrides: tuple[str, ...] = ()) -> int:
     Prints one table for agent and baselines on the same held-out episodes, and where video and plot were written.
     """
     began = time.monotonic()
-    config = read_config(name, list(overrides))
-    cloned = clone(config)
-    if cloned is None:
+    if under_launcher():
         raise SideAgentsError("the demonstration starts its own processes: run it without torchrun")
-    trained = train(config, init=cloned)
-    assert trained is not None
+    config = read_config(name, list(overrides))
+    trained = train(config, init=clone(config))
     minutes = (time.monotonic() - began) / 60
     results = {f"trained {minutes:.1f} min": evaluate_run(trained)}
     results |= {baseline: evaluate_baseline(baseline, config) for baseline in BASELINES}

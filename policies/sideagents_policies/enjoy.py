@@ -16,10 +16,11 @@ from sideagents.errors import SideAgentsError
 from sideagents_envs.cache import atomic_path
 from sideagents_envs.navmesh import NavMesh, cached_navmesh
 from sideagents_policies.agents import PolicyAgent
-from sideagents_policies.build import build_venv, load_agent
+from sideagents_policies.build import ALONE, build_venv, load_agent
 from sideagents_policies.config import AgentConfig
-from sideagents_policies.evaluate import EpisodesFrom
+from sideagents_policies.evaluate import EpisodesFrom, choose_episodes
 from sideagents_policies.panels import CodePalette, Image8, TopDown, compose
+from sideagents_policies.parallel import World
 
 FRAMES_PER_SECOND = 12
 _PLAN_M = 0.05
@@ -58,12 +59,11 @@ def record(
     if out is not None and out.suffix not in (".mp4", ".gif", ".png"):
         raise SideAgentsError(f"--out {out}: a video is a .mp4 or a .gif, a picture a .png")
     loaded = load_agent(run, overrides)
-    chosen = EpisodesFrom(split or loaded.config.eval.split, 0, episodes_file, scenes_dir)
-    config = chosen.applied_to(loaded.config)
+    chosen, config = choose_episodes(loaded.config, split, 0, episodes_file, scenes_dir)
     greedy = config.eval.deterministic if deterministic is None else deterministic
     agent = PolicyAgent(loaded.policy.logits, config.seed, greedy, config.eval.temperature)
     alpha = float(getattr(loaded.policy.features_extractor, "alpha_value", lambda: float("nan"))())
-    frames, row = film(config, chosen, agent, loaded.base, episode, alpha)
+    frames, row = film(config, chosen, agent, loaded.base, episode, alpha, loaded.world)
     if out is None:
         out = loaded.run.subfolder("videos") / f"{chosen.label}_{episode:04d}.mp4"
     ending = "reached the goal" if row["is_success"] else "did not reach the goal"
@@ -82,9 +82,10 @@ def film(
     base: FrozenBase | None,
     episode: int,
     alpha: float = float("nan"),
+    world: World = ALONE,
 ) -> tuple[list[Image8], dict[str, Any]]:
     """Play one episode; return the composed frames (H, W, 3) and the episode's measures."""
-    venv = build_venv(config, chosen.split, 1, base=base, episodes_file=chosen.file)
+    venv = build_venv(config, chosen.split, 1, base=base, episodes_file=chosen.file, world=world)
     inner: Any = venv.unwrapped
     try:
         if not 0 <= episode < inner.episode_count:

@@ -14,16 +14,23 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
+from sideagents.run.config import config_hash, differences, load_config
 from sideagents.run.files import write_json, write_text
 from sideagents.run.progress import Progress
 from sideagents.run.stats import bootstrap_interval
 from sideagents_envs.buildings import GENERATOR_VERSION
-from sideagents_policies.agents import BASELINES, Agent, PolicyAgent, make_baseline
-from sideagents_policies.build import build_venv, load_agent
+from sideagents_envs.config import TaskConfig
+from sideagents_policies.agents import Agent, PolicyAgent, baseline
+from sideagents_policies.build import ALONE, LoadedAgent, build_venv, load_agent
 from sideagents_policies.config import AgentConfig
+from sideagents_policies.parallel import World
+from sideagents_policies.paths import locate
 from sideagents_policies.tables import results_table
 
 Row = dict[str, Any]
+_REWARD = ("slack_reward", "distance_reward", "success_reward", "collision_penalty")
+# settings that are in the folder's name themselves, or that results do not depend on
+_WITHOUT_EFFECT = ("eval.", "device", "threads", "runs", "workers")
 METRICS = ("success", "spl", "soft_spl", "nav_reward", "steps", "collisions", "distance_to_goal")
 
 
@@ -112,9 +119,9 @@ def evaluate_run(
     """
     loaded = load_agent(run, overrides)
     torch.set_num_threads(loaded.config.threads)
-    chosen, config = _chosen(loaded.config, split, episodes, episodes_file, scenes_dir)
+    chosen, config = choose_episodes(loaded.config, split, episodes, episodes_file, scenes_dir)
     greedy = config.eval.deterministic if deterministic is None else deterministic
-    venv = _venv(config, chosen, base=loaded.base, perceive=True)
+    venv = _venv(config, chosen, base=loaded.base, perceive=True, world=loaded.world)
     try:
         agent = PolicyAgent(loaded.policy.logits, config.seed, greedy, config.eval.temperature)
         rows = run_episodes(venv, agent, chosen.count, f"{loaded.run.path.name} on {chosen.label}")
@@ -126,13 +133,31 @@ def evaluate_run(
         "checkpoint": loaded.run.checkpoint().name,
         "actions": mode,
         "temperature": config.eval.temperature,
+        "config_hash": config_hash(loaded.config),
+        "overrides": list(overrides),
         **_result(rows, chosen, config),
     }
-    folder = loaded.run.subfolder("eval") / f"{chosen.label}_{mode}"
+    folder = loaded.run.subfolder("eval") / _folder_name(loaded, chosen, config, mode)
     lines = [json.dumps({**row, "buildings": result["buildings"]}) + "\n" for row in rows]
     write_text(folder / "episodes.jsonl", "".join(lines))
     write_json(folder / "metrics.json", result)
-    return _deliver(result, json_path)
+    _deliver(result, json_path)
+    print(f"wrote {folder}")
+    return result
+
+
+def _folder_name(loaded: LoadedAgent, chosen: EpisodesFrom, config: AgentConfig, mode: str) -> str:
+    """Return the name of the folder of an evaluation: list, mode, checkpoint, and what is not as in the run."""
+    parts = [chosen.label, mode, f"step{loaded.checkpoint.step}"]
+    if chosen.count:
+        parts.append(f"first{chosen.count}")
+    if mode == "sampled" and config.eval.temperature != 1.0:
+        parts.append(f"temperature{config.eval.temperature:g}")
+    own = load_config(AgentConfig, loaded.run.config_path)
+    changed = differences(locate(own), loaded.config)
+    if any(not key.startswith(_WITHOUT_EFFECT) for key in changed):
+        parts.append(config_hash(loaded.config)[:8])
+    return "_".join(parts)
 
 
 def evaluate_baseline(
@@ -145,20 +170,24 @@ def evaluate_baseline(
     scenes_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate `expert`, `random`, `forward` or `straight` on the same episodes; otherwise as `evaluate_run`."""
-    chosen, config = _chosen(config, split, episodes, episodes_file, scenes_dir)
-    BASELINES.get(name)  # an unknown name is told before buildings are made
+    chosen, config = choose_episodes(config, split, episodes, episodes_file, scenes_dir)
+    make = baseline(name)  # an unknown name is told before buildings are made
     venv = _venv(config, chosen, base=None, perceive=False)
     try:
-        agent = make_baseline(name, venv, config.task, config.seed)
+        agent = make(venv, config.task, config.seed)
         rows = run_episodes(venv, agent, chosen.count, f"{name} on {chosen.label}")
     finally:
         venv.close()
     return _deliver({"agent": name, **_result(rows, chosen, config)}, json_path)
 
 
-def _chosen(
+def choose_episodes(
     config: AgentConfig, split: str | None, episodes: int | None, file: Path | None, scenes_dir: Path | None
 ) -> tuple[EpisodesFrom, AgentConfig]:
+    """Return which episodes are meant, and the configuration with their buildings; None is as configured.
+
+    Raises `SideAgentsError` when they have no fixed list or no folder of buildings.
+    """
     if scenes_dir is not None and not scenes_dir.is_dir():
         raise SideAgentsError(f"--scene-dir {scenes_dir}: no such folder")
     count = config.eval.episodes if episodes is None else episodes
@@ -168,11 +197,17 @@ def _chosen(
     return chosen, chosen.applied_to(config)
 
 
-def _venv(config: AgentConfig, chosen: EpisodesFrom, base: FrozenBase | None, perceive: bool) -> VecEnv:
+def _venv(
+    config: AgentConfig, chosen: EpisodesFrom, base: FrozenBase | None, perceive: bool, world: World = ALONE
+) -> VecEnv:
     n_envs = min(config.eval.n_envs, chosen.count) if chosen.count else config.eval.n_envs
-    # the penalty is an aid of training; Nav. Rew. is the paper's reward for every agent
-    config = config.model_copy(update={"task": replace(config.task, collision_penalty=0.0)})
-    return build_venv(config, chosen.split, n_envs, base=base, episodes_file=chosen.file, perceive=perceive)
+    # what training is rewarded for is its own affair; Nav. Rew. is the paper's reward for every agent
+    config = config.model_copy(
+        update={"task": replace(config.task, **{key: getattr(TaskConfig, key) for key in _REWARD})}
+    )
+    return build_venv(
+        config, chosen.split, n_envs, base=base, episodes_file=chosen.file, perceive=perceive, world=world
+    )
 
 
 def _result(rows: Sequence[Row], chosen: EpisodesFrom, config: AgentConfig) -> dict[str, Any]:

@@ -23,6 +23,7 @@ UNREAD = ("expert",)  # labels for losses
 _RGB = 3
 _GROUP, _GROUPS = 4, 8  # channels in a group of the group norm on codes, and most groups in a frame
 _GOAL_WIDTH = 64
+_SMALLEST = 36  # pixels of a map or depth image that leave something behind the tower's strides
 _DEPTH_SCALE_M = 10.0
 
 
@@ -64,7 +65,8 @@ class SideTunedExtractor(BaseFeaturesExtractor):
 
     base: name for `load_base` (with `weights` where the name needs a file), or a FrozenBase, which SB3's own `save`
     pickles along with the other arguments. method, side, merge, alpha, side_init: see `build_perception`.
-    use_rgb=False: a blind agent; use_map=False: without the map. hidden: width of the features.
+    use_rgb=False: a blind agent; use_map=False: without the map; map_channels: how many channels of the map are read,
+    the first ones, all by default (2 of our occupancy map, whose third is always empty). hidden: width of the features.
     Raises `SideAgentsError` for an observation it cannot read.
     """
 
@@ -81,6 +83,7 @@ class SideTunedExtractor(BaseFeaturesExtractor):
         hidden: int = 512,
         use_rgb: bool = True,
         use_map: bool = True,
+        map_channels: int | None = None,
     ) -> None:
         super().__init__(observation_space, features_dim=hidden)
         self._spaces = _readable(observation_space)
@@ -107,13 +110,14 @@ class SideTunedExtractor(BaseFeaturesExtractor):
             width += self.trunk.out_features
         if use_map and "map" in boxes:
             channels, height, cells = self._image_shape("map")
-            # the third channel of the occupancy map is always empty (Sax et al.'s code; kept in the observation)
-            self._map_channels = min(channels, 2) if channels == 3 else channels
-            self.map_tower = _Tower(self._map_channels, (height, cells))
+            self._map_channels = channels if map_channels is None else map_channels
+            if not 1 <= self._map_channels <= channels:
+                raise SideAgentsError(f"map_channels={map_channels}: obs['map'] has {channels} channels")
+            self.map_tower = _Tower("map", self._map_channels, (height, cells))
             width += self.map_tower.out_features
         if use_rgb and "depth" in boxes:
             channels, *size_2d = self._image_shape("depth")
-            self.depth_tower = _Tower(channels, (size_2d[0], size_2d[1]))
+            self.depth_tower = _Tower("depth", channels, (size_2d[0], size_2d[1]))
             width += self.depth_tower.out_features
         if not width:
             raise SideAgentsError(f"nothing to see: observation {list(boxes)}, use_rgb={use_rgb}, use_map={use_map}")
@@ -253,8 +257,14 @@ class _Trunk(nn.Module):
 class _Tower(nn.Module):
     """The Atari tower of the paper's agents for the map, narrower: 84 x 84 cells -> (32, 7, 7), flat."""
 
-    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+    def __init__(self, key: str, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
+        if min(size) < _SMALLEST:
+            keys = {"map": "task.map_cells", "depth": "camera.width and camera.height"}[key]
+            raise SideAgentsError(
+                f"obs[{key!r}] has {size[0]} x {size[1]} pixels, at least {_SMALLEST} x {_SMALLEST} are needed "
+                f"({keys} in a configuration)"
+            )
         self.body = nn.Sequential(
             nn.Conv2d(channels, 16, 8, 4),
             nn.ReLU(),
@@ -264,8 +274,6 @@ class _Tower(nn.Module):
             nn.ReLU(),
             nn.Flatten(),
         )
-        if min(size) < 36:
-            raise SideAgentsError(f"maps and depth images need at least 36 x 36 pixels, got {size[0]} x {size[1]}")
         with torch.no_grad():
             self.out_features = int(self.body(torch.zeros(1, channels, *size)).shape[1])
         _orthogonal(self.body)

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from sideagents.errors import ConfigError, nearest
+from sideagents.run.files import find_data
 from sideagents_policies.config import AgentConfig
 
 
@@ -37,17 +38,8 @@ def config_path(name: str) -> Path:
     raise ConfigError(f"{name}: neither a file nor a bundled configuration{hint} (see `sideagents list configs`)")
 
 
-def find_data(name: str) -> str:
-    """Return `name`, or the same path below `SIDEAGENTS_DATA` when only that exists; `{split}` may stand in it."""
-    root = os.environ.get("SIDEAGENTS_DATA")
-    shown = name.replace("{split}", "val")
-    if root and not Path(shown).exists() and (Path(root) / shown).exists():
-        return str(Path(root) / name)
-    return name
-
-
 def locate(config: AgentConfig) -> AgentConfig:
-    """Return the configuration with its data paths looked up below `SIDEAGENTS_DATA` where they are not here."""
+    """Return the configuration with its data looked up below `SIDEAGENTS_DATA` where it is not here, and `~` gone."""
     scenes, model = config.scenes, config.model
     dataset = scenes.dataset if scenes.dataset == "bundled" else find_data(scenes.dataset)
     episodes = None if scenes.episodes is None else find_data(scenes.episodes)
@@ -57,6 +49,7 @@ def locate(config: AgentConfig) -> AgentConfig:
     )
     return config.model_copy(
         update={
+            "runs": os.path.expanduser(config.runs),
             "scenes": replace(scenes, dataset=dataset, episodes=episodes),
             "model": model.model_copy(update={"base": base, "base_weights": weights, "side_init": side_init}),
         }

@@ -21,9 +21,10 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 METRICS = {
     "rollout/success": "success",
     "rollout/spl": "SPL",
-    "rollout/nav_reward": "return",
+    "rollout/return": "return",
     "train/alpha": "alpha (weight of the base)",
 }
+_FORMER = {"rollout/return": "rollout/nav_reward"}  # names in runs of earlier versions
 
 
 def read_curves(run: Path) -> dict[str, Curve]:
@@ -36,8 +37,9 @@ def read_curves(run: Path) -> dict[str, Curve]:
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in read_scalars(run / "progress.csv"):
         for metric in METRICS:
-            if row.get(metric):
-                points[metric].append((float(row.get("frames") or row["step"]), float(row[metric])))
+            value = row.get(metric) or row.get(_FORMER.get(metric, ""))
+            if value:
+                points[metric].append((float(row.get("frames") or row["step"]), float(value)))
     return {metric: (np.array([x for x, _ in p]), np.array([y for _, y in p])) for metric, p in points.items()}
 
 

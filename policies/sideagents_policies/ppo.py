@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,9 +21,10 @@ from torch.nn import functional
 
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.run.checkpoint import flatten_optimizer, pack_state, restore_optimizer, unpack_state
+from sideagents.run.seeding import capture_rng, restore_rng
 from sideagents_policies import parallel
 from sideagents_policies.extractor import SideTunedExtractor
-from sideagents_policies.policy import OWN_RATE, SideTunedPolicy
+from sideagents_policies.policy import SideTunedPolicy
 from sideagents_policies.rollout import DictRollout, Rollout
 
 AuxiliaryLoss = Callable[[Mapping[str, Tensor], Distribution], Tensor]
@@ -45,7 +45,7 @@ class SideTunedPPO(PPO):
 
     Added: under torch.distributed the processes collect from their own environments and take every step together:
     gradients, advantage statistics and the early stop on `target_kl` are those of all processes, as of one process
-    with the union of the environments; `num_timesteps` counts the frames of all. alpha keeps its own learning rate.
+    with the union of the environments; `num_timesteps` counts the frames of all.
     `ent_coef` moves linearly to `final_ent_coef`, where that is given, as training progresses.
     `auxiliary_loss(observations, distribution)` is added to the objective. During the first `critic_warmup` frames
     only the value head learns. `get_training_state()` holds what a resumed run needs beside weights and environments.
@@ -64,6 +64,7 @@ class SideTunedPPO(PPO):
         self.auxiliary_loss = auxiliary_loss
         self.critic_warmup = critic_warmup
         self.final_ent_coef = final_ent_coef
+        self._row_due: int | None = None
         super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
@@ -76,13 +77,18 @@ class SideTunedPPO(PPO):
         parallel.require_equal("n_steps * n_envs", self.n_steps * self.n_envs)
         parallel.share_parameters(self.policy)
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        # the last rollout may go beyond the frames asked for: rates and coefficients end at their final values
+        self._current_progress_remaining = max(0.0, self._current_progress_remaining)
+
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """Fill the buffer from this process's environments; count the frames of all processes."""
         if isinstance(self.policy.features_extractor, SideTunedExtractor):
             # before the rollout, so that acting and learning see the same alpha
-            self.policy.features_extractor.set_progress(1.0 - self._current_progress_remaining, self._n_updates)
+            self.policy.features_extractor.set_progress(self.num_timesteps / self._total_timesteps, self._n_updates)
         # SB3 transposes images by strides; another memory layout means other roundings, and saving loses the strides
         last = {key: np.ascontiguousarray(array) for key, array in _named(self._last_obs).items()}
         self._last_obs = last if isinstance(self.observation_space, spaces.Dict) else last["observation"]
@@ -91,11 +97,9 @@ class SideTunedPPO(PPO):
         self.num_timesteps = before + (self.num_timesteps - before) * parallel.world_size()
         return go_on
 
-    def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
-        super()._update_learning_rate(optimizers)
-        for optimizer in [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group.get(OWN_RATE, group["lr"])
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Have a row of the log written after the coming update, so that it holds rollout and update."""
+        self._row_due = iteration  # `learn` calls this between the two
 
     def train(self) -> None:
         """Update the policy on the rollout: SB3's `n_epochs` passes, every step agreed between the processes."""
@@ -121,6 +125,9 @@ class SideTunedPPO(PPO):
         means = torch.stack(history).mean(dim=0)
         means[0] = torch.stack(history[first:])[:, 0].mean()  # the divergence of the last epoch, as SB3 reports it
         self._log(means)
+        if self._row_due is not None:
+            super().dump_logs(self._row_due)
+            self._row_due = None
 
     def _trained(self) -> list[Tensor]:
         return [p for group in self.policy.optimizer.param_groups for p in group["params"]]
@@ -193,10 +200,7 @@ class SideTunedPPO(PPO):
             "progress_remaining": self._current_progress_remaining,
             "last_obs": {key: np.array(array) for key, array in _named(self._last_obs).items()},
             "episode_starts": np.array(self._last_episode_starts),
-            "rng_python": random.getstate(),
-            "rng_numpy": np.random.get_state(),  # noqa: NPY002 (SB3 shuffles with numpy's global generator)
-            "rng_torch": torch.get_rng_state(),
-            "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "rng": capture_rng(),
             "action_noise": self.policy.action_noise.get_state() if self.policy.action_noise else None,
             "episode_infos": [{k: float(v) for k, v in info.items()} for info in self.ep_info_buffer or ()],
             "episode_successes": [float(value) for value in self.ep_success_buffer or ()],
@@ -217,11 +221,7 @@ class SideTunedPPO(PPO):
         self._last_episode_starts = np.array(state["episode_starts"])
         self.num_timesteps, self._n_updates = state["num_timesteps"], state["n_updates"]
         self._episode_num, self._current_progress_remaining = state["episodes"], state["progress_remaining"]
-        random.setstate(state["rng_python"])
-        np.random.set_state(state["rng_numpy"])  # noqa: NPY002
-        torch.set_rng_state(state["rng_torch"])
-        if self.device.type == "cuda" and state["rng_cuda"] is not None:
-            torch.cuda.set_rng_state(state["rng_cuda"], self.device)
+        restore_rng(state["rng"] if "rng" in state else _former_rng(state))
         if self.policy.action_noise is not None and state["action_noise"] is not None:
             self.policy.action_noise.set_state(state["action_noise"])
         self.ep_info_buffer = deque(state["episode_infos"], maxlen=self._stats_window_size)
@@ -233,6 +233,16 @@ def _named(value: Any) -> dict[str, Any]:
     if isinstance(value, spaces.Dict):
         return dict(value.spaces)
     return dict(value) if isinstance(value, dict) else {"observation": value}
+
+
+def _former_rng(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the generators of a state that was saved before `capture_rng` was used here."""
+    version, words, gauss = state["rng_python"]
+    return {
+        "python": {"version": version, "words": words, "gauss": gauss},
+        "numpy": state["rng_numpy"],
+        "torch": state["rng_torch"],
+    }
 
 
 def _normalised(advantages: Tensor) -> Tensor:

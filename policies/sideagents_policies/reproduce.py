@@ -24,6 +24,7 @@ from sideagents_policies.clone import clone
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.demos import collect
 from sideagents_policies.evaluate import evaluate_run
+from sideagents_policies.session import under_launcher
 from sideagents_policies.tables import cell as shown
 from sideagents_policies.tables import markdown_table
 from sideagents_policies.train import train
@@ -82,9 +83,7 @@ def work(cell: Cell) -> dict[str, Any]:
     else:
         # one set of demonstrations for each size and seed serves all methods and bases
         folder = Path(config.runs) / f"comparison_demos_{cell.key['demos']}_{config.seed}"
-        found = clone(config, demos=collect(config, folder))
-        assert found is not None
-        run = found
+        run = clone(config, demos=collect(config, folder))
     result = evaluate_run(run)
     alpha = float(getattr(load_agent(run).policy.features_extractor, "alpha_value", lambda: math.nan)())
     return {
@@ -134,6 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of the rows")
     parser.add_argument("--show", action="store_true", help="print the tables and run nothing")
     args = parser.parse_args(argv)
+    if under_launcher():
+        parser.error("every cell starts its own processes: run it without torchrun")
     for table in args.tables:
         if table not in _ESTIMATE_S:
             parser.error(f"unknown table {table!r} (choose from {', '.join(_ESTIMATE_S)})")

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from sideagents.run.config import dump_config
+from sideagents.run.config import dump_config, load_config
 from sideagents.run.files import write_text
 from sideagents.run.folder import RunFolder
 from sideagents_envs.errors import EnvsError
@@ -25,6 +25,7 @@ from sideagents_policies import checks, parallel
 from sideagents_policies.build import identity, open_run
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.parallel import World
+from sideagents_policies.paths import locate
 from sideagents_policies.policy import SideTunedPolicy
 
 KEPT = 3  # newest checkpoints of a run
@@ -88,6 +89,12 @@ class Session:
         """Print a line in the main process."""
         if self.world.is_main:
             print(text, flush=True)
+
+    def tell_stopped(self, verb: str, where: str) -> None:
+        """Print where training stopped and the command that goes on."""
+        words = [f"{key}={path}" for key, path in checks.own_code(self.config).items()]
+        command = " ".join([f"sideagents {verb} --resume {self.folder}", *words])
+        self.say(f"stopped and saved at {where}: {command}")
 
     def save(
         self,
@@ -169,13 +176,24 @@ def reopen(path: Path, given: str | None, overrides: list[str]) -> tuple[RunFold
 
     given: a configuration file or name on the command line. Raises `ConfigError` when that makes it another run.
     """
-    run, before = open_run(path)
-    _, now = open_run(path, overrides) if given is None else (run, checks.read_config(given, overrides))
+    if given is None:
+        run, now = open_run(path, overrides)
+    else:
+        run, now = RunFolder.open(path), checks.read_config(given, overrides)
+    before = locate(load_config(AgentConfig, run.config_path))
     checks.refuse_changes(before, now)
     checks.require_data(now)
     if run.latest() is None:
-        raise CheckpointError(f"{path}: has no checkpoint yet, so there is nothing to resume")
+        mend = f": {how_to_finish(run)}" if (run.path / "demos" / "demos.json").exists() else ""
+        raise CheckpointError(f"{path}: has no checkpoint yet, so there is nothing to resume{mend}")
     return run, now
+
+
+def how_to_finish(run: RunFolder, words: Sequence[str] = ()) -> str:
+    """Return the commands that collect the rest of a run's demonstrations and clone from them in a new run."""
+    demos = run.path / "demos"
+    clone = " ".join(["sideagents", "clone", str(run.config_path), "--demos", str(demos), *words])
+    return f"go on with `sideagents demos {run.config_path} --out {demos}`, then `{clone}`"
 
 
 def to_resume(run: RunFolder, kind: str) -> Checkpoint:

@@ -114,9 +114,7 @@ def _learn(session: Session, agent: SideTunedPPO, left: int) -> None:
             with callback.progress:
                 agent.learn(left, callback=callback, reset_num_timesteps=session.resumed is None)
         except _Stopped:
-            session.say(
-                f"stopped and saved at {agent.num_timesteps} frames: sideagents train --resume {session.folder}"
-            )
+            session.tell_stopped(KIND, f"{agent.num_timesteps} frames")
             raise KeyboardInterrupt from None
 
 
@@ -140,20 +138,19 @@ class _RunWriter(KVWriter):
 
 
 class _Keeper(BaseCallback):
-    """Moves curricula, logs, saves between updates, stops when asked."""
+    """Logs, saves between updates, stops when asked."""
 
     model: SideTunedPPO
 
     def __init__(self, session: Session, stop: StopRequest) -> None:
         super().__init__()
         self._session, self._stop = session, stop
-        self._total = session.config.ppo.frames
         self._recent: deque[list[float]] = deque(maxlen=_AVERAGED_UPDATES)
         self._sums = [0.0] * 4
         self._clock = time.perf_counter()
         self._last_saved = 0
         show = "auto" if session.world.is_main else "off"
-        self.progress = Progress(self._total, "ppo", unit="frame", show=show)  # type: ignore[arg-type]
+        self.progress = Progress(session.config.ppo.frames, "ppo", unit="frame", show=show)  # type: ignore[arg-type]
 
     def _on_training_start(self) -> None:
         if self._session.resumed is not None:
@@ -169,8 +166,6 @@ class _Keeper(BaseCallback):
             self._save()
         if stopping:
             raise _Stopped
-        extractor: Any = self.model.policy.features_extractor
-        extractor.set_progress(done / self._total, self.model._n_updates)
         self._clock, self._sums = time.perf_counter(), [0.0] * 4
 
     def _on_step(self) -> bool:
@@ -185,12 +180,11 @@ class _Keeper(BaseCallback):
         self._recent.append(parallel.all_sum(torch.tensor(self._sums, dtype=torch.float64, device=device)).tolist())
         episodes, *sums = (sum(column) for column in zip(*self._recent, strict=True))
         if episodes:
-            for name, value in zip(("success", "spl", "nav_reward"), sums, strict=True):
+            for name, value in zip(("success", "spl", "return"), sums, strict=True):
                 self.logger.record(f"rollout/{name}", value / episodes)
         rollout = self.model.n_steps * self.model.n_envs * self._session.world.size
         self.logger.record("time/rollout_fps", rollout / (time.perf_counter() - self._clock))
         extractor: Any = self.model.policy.features_extractor
-        self.logger.record("train/alpha", float(extractor.alpha_value()))
         self.progress.update(rollout, success=sums[0] / max(episodes, 1.0), alpha=float(extractor.alpha_value()))
 
     def _on_training_end(self) -> None:

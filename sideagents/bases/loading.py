@@ -68,6 +68,12 @@ def load_base(name: str, weights: str | Path | None = None, **options: Any) -> F
     )
 
 
+def names_code(name: str) -> bool:
+    """Tell whether `load_base(name)` would import a module that `name` chooses."""
+    kinds = (*SHIPPED, *_CONTROLS, "taskonomy", "timm")
+    return name.partition(":")[0] not in kinds and not name.endswith(".safetensors") and is_dotted(name)
+
+
 def _build(label: str, function: Callable[..., FrozenBase], options: dict[str, Any], **fixed: Any) -> FrozenBase:
     allowed = [key for key in inspect.signature(function).parameters if key not in fixed]
     for key in options:

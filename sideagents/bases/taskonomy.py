@@ -96,6 +96,7 @@ class TaskonomyEncoder(nn.Module):
         self.compress1 = nn.Conv2d(2048, 8, 3, 1, 1, bias=False)
         self.compress_bn = nn.BatchNorm2d(8)
         self.normalise = normalise
+        self.code_settings = "" if normalise else "normalise=False"  # for the fingerprint, see FrozenBase
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images (B, 3, H, W) in [-1, 1] to codes (B, 8, H/16, W/16)."""

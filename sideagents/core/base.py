@@ -85,8 +85,15 @@ class FrozenBase(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of all that decides the code: sizes, normalisation; name, dtype, shape, bytes of each tensor."""
+        """sha256 (hex) of sizes and normalisation, and of name, dtype, shape and bytes of each tensor of the encoder.
+
+        Settings of an encoder that change its code and none of these do not show by themselves: an encoder that has
+        such settings tells them in a text attribute `code_settings`, which is empty for the usual ones.
+        """
         digest = hashlib.sha256(f"input {self.input_size} code {self.out_shape}\n".encode())
+        settings = getattr(self.encoder, "code_settings", "")
+        if isinstance(settings, str) and settings:
+            digest.update(f"settings {settings}\n".encode())
         tensors = {f"encoder.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
         tensors |= {"mean": self._moments[0], "std": self._moments[1]}
         for name, tensor in sorted(tensors.items()):

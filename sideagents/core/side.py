@@ -133,6 +133,11 @@ SIDES.register("fcn4", FCN4)
 SIDES.register("copy", copy_side)
 
 
+def names_code(name: str) -> bool:
+    """Tell whether `make_side(name, ...)` would import a module that `name` chooses."""
+    return name not in SIDES.names() and is_dotted(name)
+
+
 def make_side(
     name: str,
     out_shape: Sequence[int],
@@ -148,8 +153,7 @@ def make_side(
     constructor is given `out_shape`, `in_channels`, `input_size` and `base` where it names them, and `options`.
     Raises `SideAgentsError` for an unknown name, a side that cannot read the images, or a code of another shape.
     """
-    dotted = name not in SIDES.names() and is_dotted(name)
-    make = import_network(name) if dotted else SIDES.get(name)
+    make = import_network(name) if names_code(name) else SIDES.get(name)
     offered: dict[str, Any] = {"out_shape": tuple(out_shape), "in_channels": in_channels, "input_size": input_size}
     if base is not None:
         offered["base"] = base

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sideagents.data.targets import INVALID_DEPTH, TARGETS, Target
 from sideagents.errors import SideAgentsError, nearest
-from sideagents.run.files import read_text
+from sideagents.run.files import find_data, read_text
 from sideagents.run.progress import Progress
 
 Key = tuple[str, int, int]  # building, point, view
@@ -96,12 +96,11 @@ class ImageSet:
 
 def data_root(name: str) -> Path:
     """Return a data folder: as given when it exists, else below `SIDEAGENTS_DATA`; raises `SideAgentsError`."""
-    given, root = Path(name).expanduser(), os.environ.get("SIDEAGENTS_DATA")
-    for path in [given, *([Path(root) / name] if root else [])]:
-        if path.is_dir():
-            return path
+    found, root = Path(find_data(name)), os.environ.get("SIDEAGENTS_DATA")
+    if found.is_dir():
+        return found
     where = f" (nor below SIDEAGENTS_DATA={root})" if root else ""
-    raise SideAgentsError(f"{given}: no such data folder{where}; {_MEND.format(tasks='depth_zbuffer ...')}")
+    raise SideAgentsError(f"{found}: no such data folder{where}; {_MEND.format(tasks='depth_zbuffer ...')}")
 
 
 def read_taskonomy(

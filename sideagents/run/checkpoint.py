@@ -31,7 +31,6 @@ from sideagents.run.packing import pack_state, unpack_state
 
 __all__ = [
     "Checkpoint",
-    "best_name",
     "check_tensors",
     "flatten_optimizer",
     "list_checkpoints",
@@ -47,7 +46,6 @@ __all__ = [
 ]
 
 FORMAT = 1
-BEST = "best.json"  # beside the checkpoints: {"checkpoint": name, ...}; pruning spares that one
 _TEMPORARY = ".tmp_"
 _REPLACED = ".replaced_"
 _NAME = re.compile(rf"(?:{re.escape(_REPLACED)})?step_(\d{{9,}})")
@@ -82,7 +80,7 @@ def save_checkpoint(
     extra: Mapping[str, Any] | None = None,
     keep: int = 0,
 ) -> Path:
-    """Write `folder/step_{step:09d}` and return it; afterwards only the newest `keep` (0 = all) and the best remain.
+    """Write `folder/step_{step:09d}` and return it; afterwards only the newest `keep` (0 = all) remain.
 
     `state` is any tree for `pack_state`, `extra` goes into meta.json (JSON values). A kill at any moment leaves the
     earlier checkpoints loadable: the folder is written under a temporary name, flushed, and renamed. One writer at a
@@ -164,14 +162,6 @@ def list_checkpoints(folder: Path) -> list[Path]:
         if match and (path / "meta.json").is_file():
             found.setdefault(int(match[1]), path)
     return [found[step] for step in sorted(found)]
-
-
-def best_name(folder: Path) -> str | None:
-    """Return the name of the checkpoint marked as best, or None."""
-    if not (folder / BEST).is_file():
-        return None
-    best = read_json(folder / BEST, CheckpointError)
-    return str(best["checkpoint"]) if isinstance(best, dict) and "checkpoint" in best else None
 
 
 def step_of(checkpoint: Path) -> int:
@@ -282,13 +272,11 @@ def _clean(folder: Path) -> None:
 
 
 def _prune(folder: Path, keep: int) -> None:
-    spared = {path.name for path in list_checkpoints(folder)[-keep:]} | {best_name(folder)}
-    for path in list_checkpoints(folder):
-        if path.name not in spared:
-            # Renamed first, so that a kill in the middle of the removal leaves no half checkpoint behind.
-            doomed = path.with_name(f"{_TEMPORARY}{path.name}_{uuid.uuid4().hex[:8]}")
-            os.replace(path, doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+    for path in list_checkpoints(folder)[:-keep]:
+        # Renamed first, so that a kill in the middle of the removal leaves no half checkpoint behind.
+        doomed = path.with_name(f"{_TEMPORARY}{path.name}_{uuid.uuid4().hex[:8]}")
+        os.replace(path, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _some(names: list[str]) -> str:

@@ -11,6 +11,18 @@ from typing import Any
 from sideagents.errors import SideAgentsError, nearest
 
 
+def find_data(name: str) -> str:
+    """Return a path of data with `~` written out, or the same path below `SIDEAGENTS_DATA` when only that exists.
+
+    `{split}` may stand in it; it is there when it is there for the split `val`.
+    """
+    given, root = os.path.expanduser(name), os.environ.get("SIDEAGENTS_DATA")
+    shown = given.replace("{split}", "val")
+    if root and not Path(shown).exists() and (Path(root).expanduser() / shown).exists():
+        return str(Path(root).expanduser() / given)
+    return given
+
+
 def fsync_folder(folder: Path) -> None:
     """Make the names in `folder` durable; a no-op where folders cannot be opened (Windows)."""
     if os.name == "nt":

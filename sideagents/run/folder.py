@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sideagents.errors import CheckpointError, ConfigError, nearest
-from sideagents.run.checkpoint import BEST, best_name, list_checkpoints, step_of
+from sideagents.run.checkpoint import list_checkpoints, step_of
 from sideagents.run.files import missing_message, read_json, read_text, write_json, write_text
 from sideagents.run.provenance import command_line, versions
 from sideagents.run.scalars import ScalarTable, Value
@@ -122,16 +122,6 @@ class RunFolder:
         """Return the newest whole checkpoint, or None."""
         found = list_checkpoints(self.checkpoints)
         return found[-1] if found else None
-
-    def best(self) -> Path | None:
-        """Return the checkpoint marked by `mark_best`, or None."""
-        name = best_name(self.checkpoints)
-        found = [path for path in list_checkpoints(self.checkpoints) if path.name == name]
-        return found[0] if found else None
-
-    def mark_best(self, checkpoint: Path, metrics: Mapping[str, float]) -> None:
-        """Mark a checkpoint as the best so far, with the metrics that say so; pruning spares it."""
-        write_json(self.checkpoints / BEST, {"checkpoint": checkpoint.name, **metrics})
 
     def checkpoint(self) -> Path:
         """Return the selected checkpoint, else the latest; raises `CheckpointError` when there is none."""

@@ -21,7 +21,7 @@ from sideagents.data.taskonomy import ImageSet, data_root, list_buildings, read_
 from sideagents.errors import ConfigError, nearest
 from sideagents.run.checkpoint import save_tensors
 from sideagents.run.config import differences, dump_config, load_config
-from sideagents.run.files import read_json
+from sideagents.run.files import find_data, read_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.provenance import command_line, versions
 from sideagents.run.seeding import seed_everything
@@ -94,7 +94,7 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> Path:
     is missing or broken, another configuration, a loss that explodes) with one line.
     """
     train, held_out = _read_data(config)
-    run = RunFolder.create(Path(config.runs), f"pretrain-{config.base_name}", dump_config(config), resume)
+    run = RunFolder.create(Path(config.runs).expanduser(), f"pretrain-{config.base_name}", dump_config(config), resume)
     if resume:
         _same_config(config, run)
         run.note_resume()
@@ -206,7 +206,7 @@ def _read_data(config: PretrainConfig) -> tuple[ImageSet, ImageSet]:
     if config.held_out is None:
         known = list_buildings(root)
         if config.splits is not None:
-            splits = read_splits(Path(config.splits))
+            splits = read_splits(Path(find_data(config.splits)))
             train, held_out = ([name for name in splits[part] if name in known] for part in ("train", "val"))
         else:
             held_out = known[_HELD_OUT_SHARE // 2 :: _HELD_OUT_SHARE] or known[-1:]
@@ -241,7 +241,7 @@ def _write(
     losses: HeldOutLoss,
     seconds: float,
 ) -> Path:
-    folder = run.path if config.out is None else Path(config.out)
+    folder = run.path if config.out is None else Path(config.out).expanduser()
     base = FrozenBase(copy.deepcopy(model.encoder), config.base_name, (config.size, config.size))
     reduction = 100 * (1 - losses.model / losses.mean_image) if losses.mean_image > 0 else 0.0
     card: dict[str, Any] = {

@@ -13,6 +13,7 @@ from sideagents_policies.cli.common import (
     natural,
     one_target,
     split_words,
+    user_path,
 )
 
 CONFIG = "CONFIG [section.key=value ...]"
@@ -35,8 +36,8 @@ def _add_training(verbs: Verbs) -> None:
         words=CONFIG,
     )
     start = train.add_mutually_exclusive_group()
-    start.add_argument("--init", type=Path, metavar="RUN", help="start from the networks of this run, often a clone")
-    start.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run, in its folder")
+    start.add_argument("--init", type=user_path, metavar="RUN", help="start from this run's networks, often a clone's")
+    start.add_argument("--resume", type=user_path, metavar="RUN", help="go on with this run, in its folder")
     train.set_defaults(run=_train)
 
     demos = add_verb(
@@ -46,7 +47,7 @@ def _add_training(verbs: Verbs) -> None:
         "sideagents demos pointnav/sidetune_curvature --out data/demos demos.trajectories=4900",
         words=CONFIG,
     )
-    demos.add_argument("--out", type=Path, metavar="DIR", help="folder of the shards (default: RUNS/NAME_demos)")
+    demos.add_argument("--out", type=user_path, metavar="DIR", help="folder of the shards (default: RUNS/NAME_demos)")
     demos.add_argument("--minari", metavar="ID", help="write them to Minari's store as well")
     demos.set_defaults(run=_demos)
 
@@ -59,10 +60,10 @@ def _add_training(verbs: Verbs) -> None:
         sideagents clone --resume runs/sidetune_curvature_clone_1""",
         words=CONFIG,
     )
-    clone.add_argument("--demos", type=Path, metavar="DIR", help="demonstrations; without it they are collected first")
+    clone.add_argument("--demos", type=user_path, metavar="DIR", help="demonstrations (else collected first)")
     start = clone.add_mutually_exclusive_group()
-    start.add_argument("--init", type=Path, metavar="RUN", help="start from the networks of this run")
-    start.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run, in its folder")
+    start.add_argument("--init", type=user_path, metavar="RUN", help="start from the networks of this run")
+    start.add_argument("--resume", type=user_path, metavar="RUN", help="go on with this run, in its folder")
     clone.set_defaults(run=_clone)
 
 
@@ -81,9 +82,9 @@ def _add_measuring(verbs: Verbs) -> None:
     )
     evaluate.add_argument("--split", choices=["train", "val", "test"], help="buildings to evaluate in")
     evaluate.add_argument("--episodes", type=natural, metavar="N", help="the first N of the list (0: all)")
-    evaluate.add_argument("--json", type=Path, metavar="F", help="write the metrics with intervals to this file")
-    evaluate.add_argument("--episodes-file", type=Path, metavar="F", help="any PointNav-v1 .json.gz file")
-    evaluate.add_argument("--scene-dir", type=Path, metavar="DIR", help="where that file's buildings are")
+    evaluate.add_argument("--json", type=user_path, metavar="F", help="write the metrics with intervals to this file")
+    evaluate.add_argument("--episodes-file", type=user_path, metavar="F", help="any PointNav-v1 .json.gz file")
+    evaluate.add_argument("--scene-dir", type=user_path, metavar="DIR", help="where that file's buildings are")
     evaluate.add_argument(
         "--deterministic", action="store_true", default=None, help="arg-max in place of sampled actions"
     )
@@ -99,11 +100,11 @@ def _add_measuring(verbs: Verbs) -> None:
     )
     enjoy.add_argument("--episode", type=natural, default=0, metavar="I", help="number in the episode list (default 0)")
     enjoy.add_argument("--split", choices=["train", "val", "test"], help="buildings to film in")
-    enjoy.add_argument("--episodes-file", type=Path, metavar="F", help="any PointNav-v1 .json.gz file")
-    enjoy.add_argument("--scene-dir", type=Path, metavar="DIR", help="where that file's buildings are")
+    enjoy.add_argument("--episodes-file", type=user_path, metavar="F", help="any PointNav-v1 .json.gz file")
+    enjoy.add_argument("--scene-dir", type=user_path, metavar="DIR", help="where that file's buildings are")
     enjoy.add_argument("--deterministic", action="store_true", default=None, help="arg-max in place of sampled actions")
     enjoy.add_argument(
-        "--out", type=Path, metavar="F", help=".mp4, .gif, or .png for a picture (default: in RUN/videos)"
+        "--out", type=user_path, metavar="F", help=".mp4, .gif, or .png for a picture (default: in RUN/videos)"
     )
     enjoy.set_defaults(run=_enjoy)
 
@@ -114,7 +115,7 @@ def _add_measuring(verbs: Verbs) -> None:
         "sideagents plot runs/sidetune_* runs/features_* --out curves.png",
         words="RUN [RUN ...]",
     )
-    plot.add_argument("--out", type=Path, required=True, metavar="F", help="image file, .png, .svg or .pdf")
+    plot.add_argument("--out", type=user_path, required=True, metavar="F", help="image file, .png, .svg or .pdf")
     plot.set_defaults(run=_plot)
 
 
@@ -131,7 +132,7 @@ def _train(args: argparse.Namespace) -> int:
 def _demos(args: argparse.Namespace) -> int:
     from sideagents_policies.demos import collect, default_folder
 
-    config = checked_config(args)
+    config = checked_config(args, networks=False)  # the expert acts alone
     folder = collect(config, default_folder(config) if args.out is None else args.out)
     print(f"demonstrations: {folder}")
     if args.minari is not None:

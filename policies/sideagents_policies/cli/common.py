@@ -75,6 +75,11 @@ def add_verb(verbs: Verbs, name: str, summary: str, example: str, words: str | N
     return parser
 
 
+def user_path(text: str) -> Path:
+    """Read a path; `~` is the home folder, in `--out=~/x` too, which a shell leaves alone."""
+    return Path(text).expanduser()
+
+
 def positive_int(text: str) -> int:
     """Read an integer of at least 1."""
     try:
@@ -113,11 +118,14 @@ def one_target(args: argparse.Namespace, what: str) -> tuple[str, list[str]]:
     return targets[0], overrides
 
 
-def checked_config(args: argparse.Namespace) -> AgentConfig:
-    """Resolve and validate the configuration of a verb that is about to use it; absent data is an error."""
+def checked_config(args: argparse.Namespace, networks: bool = True) -> AgentConfig:
+    """Resolve and validate the configuration of a verb that is about to use it; absent data is an error.
+
+    What only the networks need counts only when there are `networks`.
+    """
     from sideagents_policies.checks import read_config, require_data
 
     name, overrides = one_target(args, "a CONFIG: a YAML file or a name that `sideagents list configs` prints")
     config = read_config(name, overrides)
-    require_data(config)
+    require_data(config, networks)
     return config

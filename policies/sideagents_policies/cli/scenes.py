@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from sideagents_policies.cli.common import UsageError, Verbs, add_verb, natural, positive_int
+from sideagents_policies.cli.common import UsageError, Verbs, add_verb, natural, positive_int, user_path
 
 SPLITS = ["train", "val", "test"]
 
@@ -38,7 +37,7 @@ def add_verbs(verbs: Verbs) -> None:
         "tell whether a building can be used: units, up axis, holes, walkable area",
         "sideagents scenes check house.glb",
     )
-    check.add_argument("file", type=Path, metavar="FILE.glb")
+    check.add_argument("file", type=user_path, metavar="FILE.glb")
     check.add_argument("--json", action="store_true", help="print a JSON object")
     check.set_defaults(run=_check)
 
@@ -48,8 +47,8 @@ def add_verbs(verbs: Verbs) -> None:
         "make PointNav episodes in a building, filtered for detour as Gibson's",
         "sideagents scenes episodes house.glb --out house.json.gz --count 100 --seed 1",
     )
-    episodes.add_argument("file", type=Path, metavar="FILE.glb")
-    episodes.add_argument("--out", type=Path, required=True, metavar="F.json.gz")
+    episodes.add_argument("file", type=user_path, metavar="FILE.glb")
+    episodes.add_argument("--out", type=user_path, required=True, metavar="F.json.gz")
     episodes.add_argument("--count", type=positive_int, default=100, metavar="N", help="how many (default 100)")
     episodes.add_argument("--seed", type=natural, default=0, metavar="S", help="same seed, same episodes (default 0)")
     episodes.set_defaults(run=_episodes)
@@ -61,8 +60,8 @@ def add_verbs(verbs: Verbs) -> None:
         """sideagents scenes render --split train --out data/rendered
         sideagents scenes render house.glb flat.glb --out data/rendered --tasks curvature depth --views 50""",
     )
-    render.add_argument("files", type=Path, nargs="*", metavar="FILE.glb", help="buildings (default: the bundled ones)")
-    render.add_argument("--out", type=Path, required=True, metavar="DIR")
+    render.add_argument("files", type=user_path, nargs="*", metavar="FILE.glb", help="buildings (default: bundled)")
+    render.add_argument("--out", type=user_path, required=True, metavar="DIR")
     render.add_argument("--split", choices=SPLITS, default="train", help="which bundled buildings (default train)")
     render.add_argument("--tasks", nargs="+", metavar="TASK", help="curvature, denoising, depth, ... (default: all)")
     render.add_argument(
