@@ -224,7 +224,7 @@ def _result(rows: Sequence[Row], chosen: EpisodesFrom, config: AgentConfig) -> d
 def _buildings(chosen: EpisodesFrom, config: AgentConfig) -> str:
     if chosen.file is None and config.scenes.dataset == "bundled":
         return f"bundled-v{GENERATOR_VERSION}"
-    return Path(chosen.scenes_dir or chosen.file or config.scenes.dataset).name
+    return Path(chosen.scenes_dir or chosen.file or config.scenes.dataset).resolve().name
 
 
 def _deliver(result: dict[str, Any], json_path: Path | None) -> dict[str, Any]:
