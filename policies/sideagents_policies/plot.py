@@ -24,7 +24,6 @@ METRICS = {
     "rollout/return": "return",
     "train/alpha": "alpha (weight of the base)",
 }
-_FORMER = {"rollout/return": "rollout/nav_reward"}  # names in runs of earlier versions
 
 
 def read_curves(run: Path) -> dict[str, Curve]:
@@ -37,9 +36,8 @@ def read_curves(run: Path) -> dict[str, Curve]:
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in read_scalars(run / "progress.csv"):
         for metric in METRICS:
-            value = row.get(metric) or row.get(_FORMER.get(metric, ""))
-            if value:
-                points[metric].append((float(row.get("frames") or row["step"]), float(value)))
+            if row.get(metric):
+                points[metric].append((float(row.get("frames") or row["step"]), float(row[metric])))
     return {metric: (np.array([x for x, _ in p]), np.array([y for _, y in p])) for metric, p in points.items()}
 
 

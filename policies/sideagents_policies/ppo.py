@@ -221,7 +221,7 @@ class SideTunedPPO(PPO):
         self._last_episode_starts = np.array(state["episode_starts"])
         self.num_timesteps, self._n_updates = state["num_timesteps"], state["n_updates"]
         self._episode_num, self._current_progress_remaining = state["episodes"], state["progress_remaining"]
-        restore_rng(state["rng"] if "rng" in state else _former_rng(state))
+        restore_rng(state["rng"])
         if self.policy.action_noise is not None and state["action_noise"] is not None:
             self.policy.action_noise.set_state(state["action_noise"])
         self.ep_info_buffer = deque(state["episode_infos"], maxlen=self._stats_window_size)
@@ -233,16 +233,6 @@ def _named(value: Any) -> dict[str, Any]:
     if isinstance(value, spaces.Dict):
         return dict(value.spaces)
     return dict(value) if isinstance(value, dict) else {"observation": value}
-
-
-def _former_rng(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the generators of a state that was saved before `capture_rng` was used here."""
-    version, words, gauss = state["rng_python"]
-    return {
-        "python": {"version": version, "words": words, "gauss": gauss},
-        "numpy": state["rng_numpy"],
-        "torch": state["rng_torch"],
-    }
 
 
 def _normalised(advantages: Tensor) -> Tensor:
