@@ -19,7 +19,14 @@ import pytest
 import trimesh
 from PIL import Image
 
-from sideagents_envs.buildings import BUNDLED_SPLITS, GENERATOR_VERSION, bundled, make_building, scenes_root
+from sideagents_envs.buildings import (
+    BUNDLED_SPLITS,
+    GENERATOR_VERSION,
+    bundled,
+    dataset_name,
+    make_building,
+    scenes_root,
+)
 from sideagents_envs.buildings.arrange import furnish
 from sideagents_envs.buildings.dice import Dice
 from sideagents_envs.buildings.generator import building_nodes
@@ -355,3 +362,8 @@ def test_a_folder_of_buildings_and_its_errors(glb: Path, tmp_path: Path) -> None
         scenes_root(ScenesConfig(dataset=str(tmp_path)), "train")
     with pytest.raises(EnvsError, match="no split 'vall', did you mean 'val'"):
         scenes_root(ScenesConfig(), "vall")
+
+
+def test_results_name_their_buildings(tmp_path: Path) -> None:
+    assert dataset_name(ScenesConfig()) == f"bundled-v{GENERATOR_VERSION}"
+    assert dataset_name(ScenesConfig(dataset=f"{tmp_path}/houses/.")) == "houses"

@@ -93,6 +93,8 @@ def benchmark_env(
     rows: list[Row] = []
     for suffix, paths, size in setups:
         measured = _measure(f"{size}{suffix}", paths, cameras[size], n_envs, steps, repeats)
+        if scene is None or paths != [scene]:
+            measured = [{**row, "generator_version": GENERATOR_VERSION} for row in measured]
         progress("; ".join(f"{row['name']} {row['value']:.4g} {row['unit']}" for row in measured))
         rows += measured
     return rows
@@ -139,7 +141,6 @@ def _measure(
         "buildings": [path.stem for path in paths],
         "triangles": sum(load_scene(path).n_triangles for path in paths),
         "actions": f"expert, {RANDOM_SHARE:.0%} random",
-        "generator_version": GENERATOR_VERSION,
     }
     rows: list[Row] = [
         {

@@ -194,6 +194,7 @@ def _forwards_row(contests: Sequence[_Contest]) -> Row:
         "value": sum(contest.forwards for contest in contests) / steps,
         "unit": "",
         "env_steps": steps,
+        "generator_version": GENERATOR_VERSION,
         # counted at the base itself, whoever calls it; the terminal images of episodes are the difference
         "images_per_env_step": sum(contest.images for contest in contests) / steps,
     }

@@ -18,7 +18,7 @@ from sideagents.run.config import config_hash, differences, load_config
 from sideagents.run.files import write_json, write_text
 from sideagents.run.progress import Progress
 from sideagents.run.stats import bootstrap_interval
-from sideagents_envs.buildings import GENERATOR_VERSION
+from sideagents_envs.buildings import dataset_name
 from sideagents_envs.config import TaskConfig
 from sideagents_policies.agents import Agent, PolicyAgent, baseline
 from sideagents_policies.build import ALONE, LoadedAgent, build_venv, load_agent
@@ -214,17 +214,11 @@ def _result(rows: Sequence[Row], chosen: EpisodesFrom, config: AgentConfig) -> d
     return {
         "split": chosen.split,
         "episodes_file": chosen.file.name if chosen.file else None,
-        "buildings": _buildings(chosen, config),
+        "buildings": dataset_name(chosen.applied_to(config).scenes),
         "seed": config.seed,
         "episodes": len(rows),
         "metrics": summarise(rows),
     }
-
-
-def _buildings(chosen: EpisodesFrom, config: AgentConfig) -> str:
-    if chosen.file is None and config.scenes.dataset == "bundled":
-        return f"bundled-v{GENERATOR_VERSION}"
-    return Path(chosen.scenes_dir or chosen.file or config.scenes.dataset).resolve().name
 
 
 def _deliver(result: dict[str, Any], json_path: Path | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sideagents.run.cells import Cell, read_rows, run_cells
 from sideagents.run.config import config_hash
 from sideagents.train.pretrain import PretrainConfig, pretrain
 from sideagents.train.probe import linear_probe
-from sideagents_envs.buildings import GENERATOR_VERSION, scenes_root
+from sideagents_envs.buildings import GENERATOR_VERSION, dataset_name, scenes_root
 from sideagents_envs.cache import cache_dir
 from sideagents_envs.config import ScenesConfig
 from sideagents_envs.taskonomy import TASKS, render_taskonomy
@@ -93,13 +93,18 @@ def probe(path: Path) -> str:
     """
     data: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
-    def work(cell: Cell) -> dict[str, float | int]:
+    def work(cell: Cell) -> dict[str, float | str]:
         if not data:
             data.update({split: states(split, count) for split, count in PROBED.items()})
         (x, y, g), (xv, yv, gv) = data["train"], data["val"]
         name = str(cell.key["code"])
         train, val = (g, gv) if name == "goal" else (_features(name, x, g), _features(name, xv, gv))
-        return {"accuracy": round(linear_probe(train, y, val, yv, 3, l2=1e-2), 4), "train": len(y), "val": len(yv)}
+        return {
+            "accuracy": round(linear_probe(train, y, val, yv, 3, l2=1e-2), 4),
+            "train": len(y),
+            "val": len(yv),
+            "buildings": dataset_name(ScenesConfig()),
+        }
 
     fingerprints = {name: load_base(name).fingerprint[:12] for name in (*CONTROLS, *TASKS)}
     hashes = {"goal": "goal", **fingerprints}

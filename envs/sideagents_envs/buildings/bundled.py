@@ -176,6 +176,11 @@ def _join_episodes(split: str) -> None:
     write_episodes(episodes_file(split), [episode for part in parts for episode in part])
 
 
+def dataset_name(config: ScenesConfig) -> str:
+    """Return what results say of their buildings: `bundled-vN` with the generator's version, or the folder's name."""
+    return f"bundled-v{GENERATOR_VERSION}" if config.folder is None else config.folder.resolve().name
+
+
 def scenes_root(config: ScenesConfig, split: str, progress: bool = True) -> list[Path]:
     """Return the `.glb` files of a split, sorted by name as they are numbered; bundled ones are made when missing.
 
