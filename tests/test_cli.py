@@ -46,6 +46,14 @@ def test_version(capsys):
     assert out(capsys, "--version").strip() == "0.1.0"
 
 
+def test_check_remarks_on_what_is_seldom_meant(capsys):
+    text = out(capsys, "check", "pointnav/sidetune_curvature", "ppo.frames=2048", "model.base=timm:resnet18")
+    notes = [line for line in text.splitlines() if line.startswith("# note: ")]
+    assert "ppo.critic_warmup_frames=16384 covers all of ppo.frames=2048" in notes[0]
+    assert "model.base=timm:resnet18 without model.base_weights has random weights" in notes[1]
+    assert "# note" not in out(capsys, "check", "pointnav/sidetune_curvature")
+
+
 def test_near_names(capsys):
     assert "did you mean 'train'" in failed(capsys, "trian")
     assert "did you mean '--split'" in failed(capsys, "eval", "run", "--splt", "val")

@@ -87,6 +87,18 @@ def _absent_weights(model: ModelConfig) -> Iterator[str]:
         yield f"model.side_init: no such file {model.side_init}"
 
 
+def remarks(config: AgentConfig) -> Iterator[str]:
+    """Yield a line for each setting that is allowed and seldom meant; `check` and the training verbs show them."""
+    if config.ppo.critic_warmup_frames >= config.ppo.frames:
+        yield (
+            f"ppo.critic_warmup_frames={config.ppo.critic_warmup_frames} covers all of ppo.frames={config.ppo.frames}: "
+            "PPO would train the critic alone; lower it, 0 leaves it out"
+        )
+    base = config.model.base
+    if config.model.use_rgb and base.startswith("timm:") and config.model.base_weights is None:
+        yield f"model.base={base} without model.base_weights has random weights: nothing is downloaded"
+
+
 def absent_scenes(config: AgentConfig) -> Iterator[str]:
     """Yield one line for each building, episode file or simulator that is not there."""
     scenes = config.scenes

@@ -143,5 +143,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             keys = keys_of(table, args.seeds)
             cells = [Cell(key, settings_of(key), _ESTIMATE_S[table]) for key in keys]
             run_cells(path, select(cells, args.only), work, limit_s=60 * args.minutes)
-        print(table_of(rows_of(table, args.results)))
+        rows = rows_of(table, args.results)
+        print(f"\n{table}\n{table_of(rows)}" if rows else f"\n{table}: no cell is done yet")
     return 0

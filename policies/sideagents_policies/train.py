@@ -15,7 +15,7 @@ from sideagents.run.checkpoint import Checkpoint, load_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import seed_everything
-from sideagents_policies import parallel
+from sideagents_policies import checks, parallel
 from sideagents_policies.build import agent_base, build_agent, build_policy, build_venv, load_weights, observation_space
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.ppo import SideTunedPPO
@@ -82,6 +82,8 @@ def train_here(session: Session, start: Checkpoint | None) -> Path:
     base = agent_base(config)
     space = observation_space(config, base)
     session.say(describe(build_policy(config, base), {"rollout": rollout_bytes(config, space)}, world.size))
+    for line in checks.remarks(config):
+        session.say(f"note: {line}")
     venv = build_venv(config, base=base, world=world)
     try:
         agent = build_agent(config, venv, base, world)

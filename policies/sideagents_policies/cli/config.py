@@ -32,13 +32,15 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from sideagents_policies.checks import absent_data, read_config, resolved_yaml
+    from sideagents_policies.checks import absent_data, read_config, remarks, resolved_yaml
 
     name, overrides = one_target(args, "a CONFIG: a YAML file or a name that `sideagents list configs` prints")
     config = read_config(name, overrides)
     print(resolved_yaml(config), end="")
     for line in absent_data(config):
         print(f"# absent: {line}")
+    for line in remarks(config):
+        print(f"# note: {line}")
     return 0
 
 
