@@ -13,13 +13,12 @@ import pytest
 from small_agent import homes  # noqa: F401
 
 from sideagents.errors import SideAgentsError
-from sideagents_envs.buildings import GENERATOR_VERSION
 from sideagents_envs.episodes import read_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_policies.checks import default_config
 from sideagents_policies.enjoy import record
-from sideagents_policies.evaluate import EpisodesFrom, _buildings, evaluate_baseline, evaluate_run, summarise
-from sideagents_policies.plot import average, plot_runs, read_curves
+from sideagents_policies.evaluate import evaluate_baseline, evaluate_run, summarise
+from sideagents_policies.plot import average, labels_of, plot_runs, read_curves
 from sideagents_policies.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3.*")
@@ -82,10 +81,6 @@ def test_rows_follow_the_list(run: Path, homes: list[str]) -> None:  # noqa: F81
     assert [row["episode_id"] for row in rows] == [episode.episode_id for episode in listed]
     assert {row["buildings"] for row in rows} == {result["buildings"]} == {Path(folder).name}
     assert result["metrics"]["nav_reward"]["mean"] == pytest.approx(np.mean([row["nav_reward"] for row in rows]))
-
-
-def test_bundled_buildings_are_named_with_their_version() -> None:
-    assert _buildings(EpisodesFrom("val"), default_config()) == f"bundled-v{GENERATOR_VERSION}"
 
 
 def test_same_run_same_result(run: Path) -> None:
@@ -173,6 +168,16 @@ def test_average_over_seeds() -> None:
     assert mean[0] == pytest.approx(0.5)
     assert mean[-1] == pytest.approx(1.0)
     assert low[0] <= mean[0] <= high[0]
+
+
+def test_only_runs_of_one_experiment_are_averaged(run: Path, tmp_path: Path) -> None:
+    text = (run / "config.yaml").read_text()
+    for number, changed in enumerate(
+        [text, text.replace("seed: 1", "seed: 2", 1), text.replace("gamma: 0.99", "gamma: 0.9")]
+    ):
+        (tmp_path / f"a_{number}").mkdir()
+        (tmp_path / f"a_{number}" / "config.yaml").write_text(changed)
+    assert labels_of([tmp_path / f"a_{number}" for number in range(3)]) == ["a", "a", "a ppo.gamma=0.9"]
 
 
 def test_plot_draws_curves(run: Path, tmp_path: Path) -> None:

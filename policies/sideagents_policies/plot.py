@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,9 +14,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sideagents.errors import SideAgentsError
+from sideagents.run.config import differences, load_config
 from sideagents.run.scalars import read_scalars
 from sideagents.run.stats import bootstrap_interval
 from sideagents_envs.cache import atomic_path
+from sideagents_policies.config import AgentConfig
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 METRICS = {
@@ -24,6 +27,8 @@ METRICS = {
     "rollout/return": "return",
     "train/alpha": "alpha (weight of the base)",
 }
+
+_SAME_EXPERIMENT = ("seed", "runs", "workers", "threads", "device")  # keys in which runs to average may differ
 
 
 def read_curves(run: Path) -> dict[str, Curve]:
@@ -41,9 +46,23 @@ def read_curves(run: Path) -> dict[str, Curve]:
     return {metric: (np.array([x for x, _ in p]), np.array([y for _, y in p])) for metric, p in points.items()}
 
 
-def label_of(run: Path) -> str:
-    """Return the folder's name without its number, which runs of several seeds share."""
-    return re.sub(r"_\d+$", "", run.resolve().name)
+def labels_of(runs: Sequence[Path]) -> list[str]:
+    """Return each folder's name without its number, which runs of several seeds share.
+
+    Where runs of one name differ in more than their seed, what differs from the first is added: they are not averaged.
+    """
+    labels: list[str] = []
+    first: dict[str, AgentConfig] = {}
+    for run in runs:
+        name = re.sub(r"_\d+$", "", run.resolve().name)
+        settings = run / "config.yaml"
+        changed: dict[str, tuple[Any, Any]] = {}
+        if settings.is_file():
+            config = load_config(AgentConfig, settings)
+            changed = differences(first.setdefault(name, config), config)
+        words = [f"{key}={new}" for key, (_, new) in changed.items() if key not in _SAME_EXPERIMENT]
+        labels.append(" ".join([name, *words]))
+    return labels
 
 
 def average(curves: Sequence[Curve], points: int = 200) -> tuple[NDArray[np.float64], ...]:
@@ -62,10 +81,10 @@ def average(curves: Sequence[Curve], points: int = 200) -> tuple[NDArray[np.floa
 
 
 def plot_runs(runs: Sequence[Path], out: Path) -> Path:
-    """Draw success, SPL, return and alpha against frames; one line for each name, a band over its seeds."""
+    """Draw success, SPL, return and alpha against frames; one line for each experiment, a band over its seeds."""
     groups: dict[str, list[dict[str, Curve]]] = defaultdict(list)
-    for run in runs:
-        groups[label_of(run)].append(read_curves(run))
+    for run, label in zip(runs, labels_of(runs), strict=True):
+        groups[label].append(read_curves(run))
     shown = [m for m in METRICS if any(m in curves for group in groups.values() for curves in group)]
     if not shown:
         raise SideAgentsError(f"{runs[0]}: progress.csv has no curve yet ({', '.join(METRICS)})")
