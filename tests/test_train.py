@@ -18,7 +18,7 @@ from small_agent import SMALL, _leave_generators_as_they_were, homes  # noqa: F4
 
 from sideagents.bases import load_base, save_base
 from sideagents.errors import CheckpointError, ConfigError
-from sideagents.run.checkpoint import load_checkpoint, save_checkpoint
+from sideagents.run.checkpoint import load_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
 from sideagents_envs.errors import EnvsError
@@ -167,25 +167,6 @@ def test_killed_and_resumed_is_the_same(homes, whole, tmp_path):  # noqa: F811
     resume(run)
     assert weights(run) == weights(whole)
     assert told(run) == told(whole)
-
-
-def test_a_state_of_an_earlier_version_goes_on(homes, whole, tmp_path):  # noqa: F811
-    """The generators once stood one by one in the learner's state."""
-    run = train(default_config([*homes, f"runs={tmp_path}", "ppo.frames=128", "ppo.checkpoint_every_frames=32"]))
-    shutil.rmtree(latest(run))
-    path = latest(run)
-    checkpoint = load_checkpoint(path)
-    ppo = checkpoint.state["processes"][0]["ppo"]
-    rng = ppo.pop("rng")
-    python, words = rng["python"], rng["numpy"]["state"]
-    ppo["rng_python"] = (python["version"], tuple(int(word) for word in python["words"]), python["gauss"])
-    gauss = (rng["numpy"]["has_gauss"], rng["numpy"]["gauss"])
-    ppo["rng_numpy"] = (rng["numpy"]["bit_generator"], words["key"], words["pos"], *gauss)
-    ppo["rng_torch"], ppo["rng_cuda"] = rng["torch"], None
-    kept = {key: getattr(checkpoint, key) for key in ("config_hash", "base", "fingerprint")}
-    save_checkpoint(path.parent, checkpoint.step, checkpoint.tensors, checkpoint.state, **kept)
-    resume(run)
-    assert weights(run) == weights(whole)
 
 
 def test_a_damaged_state_is_one_line(whole, tmp_path):
