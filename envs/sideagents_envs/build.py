@@ -123,7 +123,8 @@ def _find_building(episode: Episode, file: Path, scenes: ScenesConfig, split: st
     if name not in buildings:
         raise EpisodeError(
             f"{file}, episode {episode.episode_id!r}: its building {episode.scene_id!r} is not among the "
-            f"{len(buildings)} of {scenes.dataset!r}, split {split!r}{nearest(name, buildings)}"
+            f"{len(buildings)} of {scenes.dataset!r}, split {split!r}{nearest(name, buildings)}; scenes.dataset "
+            "(--scene-dir on the command line) names the folder of the file's buildings"
         )
     return buildings[name]
 
