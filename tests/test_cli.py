@@ -11,7 +11,9 @@ import pytest
 import yaml
 from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
+from sideagents_policies.checks import read_config, remarks
 from sideagents_policies.cli.main import main
+from sideagents_policies.config import ModelConfig
 
 VERBS = ["train", "demos", "clone", "eval", "enjoy", "plot", "check", "list", "scenes", "pretrain"]
 
@@ -52,6 +54,8 @@ def test_check_remarks_on_what_is_seldom_meant(capsys):
     assert "ppo.critic_warmup_frames=16384 covers all of ppo.frames=2048" in notes[0]
     assert "model.base=timm:resnet18 without model.base_weights has random weights" in notes[1]
     assert "# note" not in out(capsys, "check", "pointnav/sidetune_curvature")
+    own = read_config("pointnav/demo").model_copy(update={"model": ModelConfig(base="my_nets:Patches")})
+    assert "unless the class makes the same weights each time" in next(remarks(own))
 
 
 def test_near_names(capsys):

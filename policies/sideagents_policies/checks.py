@@ -12,6 +12,7 @@ from sideagents.bases import load_base
 from sideagents.bases import loading as bases
 from sideagents.core import side
 from sideagents.core.alpha import make_alpha
+from sideagents.core.dotted import is_dotted
 from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS
 from sideagents.errors import ConfigError, SideAgentsError
@@ -97,6 +98,11 @@ def remarks(config: AgentConfig) -> Iterator[str]:
     base = config.model.base
     if config.model.use_rgb and base.startswith("timm:") and config.model.base_weights is None:
         yield f"model.base={base} without model.base_weights has random weights: nothing is downloaded"
+    if config.model.use_rgb and is_dotted(base) and config.model.base_weights is None:
+        yield (
+            f"model.base={base} without model.base_weights: unless the class makes the same weights each time, "
+            "no later command can load the run"
+        )
 
 
 def absent_scenes(config: AgentConfig) -> Iterator[str]:
