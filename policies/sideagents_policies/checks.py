@@ -12,7 +12,6 @@ from sideagents.bases import load_base
 from sideagents.bases import loading as bases
 from sideagents.core import side
 from sideagents.core.alpha import make_alpha
-from sideagents.core.dotted import is_dotted
 from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS
 from sideagents.errors import ConfigError, SideAgentsError
@@ -89,7 +88,7 @@ def _absent_weights(model: ModelConfig) -> Iterator[str]:
 
 
 def remarks(config: AgentConfig) -> Iterator[str]:
-    """Yield a line for each setting that is allowed and seldom meant; `check` and the training verbs show them."""
+    """Yield a line for each setting that is allowed and seldom meant; `check` and `train` show them."""
     if config.ppo.critic_warmup_frames >= config.ppo.frames:
         yield (
             f"ppo.critic_warmup_frames={config.ppo.critic_warmup_frames} covers all of ppo.frames={config.ppo.frames}: "
@@ -98,7 +97,7 @@ def remarks(config: AgentConfig) -> Iterator[str]:
     base = config.model.base
     if config.model.use_rgb and base.startswith("timm:") and config.model.base_weights is None:
         yield f"model.base={base} without model.base_weights has random weights: nothing is downloaded"
-    if config.model.use_rgb and is_dotted(base) and config.model.base_weights is None:
+    if config.model.use_rgb and bases.names_code(base) and config.model.base_weights is None:
         yield (
             f"model.base={base} without model.base_weights: unless the class makes the same weights each time, "
             "no later command can load the run"
