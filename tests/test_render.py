@@ -12,7 +12,7 @@ from sideagents_envs.config import CameraConfig
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.render import CHANNELS, Renderer
 from sideagents_envs.scene import SceneMesh, load_scene
-from sideagents_envs.shading import SKY
+from sideagents_envs.shading import MESH, SKY
 
 ALL = tuple(CHANNELS)
 CAMERA = CameraConfig(width=8, height=8, hfov_deg=90.0, height_m=1.0)
@@ -143,6 +143,21 @@ def test_poses(tmp_path: Path) -> None:
     np.testing.assert_allclose(depth, [2, 1, 4, 3, 3, 2], atol=1e-4)
     above = renderer.render([(0, 3.8, 0, 0)], ("depth",))["depth"]
     assert above.item() == 0  # the camera is 5 cm above the box
+
+
+def test_no_ray_slips_through_where_triangles_meet(tmp_path: Path) -> None:
+    # walls of 4,096 squares around the agent: the rays of an odd-sized image run along their edges
+    places = np.arange(-32, 33) / 16.0
+    squares = [(65 * i + j, 65 * i + j + 1, 65 * i + j + 66, 65 * i + j + 65) for i in range(64) for j in range(64)]
+    faces = [face for a, b, c, d in squares for face in ((a, b, c), (a, c, d))]
+    north, south = ([(x, 1 + y, z) for y in places for x in places] for z in (-2.0, 2.0))
+    east, west = ([(x, 1 + y, z) for y in places for z in places] for x in (2.0, -2.0))
+    scene = load(tmp_path, *(Part(corners, faces) for corners in (north, south, east, west)))
+    renderer = Renderer(CameraConfig(width=65, height=21, height_m=1.0), scene)
+    poses = [(x / 4, y / 8, x / 4, math.radians(yaw)) for x in range(-3, 4) for y in range(3) for yaw in (0, 45, 90)]
+    assert (renderer.render(poses, ("semantic",))["semantic"] >= 0).all()
+    lost = renderer._fast.run(*renderer._rays, output=True)["geomID"] != MESH
+    assert 0 < lost.sum() < 0.02 * lost.size  # the fast mode alone is not enough
 
 
 @pytest.mark.parametrize(("width", "height", "fov"), [(16, 16, 90), (21, 10, 90), (10, 21, 60), (1, 4, 120)])

@@ -14,6 +14,7 @@ Int32 = npt.NDArray[np.int32]
 UInt8 = npt.NDArray[np.uint8]
 
 SNAP = 2.0**14  # camera positions and vertices lie on a grid of 1/SNAP metres (0.06 mm), see render.py
+MESH = 0  # Embree's number of the only mesh; other numbers: nothing was hit
 SKY = (178, 204, 229)  # what a ray sees that hits nothing
 AMBIENT = np.float32(0.35)  # head light of plain surfaces: AMBIENT + (1 - AMBIENT) |cos(angle of incidence)|
 
@@ -79,7 +80,7 @@ def shade(view: Float32, poses: Float64, directions: Float32, hits: Any, surface
         sin, cos = np.float32(np.sin(poses[image, 3])), np.float32(np.cos(poses[image, 3]))
         for p in range(n_pixels):
             i = image * n_pixels + p
-            if geometry[i] != 0:  # there is one mesh, number 0
+            if geometry[i] != MESH:
                 _nothing(i, rgb, depth, distance, normals, semantic)
                 continue
             face = primitive[i]
