@@ -13,6 +13,7 @@ from sideagents_envs.episodes import Episode, read_episodes
 from sideagents_envs.errors import EpisodeError, nearest
 from sideagents_envs.simulator import EmbeddedWorld
 from sideagents_envs.sources import EpisodeList, EpisodeSource, TrainingEpisodes
+from sideagents_envs.stage import with_up
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
         if training and scenes.buildings:
             episodes = _limited(episodes, file, scenes)
         paths, listed = _place_in_buildings(episodes, file, scenes, spec.split)
-    world = EmbeddedWorld(paths, camera, scenes.navmesh)
+    world = EmbeddedWorld([with_up(path, scenes.up) for path in paths], camera, scenes.navmesh)
     source: EpisodeSource
     if not training:
         source = EpisodeList(world, listed, str(file))

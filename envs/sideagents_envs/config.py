@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -103,7 +103,9 @@ class ScenesConfig:
     is switched every `episodes_per_building` episodes, as in the paper. `episodes` optionally names a PointNav-v1
     `.json.gz` file (`{split}` is filled in); without it training episodes are drawn at random and held-out ones come
     from the dataset. With both, only the listed episodes in the first `buildings` of the dataset are trained on.
-    A leading `~` in `dataset` and `episodes` is the home folder.
+    A leading `~` in `dataset` and `episodes` is the home folder. `up` is the axis that points upwards in the files:
+    `auto` reads Habitat's `NAME.stage_config.json` beside a building and takes Y, glTF's own convention, without one;
+    the files of Gibson, Matterport3D and HM3D have Z up.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -112,6 +114,7 @@ class ScenesConfig:
     buildings: int = 0
     episodes_per_building: int = 10
     episodes: str | None = None
+    up: Literal["auto", "y", "z"] = field(default="auto", metadata={"neutral": True})
     navmesh: NavMeshConfig = NavMeshConfig()
 
     def __post_init__(self) -> None:
