@@ -45,6 +45,7 @@ MEANINGS = {
     "scenes.buildings": "use the first so many training buildings; 0 = all; at least 0",
     "scenes.episodes_per_building": "a training environment moves to the next building after so many episodes; above 0",
     "scenes.episodes": "PointNav-v1 `.json.gz` file; `{split}` in it is replaced by the split's name",
+    "scenes.up": "axis that points upwards in the files: auto (stage configuration beside, else y), y or z",
     "scenes.navmesh.cell_m": "side of a grid cell, metres, above 0",
     "scenes.navmesh.agent_radius_m": "of the agent's cylinder, metres, above 0",
     "scenes.navmesh.agent_height_m": "of the agent's cylinder, metres, above 0",
