@@ -29,6 +29,7 @@ FURTHEST_DEPTH_M = 1_000.0
 
 _COUNTERS = (
     "distances",
+    "measured_at",
     "start_distances",
     "path_lengths",
     "returns",
@@ -107,6 +108,7 @@ class PointNavBatch:
         self.scenes = np.zeros(n_envs, np.int64)
         self.starts: list[Start | None] = [None] * n_envs
         self._distances = np.zeros(n_envs)
+        self._measured_at = np.zeros((n_envs, 3))
         self._start_distances = np.zeros(n_envs)
         self._path_lengths = np.zeros(n_envs)
         self._returns = np.zeros(n_envs)
@@ -132,6 +134,7 @@ class PointNavBatch:
                 f"{np.round(self.poses[env, :3], 2).tolist()}"
             )
         self._distances[env] = self._start_distances[env] = distance
+        self._measured_at[env] = self.poses[env, :3]
         self._path_lengths[env] = self._returns[env] = 0.0
         self._steps[env] = self._collisions[env] = 0
         self.active[env] = True
@@ -170,6 +173,10 @@ class PointNavBatch:
     def _images(self, envs: NDArray[np.int64], channels: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return what the agents of some environments see: (K, H, W, ...) per channel."""
         return self.simulator.render(self.scenes[envs], self.poses[envs], channels)
+
+    def _readings(self, envs: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return where some agents find the goal: (K, 3) = metres, cosine and sine of the angle to the left."""
+        return goal_readings(self.poses[envs], self.goals[envs])
 
     def _expert_action(self, env: int) -> int:
         start = self.starts[env]
@@ -211,13 +218,22 @@ class PointNavBatch:
                 self._collisions[env] += 1
                 reward -= task.collision_penalty
             self._advance(env, position)
-            distance = self._measured(env)
-            # One agent on a ledge without a way back must not end a run of many: its episode runs out instead.
-            self._distances[env] = distance if math.isfinite(distance) else before
+            self._measure(env)
             reward += task.distance_reward * (before - self._distances[env])
         self._steps[env] += 1
         self._returns[env] += reward
         return reward, stop, not stop and bool(self._steps[env] >= task.max_steps)
+
+    def _measure(self, env: int) -> None:
+        """Measure the distance to the goal anew, unless the agent has hardly moved since: Habitat's rule."""
+        now = self.poses[env, :3]
+        if (np.abs(self._measured_at[env] - now) <= 1e-4 + 1e-5 * np.abs(now)).all():
+            return
+        self._measured_at[env] = now
+        distance = self._measured(env)
+        # One agent on a ledge without a way back must not end a run of many: its episode runs out instead.
+        if math.isfinite(distance):
+            self._distances[env] = distance
 
     def _advance(self, env: int, before: NDArray[np.float64]) -> None:
         """Add what was walked from the position `before` to the path and its track."""
@@ -266,7 +282,7 @@ class PointNavBatch:
                 content["rgb"][seen] = images["rgb"]
             if self.task.depth:
                 content["depth"][seen] = np.minimum(images["depth"], FURTHEST_DEPTH_M)[..., None]
-            content["goal"][seen] = goal_readings(poses, goals)
+            content["goal"][seen] = self._readings(index)
             maps = np.empty((len(seen), *content["map"].shape[1:]), np.uint8)
             lengths = self._track_lengths[index]
             draw_maps(maps, self._tracks[index], lengths, poses, goals, self.task.map_size_m)
@@ -300,6 +316,9 @@ class PointNavBatch:
     def tracks(self) -> list[NDArray[np.float64]]:
         """Return per environment the places (T, 2) x, z where it has been in this episode."""
         return [track[:length].copy() for track, length in zip(self._tracks, self._track_lengths, strict=True)]
+
+    def close(self) -> None:
+        """Free what the simulator holds."""
 
     def get_state(self) -> dict[str, Any]:
         """Return all that the future depends on: arrays (N, ...) and JSON-able lists with one entry per environment."""

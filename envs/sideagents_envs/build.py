@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from sideagents_envs.batch import PointNavBatch
 from sideagents_envs.buildings import ensure_bundled, episodes_file, scenes_root
-from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
+from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
 from sideagents_envs.episodes import Episode, read_episodes
 from sideagents_envs.errors import EpisodeError, nearest
 from sideagents_envs.simulator import EmbeddedWorld
@@ -18,7 +18,10 @@ from sideagents_envs.stage import with_up
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """All that makes the environments `first_env ... first_env + n_envs` of `total_envs`; None means the default."""
+    """All that makes the environments `first_env ... first_env + n_envs` of `total_envs`; None means the default.
+
+    With `habitat` they are habitat-lab's, on the simulator named by `habitat_simulator`; without it the embedded ones.
+    """
 
     n_envs: int = 1
     split: str = "train"
@@ -29,6 +32,8 @@ class BatchSpec:
     episodes_file: str | Path | None = None
     first_env: int = 0
     total_envs: int | None = None
+    habitat: HabitatConfig | None = None
+    habitat_simulator: HabitatSimulator = "auto"
 
 
 def make_batch(spec: BatchSpec) -> PointNavBatch:
@@ -39,6 +44,7 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
 
     Raises:
         SceneError, EpisodeError: buildings or episodes are missing or do not fit each other.
+        EnvsError: habitat-lab is wanted and absent.
     """
     camera, task, scenes = spec.camera or CameraConfig(), spec.task or TaskConfig(), spec.scenes or ScenesConfig()
     file = _episodes_file(spec, scenes)
@@ -66,7 +72,11 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
             total_envs=spec.total_envs,
             listed=_by_building(listed) if listed else None,
         )
-    return PointNavBatch(world, source, spec.n_envs, camera, task)
+    if spec.habitat is None:
+        return PointNavBatch(world, source, spec.n_envs, camera, task)
+    from sideagents_envs.habitat.batch import HabitatBatch  # needs habitat-lab
+
+    return HabitatBatch(world, source, spec.n_envs, camera, task, spec.habitat, spec.habitat_simulator, spec.first_env)
 
 
 def _episodes_file(spec: BatchSpec, scenes: ScenesConfig) -> Path | None:

@@ -130,3 +130,26 @@ class ScenesConfig:
     def episodes_path(self, split: str) -> Path | None:
         """Return the episode file that `episodes` names for a split, None when it names none."""
         return None if self.episodes is None else Path(os.path.expanduser(self.episodes.replace("{split}", split)))
+
+
+HabitatSimulator = Literal["auto", "habitat_sim", "sideagents"]
+
+
+@dataclass(frozen=True)
+class HabitatConfig:
+    """How habitat-lab is set up where `env` is `habitat`; camera, task and scenes are the same keys as elsewhere.
+
+    `config` is a YAML file of habitat-lab, by its name there or a path; `overrides` are passed on to it as they are,
+    behind ours. `gpu_device_ids` are dealt to the worker processes in turn; empty: all GPUs of the machine, or -1,
+    which renders on the CPU, where there is none.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    config: str = "benchmark/nav/pointnav/pointnav_gibson.yaml"
+    overrides: tuple[str, ...] = ()
+    gpu_device_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(number < -1 for number in self.gpu_device_ids):
+            raise EnvsError(f"gpu_device_ids must be -1 (CPU) or more, got {list(self.gpu_device_ids)}")
