@@ -97,6 +97,8 @@ class HabitatAgent:
 class _Fed(VecEnv):
     """One environment whose observations are handed to it."""
 
+    render_mode = None
+
     def __init__(self, camera: Any, task: Any) -> None:
         self.space = observation_space(camera, task)
         super().__init__(1, self.space, action_space(task))
