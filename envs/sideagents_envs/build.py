@@ -55,10 +55,10 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
     if file is None:
         paths = scenes_root(scenes, spec.split)
     elif training and content_files(file):
-        paths, groups = buildings_of_content(file, scenes, spec.split, scenes.buildings)
+        paths, groups = buildings_of_content(file, scenes, spec.split)
     else:
         episodes = read_episodes(file)
-        if training and scenes.buildings:
+        if training and (scenes.buildings or scenes.only):
             episodes = limited(episodes, file, scenes)
         paths, listed = place_in_buildings(episodes, file, scenes, spec.split)
         groups = _by_building(listed)

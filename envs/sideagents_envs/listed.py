@@ -13,7 +13,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from sideagents_envs.buildings import scenes_root
+from sideagents_envs.buildings import chosen_buildings, scenes_root
 from sideagents_envs.config import ScenesConfig
 from sideagents_envs.episodes import Episode, content_files, read_episodes
 from sideagents_envs.errors import EpisodeError, nearest
@@ -66,15 +66,13 @@ class EpisodeFile(Sequence[Episode]):
         )
 
 
-def buildings_of_content(
-    file: Path, scenes: ScenesConfig, split: str, limit: int = 0
-) -> tuple[list[Path], dict[int, EpisodeFile]]:
-    """Return the buildings of a file with a content folder, sorted by name, the first `limit` (0: all), and episodes.
+def buildings_of_content(file: Path, scenes: ScenesConfig, split: str) -> tuple[list[Path], dict[int, EpisodeFile]]:
+    """Return the training buildings of a file with a content folder, sorted by name, and their episodes.
 
-    Raises EpisodeError when one of them is not below `scenes.dataset`.
+    Raises EpisodeError when one of them is not below `scenes.dataset`, or one of `scenes.only` has no episodes.
     """
     content = content_files(file)
-    names = sorted(content)[: limit or None]
+    names = chosen_buildings(sorted(content), scenes, str(file))
     known = _known_buildings(scenes, split)
     missing = [name for name in names if name not in known]
     if missing:
@@ -109,7 +107,9 @@ def limited(episodes: Sequence[Episode], file: Path, scenes: ScenesConfig) -> li
     if scenes.folder is None or (scenes.folder / "train").is_dir():
         names = {path.stem for path in scenes_root(scenes, "train")}
     else:
-        names = set(sorted({building_name(episode.scene_id) for episode in episodes})[: scenes.buildings])
+        names = set(
+            chosen_buildings(sorted({building_name(episode.scene_id) for episode in episodes}), scenes, str(file))
+        )
     kept = [episode for episode in episodes if building_name(episode.scene_id) in names]
     if not kept:
         raise EpisodeError(

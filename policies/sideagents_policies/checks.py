@@ -85,8 +85,9 @@ def absent_data(config: AgentConfig) -> Iterator[str]:
 
 def _absent_weights(model: ModelConfig) -> Iterator[str]:
     kind = bases.kind_of(model.base)
-    if model.base_weights is not None and not Path(model.base_weights).is_file():
+    if model.base_weights is not None and not Path(model.base_weights).exists():
         yield f"model.base_weights: no such file {model.base_weights}"
+        return
     if kind is not None and not kind.ready(model.base, model.base_weights):
         yield f"model.base: {model.base!r} needs {kind.needs}"
     if kind is None and model.base.endswith(".safetensors") and not Path(model.base).is_file():
