@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sideagents_envs.batch import PointNavBatch
+from sideagents_envs.batch import FORWARD, STOP, PointNavBatch
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, TaskConfig
+from sideagents_envs.episodes import rotation_of
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat.lab import chosen_simulator, gpu_of, lab_config, make_lab_env, navigation_episode
 from sideagents_envs.simulator import EmbeddedWorld
@@ -46,6 +47,7 @@ class HabitatBatch(PointNavBatch):
         self._lab_config()  # what is wrong with it is told now
         self.lab: list[Any] = [None] * n_envs
         self._seen: list[Any] = [None] * n_envs
+        self._followers: list[Any] = [None] * n_envs
 
     def _lab_config(self) -> Any:
         return lab_config(self._habitat, self._camera, self.task, self._navmesh, self.lab_simulator, self._gpu)
@@ -53,28 +55,35 @@ class HabitatBatch(PointNavBatch):
     def _enter(self, env: int) -> None:
         start = self.starts[env]
         assert start is not None
-        episode = navigation_episode(start.episode, self.simulator.paths[start.scene], start.pose)
+        episode = navigation_episode(start.episode, self.simulator.paths[start.scene])
         lab = self.lab[env]
         if lab is None:
             # habitat-lab writes into its configuration: each environment has one of its own
             lab = self.lab[env] = make_lab_env(self._lab_config(), episode)
         lab.current_episode = episode
         self._seen[env] = lab.reset()
-        if not np.array_equal(self.poses[env], start.pose):  # in the middle of a resumed episode
-            x, y, z, yaw = self.poses[env]
-            turned = [0.0, math.sin(yaw / 2), 0.0, math.cos(yaw / 2)]
-            self._seen[env] = lab.sim.get_observations_at([x, y, z], turned, keep_agent_at_new_pose=True)
-            if self._seen[env] is None:
-                place = np.round(self.poses[env, :3], 2).tolist()
-                raise EnvsError(f"environment state: the agent cannot stand at {place} of {start.episode.scene_id}")
-            self._seen[env].update(
-                lab.task.sensor_suite.get_observations(
-                    observations=self._seen[env], episode=episode, task=lab.task, should_time=True
-                )
-            )
-            lab.task.measurements.measures["distance_to_goal"].update_metric(episode=episode)
-        else:
-            self._read_pose(env)
+        wanted = self.poses[env].copy()
+        self._read_pose(env)
+        if not np.array_equal(wanted, start.pose):  # in the middle of a resumed episode
+            self._put(env, wanted)
+        elif self.lab_simulator == "habitat_sim":
+            # a start that was drawn on our walkable space lies a little below or above habitat-sim's
+            there = np.array(lab.sim.pathfinder.snap_point(self.poses[env, :3]), np.float64)
+            if np.isfinite(there).all() and not np.allclose(there, self.poses[env, :3], atol=1e-3):
+                self._put(env, np.array([*there, wanted[3]]))
+
+    def _put(self, env: int, pose: NDArray[np.float64]) -> None:
+        """Move the agent of one environment to a pose, look, and measure its distance to the goal."""
+        lab, place = self.lab[env], [float(v) for v in pose[:3]]
+        turned = [float(v) for v in rotation_of(float(pose[3]))]
+        seen = lab.sim.get_observations_at(place, turned, keep_agent_at_new_pose=True)
+        if seen is None:
+            raise EnvsError(f"environment state: the agent cannot stand at {np.round(place, 2).tolist()}")
+        episode = lab.current_episode
+        seen.update(lab.task.sensor_suite.get_observations(observations=seen, episode=episode, task=lab.task))
+        self._seen[env] = seen
+        self._read_pose(env)
+        lab.task.measurements.measures["distance_to_goal"].update_metric(episode=episode)
 
     def _read_pose(self, env: int) -> None:
         state = self.lab[env].sim.get_agent_state()
@@ -102,6 +111,20 @@ class HabitatBatch(PointNavBatch):
         if "depth" in images:
             images["depth"] = images["depth"][..., 0]
         return images
+
+    def _expert_action(self, env: int) -> int:
+        if self.lab_simulator != "habitat_sim":
+            return super()._expert_action(env)
+        from habitat.tasks.nav.shortest_path_follower import ShortestPathFollower
+
+        lab = self.lab[env]
+        if self._followers[env] is None:
+            near = self.task.success_distance_m
+            self._followers[env] = ShortestPathFollower(lab.sim, goal_radius=near, return_one_hot=False)
+        name = lab.task.get_action_name(int(self._followers[env].get_next_action(self.goals[env])))
+        action = _ACTIONS.index(name)
+        # with the automatic stop whatever is chosen at the goal ends the episode
+        return FORWARD if action == STOP and self.task.stop == "auto" else action
 
     def _readings(self, envs: NDArray[np.int64]) -> NDArray[np.float32]:
         polar = np.array([self._seen[env][_GOAL] for env in envs], np.float64)

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sideagents_envs.batch import FURTHEST_DEPTH_M
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, NavMeshConfig, TaskConfig
-from sideagents_envs.episodes import Episode, rotation_of
+from sideagents_envs.episodes import Episode
 from sideagents_envs.errors import EnvsError, nearest
 from sideagents_envs.habitat.importing import (
     INSTALL_SIM,
@@ -132,16 +131,16 @@ def make_lab_env(tree: Any, first: Any) -> Any:
         return habitat.Env(tree, dataset)
 
 
-def navigation_episode(episode: Episode, scene: Path, pose: NDArray[np.float64]) -> Any:
-    """Return an episode as habitat-lab has it, in the building of the file `scene`, from a pose (4,)."""
+def navigation_episode(episode: Episode, scene: Path) -> Any:
+    """Return an episode as habitat-lab has it, in the building of the file `scene`."""
     import_habitat()
     from habitat.tasks.nav.nav import NavigationEpisode, NavigationGoal
 
     return NavigationEpisode(
         episode_id=episode.episode_id,
         scene_id=str(scene_file(scene)),
-        start_position=[float(v) for v in pose[:3]],
-        start_rotation=[float(v) for v in rotation_of(float(pose[3]))],
+        start_position=[float(v) for v in episode.start_position],
+        start_rotation=[float(v) for v in episode.start_rotation],
         goals=[NavigationGoal(position=[float(v) for v in episode.goal], radius=episode.radius)],
     )
 
