@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sideagents_policies.cli.common import (
+    Parser,
     UsageError,
     Verbs,
     add_verb,
     checked_config,
     natural,
     one_target,
+    optional_target,
+    positive_int,
     split_words,
     user_path,
 )
 
+if TYPE_CHECKING:
+    from sideagents_policies.config import AgentConfig
+
 CONFIG = "CONFIG [section.key=value ...]"
+RUN = "RUN [section.key=value ...]"
+_RUN_OR_AGENT = "a RUN (a folder that train or clone wrote) or --agent NAME"
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -75,19 +84,11 @@ def _add_measuring(verbs: Verbs) -> None:
         """sideagents eval runs/sidetune_curvature_train_1 --split val
         sideagents eval runs/sidetune_curvature_train_1 --episodes-file house.json.gz --scene-dir scenes
         sideagents eval --agent straight --split val --episodes 200 --json straight.json""",
-        words="RUN [section.key=value ...]",
+        words=RUN,
     )
-    evaluate.add_argument(
-        "--agent", metavar="NAME", help="a baseline in place of a run: random, forward, straight, expert"
-    )
-    evaluate.add_argument("--split", choices=["train", "val", "test"], help="buildings to evaluate in")
+    _add_playing(evaluate)
     evaluate.add_argument("--episodes", type=natural, metavar="N", help="the first N of the list (0: all)")
     evaluate.add_argument("--json", type=user_path, metavar="F", help="write the metrics with intervals to this file")
-    evaluate.add_argument("--episodes-file", type=user_path, metavar="F", help="any PointNav-v1 .json.gz file")
-    evaluate.add_argument("--scene-dir", type=user_path, metavar="DIR", help="where that file's buildings are")
-    evaluate.add_argument(
-        "--deterministic", action="store_true", default=None, help="arg-max in place of sampled actions"
-    )
     evaluate.set_defaults(run=_eval)
 
     enjoy = add_verb(
@@ -95,16 +96,18 @@ def _add_measuring(verbs: Verbs) -> None:
         "enjoy",
         "film an agent: its view, what the base sees, map, path and alpha",
         """sideagents enjoy runs/sidetune_curvature_train_1 --out agent.mp4
-        sideagents enjoy runs/sidetune_curvature_train_1 --episode 7 --out agent.gif""",
-        words="RUN [section.key=value ...]",
+        sideagents enjoy runs/sidetune_curvature_train_1 --episode 7 --out agent.gif --fps 6
+        sideagents enjoy --agent expert --split test --out expert.mp4""",
+        words=RUN,
     )
+    _add_playing(enjoy)
     enjoy.add_argument("--episode", type=natural, default=0, metavar="I", help="number in the episode list (default 0)")
-    enjoy.add_argument("--split", choices=["train", "val", "test"], help="buildings to film in")
-    enjoy.add_argument("--episodes-file", type=user_path, metavar="F", help="any PointNav-v1 .json.gz file")
-    enjoy.add_argument("--scene-dir", type=user_path, metavar="DIR", help="where that file's buildings are")
-    enjoy.add_argument("--deterministic", action="store_true", default=None, help="arg-max in place of sampled actions")
+    enjoy.add_argument("--fps", type=positive_int, default=12, metavar="N", help="steps a second (default 12)")
     enjoy.add_argument(
-        "--out", type=user_path, metavar="F", help=".mp4, .gif, or .png for a picture (default: in RUN/videos)"
+        "--out",
+        type=user_path,
+        metavar="F",
+        help=".mp4, .gif, or .png for a picture (default: an .mp4 in RUN/videos, of a baseline here)",
     )
     enjoy.set_defaults(run=_enjoy)
 
@@ -119,11 +122,20 @@ def _add_measuring(verbs: Verbs) -> None:
     plot.set_defaults(run=_plot)
 
 
+def _add_playing(verb: Parser) -> None:
+    """Add who plays, which episodes, and how: what `eval` and `enjoy` share."""
+    verb.add_argument("--agent", metavar="NAME", help="a baseline in place of a run: random, forward, straight, expert")
+    verb.add_argument("--split", choices=["train", "val", "test"], help="buildings to play in")
+    verb.add_argument("--episodes-file", type=user_path, metavar="F", help="any PointNav-v1 .json.gz file")
+    verb.add_argument("--scene-dir", type=user_path, metavar="DIR", help="where that file's buildings are")
+    verb.add_argument("--deterministic", action="store_true", default=None, help="arg-max in place of sampled actions")
+
+
 def _train(args: argparse.Namespace) -> int:
     from sideagents_policies.train import resume, train
 
     if args.resume is not None:
-        resume(args.resume, *_resume_words(args))
+        resume(args.resume, *optional_target(args))
     else:
         train(checked_config(args), init=args.init)
     return 0
@@ -146,17 +158,10 @@ def _clone(args: argparse.Namespace) -> int:
     from sideagents_policies.clone import clone, resume
 
     if args.resume is not None:
-        resume(args.resume, *_resume_words(args), demos=args.demos)
+        resume(args.resume, *optional_target(args), demos=args.demos)
     else:
         clone(checked_config(args), demos=args.demos, init=args.init)
     return 0
-
-
-def _resume_words(args: argparse.Namespace) -> tuple[str | None, list[str]]:
-    targets, overrides = split_words(args.words)
-    if len(targets) > 1:
-        raise UsageError(f"unexpected argument {targets[1]!r}; overrides are written section.key=value")
-    return (targets[0] if targets else None), overrides
 
 
 def _eval(args: argparse.Namespace) -> int:
@@ -172,35 +177,40 @@ def _eval(args: argparse.Namespace) -> int:
         "scenes_dir": args.scene_dir,
     }
     if args.agent is None:
-        run, overrides = one_target(args, "a RUN (a folder that train or clone wrote) or --agent NAME")
+        run, overrides = one_target(args, _RUN_OR_AGENT)
         evaluate_run(Path(run), deterministic=args.deterministic, overrides=overrides, **options)
         return 0
-    from sideagents_policies.checks import default_config, read_config, require_data
-
-    targets, overrides = split_words(args.words)
-    if len(targets) > 1:
-        raise UsageError(f"unexpected argument {targets[1]!r}; overrides are written section.key=value")
-    config = read_config(targets[0], overrides) if targets else default_config(overrides)
-    if args.scene_dir is None and args.episodes_file is None:
-        require_data(config, networks=False)
-    evaluate_baseline(args.agent, config, **options)
+    evaluate_baseline(args.agent, _baseline_config(args), **options)
     return 0
 
 
-def _enjoy(args: argparse.Namespace) -> int:
-    from sideagents_policies.enjoy import record
+def _baseline_config(args: argparse.Namespace) -> AgentConfig:
+    """Return the configuration that a baseline plays under: the one named, else the defaults; data must be there."""
+    from sideagents_policies.checks import default_config, read_config, require_data
 
-    run, overrides = one_target(args, "a RUN: a folder that train or clone wrote")
-    path = record(
-        Path(run),
-        episode=args.episode,
-        out=args.out,
-        split=args.split,
-        episodes_file=args.episodes_file,
-        scenes_dir=args.scene_dir,
-        deterministic=args.deterministic,
-        overrides=overrides,
-    )
+    name, overrides = optional_target(args)
+    config = default_config(overrides) if name is None else read_config(name, overrides)
+    if args.scene_dir is None and args.episodes_file is None:
+        require_data(config, networks=False)
+    return config
+
+
+def _enjoy(args: argparse.Namespace) -> int:
+    from sideagents_policies.enjoy import record, record_baseline
+
+    options = {
+        "episode": args.episode,
+        "out": args.out,
+        "split": args.split,
+        "episodes_file": args.episodes_file,
+        "scenes_dir": args.scene_dir,
+        "fps": args.fps,
+    }
+    if args.agent is None:
+        run, overrides = one_target(args, _RUN_OR_AGENT)
+        path = record(Path(run), deterministic=args.deterministic, overrides=overrides, **options)
+    else:
+        path = record_baseline(args.agent, _baseline_config(args), **options)
     print(f"wrote {path}")
     return 0
 

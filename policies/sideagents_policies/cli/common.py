@@ -108,14 +108,20 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
     return targets, [word for word in words if word not in targets]
 
 
-def one_target(args: argparse.Namespace, what: str) -> tuple[str, list[str]]:
-    """Return the single target among the free words, and the overrides."""
+def optional_target(args: argparse.Namespace) -> tuple[str | None, list[str]]:
+    """Return the target among the free words, of which there is at most one, and the overrides."""
     targets, overrides = split_words(args.words)
-    if not targets:
-        raise UsageError(f"{args.parser.prog.split()[-1]} needs {what}")
     if len(targets) > 1:
         raise UsageError(f"unexpected argument {targets[1]!r}; overrides are written section.key=value")
-    return targets[0], overrides
+    return (targets[0] if targets else None), overrides
+
+
+def one_target(args: argparse.Namespace, what: str) -> tuple[str, list[str]]:
+    """Return the single target among the free words, and the overrides."""
+    target, overrides = optional_target(args)
+    if target is None:
+        raise UsageError(f"{args.parser.prog.split()[-1]} needs {what}")
+    return target, overrides
 
 
 def checked_config(args: argparse.Namespace, networks: bool = True) -> AgentConfig:
