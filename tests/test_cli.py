@@ -212,4 +212,4 @@ def test_exit_codes_of_the_process():
     wrong = run("check", "pointnav/demo", "ppo.framse=1")
     assert wrong.returncode == 2
     assert wrong.stdout == ""
-    assert wrong.stderr == "error: override 'ppo.framse=1': unknown key 'ppo.framse', did you mean 'frames'?\n"
+    assert wrong.stderr == "error: override 'ppo.framse=1': unknown key 'ppo.framse', did you mean 'ppo.frames'?\n"
