@@ -18,7 +18,7 @@ from sideagents_envs.episodes import read_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_policies.checks import default_config
 from sideagents_policies.enjoy import GIF_FRAMES, record, record_baseline, write_video
-from sideagents_policies.evaluate import evaluate_baseline, evaluate_run, summarise
+from sideagents_policies.evaluate import evaluate_baseline, evaluate_run, evaluate_runs, summarise
 from sideagents_policies.plot import average, labels_of, plot_runs, read_curves
 from sideagents_policies.train import train
 
@@ -115,6 +115,23 @@ def test_evaluations_do_not_overwrite_each_other(run: Path, capsys: pytest.Captu
     names = {folder_of("seed=7"), folder_of("seed=8"), folder_of("task.max_steps=9")}
     assert len(names) == 3
     assert all(re.fullmatch(r"val_sampled_step128_first3_[0-9a-f]{8}", name) for name in names)
+
+
+def test_several_runs_share_a_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    earlier = run / "checkpoints" / "step_000000064"
+    alone = evaluate_run(earlier, episodes=2)
+    capsys.readouterr()
+    results = evaluate_runs([run, earlier], episodes=2)
+    assert [result["checkpoint"] for result in results] == ["step_000000128", "step_000000064"]
+    assert results[1] == alone
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if line.startswith("wrote ")] == [
+        f"wrote {run / 'eval' / f'val_sampled_step{step}_first2'}" for step in (128, 64)
+    ]
+    rows = [line.split("|")[1].strip() for line in said if line.startswith("| ")]
+    assert rows == ["agent", str(run), str(earlier)]  # both are called tiny_train_1
+    with pytest.raises(SideAgentsError, match="no such run, did you mean 'tiny_train_1'"):
+        evaluate_runs([run, run.with_name("tiny_train_2")])
 
 
 def test_a_device_that_is_not_here_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from sideagents.run.stats import bootstrap_interval
 from sideagents_envs.buildings import dataset_name
 from sideagents_envs.config import TaskConfig
 from sideagents_policies.agents import Agent, PolicyAgent, baseline
-from sideagents_policies.build import ALONE, LoadedAgent, build_venv, load_agent
+from sideagents_policies.build import ALONE, LoadedAgent, build_venv, load_agent, open_run
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.parallel import World
 from sideagents_policies.paths import locate
@@ -117,6 +117,46 @@ def evaluate_run(
     The result is `{"episodes": n, "metrics": {...}, ...}`, also written to `json_path`. What is None comes from the
     run's own configuration. Raises `SideAgentsError` or `EnvsError` for what cannot be read or does not fit.
     """
+    result, folder = _play_run(run, split, episodes, episodes_file, scenes_dir, deterministic, overrides)
+    _deliver(result, json_path)
+    print(f"wrote {folder}")
+    return result
+
+
+def evaluate_runs(
+    runs: Sequence[Path],
+    split: str | None = None,
+    episodes: int | None = None,
+    episodes_file: Path | None = None,
+    scenes_dir: Path | None = None,
+    deterministic: bool | None = None,
+    overrides: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Evaluate several runs as `evaluate_run` does, and print one table with a row for each; return their results."""
+    runs = list(dict.fromkeys(runs))
+    for run in runs:
+        open_run(run, overrides)[0].checkpoint()  # a wrong name is told before the first of them plays
+    results = []
+    for run in runs:
+        result, folder = _play_run(run, split, episodes, episodes_file, scenes_dir, deterministic, overrides)
+        print(f"wrote {folder}")
+        results.append(result)
+    names = [result["agent"] for result in results]
+    labels = names if len(set(names)) == len(names) else [str(run) for run in runs]
+    print(results_table(dict(zip(labels, results, strict=True))))
+    return results
+
+
+def _play_run(
+    run: Path,
+    split: str | None,
+    episodes: int | None,
+    episodes_file: Path | None,
+    scenes_dir: Path | None,
+    deterministic: bool | None,
+    overrides: Sequence[str],
+) -> tuple[dict[str, Any], Path]:
+    """Let a run play its episodes; return the result and the folder that it was written to."""
     loaded = load_agent(run, overrides)
     torch.set_num_threads(loaded.config.threads)
     chosen, config = choose_episodes(loaded.config, split, episodes, episodes_file, scenes_dir)
@@ -141,9 +181,7 @@ def evaluate_run(
     lines = [json.dumps({**row, "buildings": result["buildings"]}) + "\n" for row in rows]
     write_text(folder / "episodes.jsonl", "".join(lines))
     write_json(folder / "metrics.json", result)
-    _deliver(result, json_path)
-    print(f"wrote {folder}")
-    return result
+    return result, folder
 
 
 def _folder_name(loaded: LoadedAgent, chosen: EpisodesFrom, config: AgentConfig, mode: str) -> str:

@@ -80,15 +80,16 @@ def _add_measuring(verbs: Verbs) -> None:
     evaluate = add_verb(
         verbs,
         "eval",
-        "evaluate a run, or a baseline, on a fixed list of held-out episodes",
+        "evaluate runs, or a baseline, on a fixed list of held-out episodes",
         """sideagents eval runs/sidetune_curvature_train_1 --split val
+        sideagents eval runs/sidetune_* runs/features_* --split val
         sideagents eval runs/sidetune_curvature_train_1 --episodes-file house.json.gz --scene-dir scenes
         sideagents eval --agent straight --split val --episodes 200 --json straight.json""",
-        words=RUN,
+        words="RUN [RUN ...] [section.key=value ...]",
     )
     _add_playing(evaluate)
     evaluate.add_argument("--episodes", type=natural, metavar="N", help="the first N of the list (0: all)")
-    evaluate.add_argument("--json", type=user_path, metavar="F", help="write the metrics with intervals to this file")
+    evaluate.add_argument("--json", type=user_path, metavar="F", help="write one run's metrics to this file")
     evaluate.set_defaults(run=_eval)
 
     enjoy = add_verb(
@@ -165,22 +166,28 @@ def _clone(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from sideagents_policies.evaluate import evaluate_baseline, evaluate_run
+    from sideagents_policies.evaluate import evaluate_baseline, evaluate_run, evaluate_runs
 
     if args.json is not None and args.json.is_dir():
         raise UsageError(f"--json {args.json}: is a folder")
     options = {
         "split": args.split,
         "episodes": args.episodes,
-        "json_path": args.json,
         "episodes_file": args.episodes_file,
         "scenes_dir": args.scene_dir,
     }
-    if args.agent is None:
-        run, overrides = one_target(args, _RUN_OR_AGENT)
-        evaluate_run(Path(run), deterministic=args.deterministic, overrides=overrides, **options)
+    if args.agent is not None:
+        evaluate_baseline(args.agent, _baseline_config(args), json_path=args.json, **options)
         return 0
-    evaluate_baseline(args.agent, _baseline_config(args), **options)
+    targets, overrides = split_words(args.words)
+    options |= {"deterministic": args.deterministic, "overrides": overrides}
+    if len(targets) < 2:
+        run, _ = one_target(args, _RUN_OR_AGENT)
+        evaluate_run(Path(run), json_path=args.json, **options)
+    elif args.json is not None:
+        raise UsageError(f"--json {args.json}: is for one run; of several, each has its own in RUN/eval/*/metrics.json")
+    else:
+        evaluate_runs([Path(run) for run in targets], **options)
     return 0
 
 
