@@ -16,7 +16,8 @@ from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
 from sideagents.run.config import config_hash, differences, load_config
 from sideagents.run.files import write_json, write_text
-from sideagents.run.progress import Progress
+from sideagents.run.progress import Progress, Show
+from sideagents.run.seeding import untouched_rng
 from sideagents.run.stats import bootstrap_interval
 from sideagents_envs.buildings import dataset_name
 from sideagents_envs.config import TaskConfig
@@ -25,6 +26,7 @@ from sideagents_policies.build import ALONE, LoadedAgent, build_venv, load_agent
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.parallel import World
 from sideagents_policies.paths import locate
+from sideagents_policies.policy import SideTunedPolicy
 from sideagents_policies.tables import results_table
 
 Row = dict[str, Any]
@@ -55,7 +57,7 @@ class EpisodesFrom:
         return config.model_copy(update={"scenes": replace(config.scenes, dataset=str(self.scenes_dir))})
 
 
-def run_episodes(venv: VecEnv, agent: Agent, count: int = 0, title: str = "episodes") -> list[Row]:
+def run_episodes(venv: VecEnv, agent: Agent, count: int = 0, title: str = "episodes", show: Show = "auto") -> list[Row]:
     """Let `agent` play the environments' fixed list, or its first `count` episodes; return rows in the list's order."""
     inner: Any = venv.unwrapped
     total = min(count or inner.episode_count, inner.episode_count)
@@ -70,7 +72,7 @@ def run_episodes(venv: VecEnv, agent: Agent, count: int = 0, title: str = "episo
 
     for env in range(venv.num_envs):
         begin(env)
-    with Progress(total, title, unit="episode") as progress:
+    with Progress(total, title, unit="episode", show=show) as progress:
         while len(rows) < total:
             observations, _, dones, infos = venv.step(agent.act(observations))
             for env in np.flatnonzero(dones):
@@ -217,6 +219,31 @@ def evaluate_baseline(
     finally:
         venv.close()
     return _deliver({"agent": name, **_result(rows, chosen, config)}, json_path)
+
+
+class Examiner:
+    """Evaluates a policy while it is trained, in environments of its own, without a trace in the training.
+
+    The episodes are the first `eval.during_episodes` of the list of `eval.split`. Raises as `choose_episodes`, and
+    `EnvsError` when the environments cannot be made.
+    """
+
+    def __init__(self, config: AgentConfig, base: FrozenBase | None, world: World) -> None:
+        self._chosen, self._config = choose_episodes(config, None, config.eval.during_episodes, None, None)
+        with untouched_rng():
+            self._venv = _venv(self._config, self._chosen, base=base, perceive=True, world=World(device=world.device))
+
+    def measure(self, policy: SideTunedPolicy) -> dict[str, float]:
+        """Return the means of success, SPL and Nav. Rew."""
+        settings = self._config.eval
+        agent = PolicyAgent(policy.logits, self._config.seed, settings.deterministic, settings.temperature)
+        with untouched_rng():
+            rows = run_episodes(self._venv, agent, self._chosen.count, show="off")
+        return {metric: float(np.mean([row[metric] for row in rows])) for metric in ("success", "spl", "nav_reward")}
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._venv.close()
 
 
 def choose_episodes(

@@ -28,7 +28,7 @@ from sideagents_policies.parallel import World
 from sideagents_policies.paths import locate
 from sideagents_policies.policy import SideTunedPolicy
 
-KEPT = 3  # newest checkpoints of a run
+KEPT = 3  # newest checkpoints of a run, beside the best
 # What the state of a checkpoint holds: of each process, and common to all.
 _OWN = {"train": ("ppo", "environments", "recent"), "clone": ("explorer",)}
 _COMMON = {"train": (), "clone": ("place", "moments", "groups")}
@@ -104,6 +104,7 @@ class Session:
         own: Mapping[str, Any],
         common: Any = None,
         extra: Mapping[str, Any] | None = None,
+        score: Sequence[float] | None = None,
     ) -> None:
         """Write a checkpoint; `own` is the state of each process, gathered from all of them."""
         states = _gathered(dict(own), self.world)
@@ -117,6 +118,7 @@ class Session:
             policy.state_dict(),
             {"kind": kind, "common": common, "processes": states},
             extra=extra,
+            score=score,
             config_hash=named["config_hash"],
             base=named["base"],
             fingerprint=named["fingerprint"],

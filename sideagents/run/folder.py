@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sideagents.errors import CheckpointError, ConfigError, nearest
-from sideagents.run.checkpoint import list_checkpoints, step_of
+from sideagents.run.checkpoint import best_checkpoint, list_checkpoints, step_of
 from sideagents.run.files import missing_message, read_json, read_text, write_json, write_text
 from sideagents.run.provenance import command_line, versions
 from sideagents.run.scalars import ScalarTable, Value
@@ -129,6 +129,15 @@ class RunFolder:
         if chosen is None:
             raise CheckpointError(f"{self.path}: has no checkpoint yet")
         return chosen
+
+    def best(self) -> Path:
+        """Return the checkpoint that did best when it was evaluated in training; raises `CheckpointError`."""
+        found = best_checkpoint(self.checkpoints)
+        if found is None:
+            raise CheckpointError(
+                f"{self.path}: no checkpoint was evaluated in training (eval.every_frames above 0 does that)"
+            )
+        return found
 
     # scalars
 

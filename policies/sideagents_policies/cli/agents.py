@@ -125,7 +125,11 @@ def _add_measuring(verbs: Verbs) -> None:
 
 def _add_playing(verb: Parser) -> None:
     """Add who plays, which episodes, and how: what `eval` and `enjoy` share."""
-    verb.add_argument("--agent", metavar="NAME", help="a baseline in place of a run: random, forward, straight, expert")
+    who = verb.add_mutually_exclusive_group()
+    who.add_argument("--agent", metavar="NAME", help="a baseline in place of a run: random, forward, straight, expert")
+    who.add_argument(
+        "--best", action="store_true", help="the checkpoint that did best in training (eval.every_frames), not the last"
+    )
     verb.add_argument("--split", choices=["train", "val", "test"], help="buildings to play in")
     verb.add_argument("--episodes-file", type=user_path, metavar="F", help="any PointNav-v1 .json.gz file")
     verb.add_argument("--scene-dir", type=user_path, metavar="DIR", help="where that file's buildings are")
@@ -183,12 +187,21 @@ def _eval(args: argparse.Namespace) -> int:
     options |= {"deterministic": args.deterministic, "overrides": overrides}
     if len(targets) < 2:
         run, _ = one_target(args, _RUN_OR_AGENT)
-        evaluate_run(Path(run), json_path=args.json, **options)
+        evaluate_run(_chosen(run, args), json_path=args.json, **options)
     elif args.json is not None:
         raise UsageError(f"--json {args.json}: is for one run; of several, each has its own in RUN/eval/*/metrics.json")
     else:
-        evaluate_runs([Path(run) for run in targets], **options)
+        evaluate_runs([_chosen(run, args) for run in targets], **options)
     return 0
+
+
+def _chosen(run: str, args: argparse.Namespace) -> Path:
+    """Return the run, or its best checkpoint where that is asked for."""
+    if not args.best:
+        return Path(run)
+    from sideagents.run.folder import RunFolder
+
+    return RunFolder.open(Path(run)).best()
 
 
 def _baseline_config(args: argparse.Namespace) -> AgentConfig:
@@ -215,7 +228,7 @@ def _enjoy(args: argparse.Namespace) -> int:
     }
     if args.agent is None:
         run, overrides = one_target(args, _RUN_OR_AGENT)
-        path = record(Path(run), deterministic=args.deterministic, overrides=overrides, **options)
+        path = record(_chosen(run, args), deterministic=args.deterministic, overrides=overrides, **options)
     else:
         path = record_baseline(args.agent, _baseline_config(args), **options)
     print(f"wrote {path}")
