@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sideagents.errors import CheckpointError, ConfigError, nearest
 from sideagents.run.checkpoint import best_checkpoint, list_checkpoints, step_of
 from sideagents.run.files import missing_message, read_json, read_text, write_json, write_text
+from sideagents.run.imports import imported
 from sideagents.run.provenance import command_line, versions
 from sideagents.run.scalars import ScalarTable, Value
 
@@ -99,6 +100,12 @@ class RunFolder:
         past = [recorded, *recorded.get("resumed", [])][-1]
         if any(past.get(key) != value for key, value in now.items()):
             write_json(self.path / "versions.json", {**recorded, "resumed": [*recorded.get("resumed", []), now]})
+
+    def forgotten_imports(self) -> list[str]:
+        """Return the modules that were imported by `--import` when the run was made, and are not now."""
+        recorded = read_json(self.path / "versions.json", CheckpointError)
+        names = recorded.get("imports", []) if isinstance(recorded, dict) else []
+        return [str(name) for name in names if name not in imported()]
 
     # what is in it
 

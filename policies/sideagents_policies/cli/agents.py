@@ -10,6 +10,7 @@ from sideagents_policies.cli.common import (
     Parser,
     UsageError,
     Verbs,
+    add_import,
     add_verb,
     checked_config,
     natural,
@@ -44,6 +45,7 @@ def _add_training(verbs: Verbs) -> None:
         sideagents train --resume runs/sidetune_curvature_train_1""",
         words=CONFIG,
     )
+    add_import(train)
     start = train.add_mutually_exclusive_group()
     start.add_argument("--init", type=user_path, metavar="RUN", help="start from this run's networks, often a clone's")
     start.add_argument("--resume", type=user_path, metavar="RUN", help="go on with this run, in its folder")
@@ -56,6 +58,7 @@ def _add_training(verbs: Verbs) -> None:
         "sideagents demos pointnav/sidetune_curvature --out data/demos demos.trajectories=4900",
         words=CONFIG,
     )
+    add_import(demos)
     demos.add_argument("--out", type=user_path, metavar="DIR", help="folder of the shards (default: RUNS/NAME_demos)")
     demos.add_argument("--minari", metavar="ID", help="write them to Minari's store as well")
     demos.set_defaults(run=_demos)
@@ -69,6 +72,7 @@ def _add_training(verbs: Verbs) -> None:
         sideagents clone --resume runs/sidetune_curvature_clone_1""",
         words=CONFIG,
     )
+    add_import(clone)
     clone.add_argument("--demos", type=user_path, metavar="DIR", help="demonstrations (else collected first)")
     start = clone.add_mutually_exclusive_group()
     start.add_argument("--init", type=user_path, metavar="RUN", help="start from the networks of this run")
@@ -125,6 +129,7 @@ def _add_measuring(verbs: Verbs) -> None:
 
 def _add_playing(verb: Parser) -> None:
     """Add who plays, which episodes, and how: what `eval` and `enjoy` share."""
+    add_import(verb)
     who = verb.add_mutually_exclusive_group()
     who.add_argument("--agent", metavar="NAME", help="a baseline in place of a run: random, forward, straight, expert")
     who.add_argument(

@@ -75,6 +75,18 @@ def add_verb(verbs: Verbs, name: str, summary: str, example: str, words: str | N
     return parser
 
 
+def add_import(verb: Parser) -> None:
+    """Add `--import` to a verb that looks up names which a module of the user's may register."""
+    verb.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import your module that registers bases, sides, merges or methods; may be repeated",
+    )
+
+
 def user_path(text: str) -> Path:
     """Read a path; `~` is the home folder, in `--out=~/x` too, which a shell leaves alone."""
     return Path(text).expanduser()
