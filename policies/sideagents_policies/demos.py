@@ -116,7 +116,7 @@ def _collect_missing(
         _expert_config(config), n_envs=min(config.vec.n_envs, total), perceive=False, images=config.demos.images
     )
     try:
-        done = sum(shard["trajectories"] for shard in shards)
+        done = count_trajectories(shards)
         with Progress(total, title, unit="trajectory", done=done) as progress:
             for number in range(len(shards), count):
                 wanted = min(PER_SHARD, total - number * PER_SHARD)
@@ -292,7 +292,7 @@ def check_fits(folder: Path, config: AgentConfig) -> dict[str, Any]:
     camera, task = dataclasses.asdict(config.camera), dataclasses.asdict(config.task)
     if header["images"] and header.get("camera") != camera:
         raise DemosError(f"{folder}: was collected with camera {header.get('camera')}, the configuration has {camera}")
-    have = sum(shard["trajectories"] for shard in header["shards"])
+    have = count_trajectories(header["shards"])
     if have < header["trajectories"]:
         raise DemosError(
             f"{folder}: holds {have} of {header['trajectories']} trajectories; collecting was interrupted, "
@@ -305,6 +305,11 @@ def check_fits(folder: Path, config: AgentConfig) -> dict[str, Any]:
                 f"the configuration has {task[key]!r}"
             )
     return header
+
+
+def count_trajectories(shards: list[dict[str, Any]]) -> int:
+    """Return how many trajectories the finished files of a header hold."""
+    return sum(int(shard["trajectories"]) for shard in shards)
 
 
 def count_frames(header: dict[str, Any], first: int = 0, every: int = 1) -> int:
