@@ -20,7 +20,7 @@ from sideagents_policies.tables import markdown_table
 # What a key means where its definition carries no description; one entry for each of those keys and for no other.
 MEANINGS = {
     "seed": "of everything random: episodes, weights, sampled actions, the order of mini-batches",
-    "env": "the simulator; `embedded` is the only one that this version runs, see [habitat.md](habitat.md)",
+    "env": "`embedded`, or `habitat`: the episodes are played by habitat-lab, see [habitat.md](habitat.md)",
     "device": "`auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU when torch sees one; `eval` and `enjoy` use the "
     "CPU where it is not there",
     "camera.width": "pixels, above 0",
@@ -45,6 +45,10 @@ MEANINGS = {
     "scenes.buildings": "use the first so many training buildings; 0 = all; at least 0",
     "scenes.episodes_per_building": "a training environment moves to the next building after so many episodes; above 0",
     "scenes.episodes": "PointNav-v1 `.json.gz` file; `{split}` in it is replaced by the split's name",
+    "habitat.config": "a YAML file of habitat-lab, by its name there or a path",
+    "habitat.overrides": "words passed on to habitat-lab, e.g. `habitat.seed=3`",
+    "habitat.gpu_device_ids": "GPUs of habitat-sim, dealt to the workers; -1: CPU; empty: all there are",
+    "scenes.up": "axis that points upwards in the files: auto (stage configuration beside, else y), y or z",
     "scenes.navmesh.cell_m": "side of a grid cell, metres, above 0",
     "scenes.navmesh.agent_radius_m": "of the agent's cylinder, metres, above 0",
     "scenes.navmesh.agent_height_m": "of the agent's cylinder, metres, above 0",
@@ -204,6 +208,8 @@ def _kind(annotation: Any) -> str:
         return f"{', '.join(most)} or {last}"
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return " or ".join(_kind(part) for part in typing.get_args(annotation))
+    if typing.get_origin(annotation) is tuple:
+        return f"list of {_kind(typing.get_args(annotation)[0])}"
     return {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}[annotation]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -197,6 +197,27 @@ def test_dump_keeps_the_order_of_definition_and_the_hash_sees_every_leaf() -> No
     other = Config(world=World(mesh=Mesh(cell_m=math.nextafter(0.05, 1))))
     assert config_hash(other) != config_hash(config)
     assert differences(config, other) == {"world.mesh.cell_m": (0.05, math.nextafter(0.05, 1))}
+
+
+def test_neutral_keys_count_when_they_are_set() -> None:
+    @dataclass(frozen=True)
+    class Part:
+        size: int = 1
+        later: str = field(default="off", metadata={"neutral": True})
+
+    class Old(Section):
+        part: Mesh = Mesh()
+
+    class Plain(Section):
+        part: dict[str, int] = Field(default={"size": 1})
+
+    class New(Section):
+        part: Part = Part()
+        also_later: int = Field(0, json_schema_extra={"neutral": True})
+
+    assert config_hash(New()) == config_hash(Plain())
+    for changed in (New(also_later=1), New(part=Part(later="on")), New(part=Part(size=2)), Old()):
+        assert config_hash(changed) != config_hash(New())
 
 
 def test_key_paths_walk_models_and_dataclasses() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from sideagents_envs.cache import keep_kernels
+from sideagents_envs.habitat.importing import quiet_gym
 
 if TYPE_CHECKING:
     from sideagents_envs.pointnav import PointNavBatch, PointNavEnv
@@ -24,6 +25,7 @@ _LAZY = {
 }
 
 keep_kernels()  # before any of our kernels is made
+quiet_gym()  # before stable-baselines3 imports it
 gymnasium.register(id="PointNav-v0", entry_point="sideagents_envs.pointnav:PointNavEnv")
 
 

@@ -29,6 +29,7 @@ FURTHEST_DEPTH_M = 1_000.0
 
 _COUNTERS = (
     "distances",
+    "measured_at",
     "start_distances",
     "path_lengths",
     "returns",
@@ -107,6 +108,7 @@ class PointNavBatch:
         self.scenes = np.zeros(n_envs, np.int64)
         self.starts: list[Start | None] = [None] * n_envs
         self._distances = np.zeros(n_envs)
+        self._measured_at = np.zeros((n_envs, 3))
         self._start_distances = np.zeros(n_envs)
         self._path_lengths = np.zeros(n_envs)
         self._returns = np.zeros(n_envs)
@@ -121,16 +123,18 @@ class PointNavBatch:
         start = self.source.take(env, ticket)
         self._install(env, start)
         self.poses[env] = start.pose
+        self._enter(env)
         self._tracks[env] = 0.0
-        self._tracks[env, 0] = start.pose[[0, 2]]
+        self._tracks[env, 0] = self.poses[env, [0, 2]]
         self._track_lengths[env] = 1
         distance = self._measured(env)
         if not math.isfinite(distance):
             raise EpisodeError(
                 f"{start.episode.scene_id}, episode {start.episode.episode_id!r}: the goal cannot be reached from "
-                f"{np.round(start.pose[:3], 2).tolist()}"
+                f"{np.round(self.poses[env, :3], 2).tolist()}"
             )
         self._distances[env] = self._start_distances[env] = distance
+        self._measured_at[env] = self.poses[env, :3]
         self._path_lengths[env] = self._returns[env] = 0.0
         self._steps[env] = self._collisions[env] = 0
         self.active[env] = True
@@ -141,11 +145,46 @@ class PointNavBatch:
         # The reading shows the goal of the file even where distances are measured to the walkable point beside it.
         self.goals[env] = start.episode.goal
 
+    # What a simulator of another kind does differently: entering a building, acting, measuring, seeing, the expert.
+
+    def _enter(self, env: int) -> None:
+        """Put the agent of one environment where `poses` says."""
+
+    def _act(self, env: int, action: int) -> bool:
+        """Carry out an action: update the pose, return whether something was in the way."""
+        pose = self.poses[env]
+        if action == FORWARD:
+            start = self.starts[env]
+            assert start is not None
+            ahead = self.task.forward_m * np.array([-math.sin(pose[3]), 0.0, -math.cos(pose[3])])
+            navmesh = self.simulator.navmesh(start.scene)
+            pose[:3], blocked = navmesh.try_step(pose[:3].copy(), pose[:3] + ahead, self.task.allow_sliding)
+            return bool(blocked)
+        if action != STOP:
+            pose[3] = math.remainder(pose[3] + (self._turn if action == LEFT else -self._turn), math.tau)
+        return False
+
     def _measured(self, env: int) -> float:
         """Return the geodesic distance to the goal, inf where it cannot be reached."""
         start = self.starts[env]
         assert start is not None
         return float(start.field.value(self.poses[env, :3]))
+
+    def _images(self, envs: NDArray[np.int64], channels: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Return what the agents of some environments see: (K, H, W, ...) per channel."""
+        return self.simulator.render(self.scenes[envs], self.poses[envs], channels)
+
+    def _readings(self, envs: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return where some agents find the goal: (K, 3) = metres, cosine and sine of the angle to the left."""
+        return goal_readings(self.poses[envs], self.goals[envs])
+
+    def _expert_action(self, env: int) -> int:
+        start = self.starts[env]
+        assert start is not None
+        navmesh, field = self.simulator.navmesh(start.scene), start.field
+        if not isinstance(navmesh, NavMesh) or not isinstance(field, DistanceField):
+            raise EnvsError("the expert needs the embedded simulator's walkable space")
+        return expert_action(navmesh, field, self.poses[env], self.task)
 
     def step(self, actions: NDArray[Any]) -> StepResult:
         """Take one action (N,) in every environment that is active.
@@ -170,38 +209,39 @@ class PointNavBatch:
         near = self._distances[env] < task.success_distance_m
         stop = action == STOP or (task.stop == "auto" and near)
         reward = task.slack_reward
+        position, before = self.poses[env, :3].copy(), self._distances[env]
+        blocked = self._act(env, STOP if stop else action)
         if stop:
             reward += task.success_reward if near else 0.0
         elif action == FORWARD:
-            before = self._distances[env]
-            if self._forward(env):
+            if blocked:
                 self._collisions[env] += 1
                 reward -= task.collision_penalty
-            distance = self._measured(env)
-            # One agent on a ledge without a way back must not end a run of many: its episode runs out instead.
-            self._distances[env] = distance if math.isfinite(distance) else before
+            self._advance(env, position)
+            self._measure(env)
             reward += task.distance_reward * (before - self._distances[env])
-        else:
-            yaw = self.poses[env, 3] + (self._turn if action == LEFT else -self._turn)
-            self.poses[env, 3] = math.remainder(yaw, math.tau)
         self._steps[env] += 1
         self._returns[env] += reward
         return reward, stop, not stop and bool(self._steps[env] >= task.max_steps)
 
-    def _forward(self, env: int) -> bool:
-        start = self.starts[env]
-        assert start is not None
-        position = self.poses[env, :3].copy()
-        yaw = self.poses[env, 3]
-        ahead = self.task.forward_m * np.array([-math.sin(yaw), 0.0, -math.cos(yaw)])
-        navmesh = self.simulator.navmesh(start.scene)
-        moved, blocked = navmesh.try_step(position, position + ahead, self.task.allow_sliding)
-        self.poses[env, :3] = moved
-        self._path_lengths[env] += float(np.linalg.norm(moved - position))
+    def _measure(self, env: int) -> None:
+        """Measure the distance to the goal anew, unless the agent has hardly moved since: Habitat's rule."""
+        now = self.poses[env, :3]
+        if (np.abs(self._measured_at[env] - now) <= 1e-4 + 1e-5 * np.abs(now)).all():
+            return
+        self._measured_at[env] = now
+        distance = self._measured(env)
+        # One agent on a ledge without a way back must not end a run of many: its episode runs out instead.
+        if math.isfinite(distance):
+            self._distances[env] = distance
+
+    def _advance(self, env: int, before: NDArray[np.float64]) -> None:
+        """Add what was walked from the position `before` to the path and its track."""
+        now = self.poses[env, :3]
+        self._path_lengths[env] += float(np.linalg.norm(now - before))
         length = self._track_lengths[env]
-        self._tracks[env, length] = moved[0], moved[2]
+        self._tracks[env, length] = now[0], now[2]
         self._track_lengths[env] = length + 1
-        return bool(blocked)
 
     def summary(self, env: int, ended_by_stop: bool = False) -> dict[str, Any]:
         """Return the measures of the present episode of one environment, as Habitat defines them."""
@@ -237,12 +277,12 @@ class PointNavBatch:
             index = chosen[seen]
             poses, goals = self.poses[index], self.goals[index]
             channels = [name for name in ("rgb", "depth") if name in content]
-            images = self.simulator.render(self.scenes[index], poses, channels) if channels else {}
+            images = self._images(index, channels) if channels else {}
             if self.task.rgb:
                 content["rgb"][seen] = images["rgb"]
             if self.task.depth:
                 content["depth"][seen] = np.minimum(images["depth"], FURTHEST_DEPTH_M)[..., None]
-            content["goal"][seen] = goal_readings(poses, goals)
+            content["goal"][seen] = self._readings(index)
             maps = np.empty((len(seen), *content["map"].shape[1:]), np.uint8)
             lengths = self._track_lengths[index]
             draw_maps(maps, self._tracks[index], lengths, poses, goals, self.task.map_size_m)
@@ -254,7 +294,7 @@ class PointNavBatch:
         seen = np.flatnonzero([start is not None for start in self.starts])
         images = np.zeros((self.n_envs, self._camera.height, self._camera.width, 3), np.uint8)
         if seen.size:
-            images[seen] = self.simulator.render(self.scenes[seen], self.poses[seen], ("rgb",))["rgb"]
+            images[seen] = self._images(seen, ("rgb",))["rgb"]
         return images
 
     def retire(self, env: int) -> None:
@@ -266,12 +306,7 @@ class PointNavBatch:
         """Return the shortest-path follower's action (N,) in every environment; 0 where it is idle."""
         actions = np.zeros(self.n_envs, np.int64)
         for env in np.flatnonzero(self.active):
-            start = self.starts[env]
-            assert start is not None
-            navmesh, field = self.simulator.navmesh(start.scene), start.field
-            if not isinstance(navmesh, NavMesh) or not isinstance(field, DistanceField):
-                raise EnvsError("the expert needs the embedded simulator's walkable space")
-            actions[env] = expert_action(navmesh, field, self.poses[env], self.task)
+            actions[env] = self._expert_action(int(env))
         return actions
 
     def present(self) -> list[tuple[Path, Episode] | None]:
@@ -281,6 +316,9 @@ class PointNavBatch:
     def tracks(self) -> list[NDArray[np.float64]]:
         """Return per environment the places (T, 2) x, z where it has been in this episode."""
         return [track[:length].copy() for track, length in zip(self._tracks, self._track_lengths, strict=True)]
+
+    def close(self) -> None:
+        """Free what the simulator holds."""
 
     def get_state(self) -> dict[str, Any]:
         """Return all that the future depends on: arrays (N, ...) and JSON-able lists with one entry per environment."""
@@ -320,3 +358,4 @@ class PointNavBatch:
             self.starts[env] = None
             if start is not None:
                 self._install(env, start)
+                self._enter(env)

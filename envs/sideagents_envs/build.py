@@ -8,16 +8,20 @@ from pathlib import Path, PurePosixPath
 
 from sideagents_envs.batch import PointNavBatch
 from sideagents_envs.buildings import ensure_bundled, episodes_file, scenes_root
-from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
+from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
 from sideagents_envs.episodes import Episode, read_episodes
 from sideagents_envs.errors import EpisodeError, nearest
 from sideagents_envs.simulator import EmbeddedWorld
 from sideagents_envs.sources import EpisodeList, EpisodeSource, TrainingEpisodes
+from sideagents_envs.stage import with_up
 
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """All that makes the environments `first_env ... first_env + n_envs` of `total_envs`; None means the default."""
+    """All that makes the environments `first_env ... first_env + n_envs` of `total_envs`; None means the default.
+
+    With `habitat` they are habitat-lab's, on the simulator named by `habitat_simulator`; without it the embedded ones.
+    """
 
     n_envs: int = 1
     split: str = "train"
@@ -28,6 +32,8 @@ class BatchSpec:
     episodes_file: str | Path | None = None
     first_env: int = 0
     total_envs: int | None = None
+    habitat: HabitatConfig | None = None
+    habitat_simulator: HabitatSimulator = "auto"
 
 
 def make_batch(spec: BatchSpec) -> PointNavBatch:
@@ -38,6 +44,7 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
 
     Raises:
         SceneError, EpisodeError: buildings or episodes are missing or do not fit each other.
+        EnvsError: habitat-lab is wanted and absent.
     """
     camera, task, scenes = spec.camera or CameraConfig(), spec.task or TaskConfig(), spec.scenes or ScenesConfig()
     file = _episodes_file(spec, scenes)
@@ -50,7 +57,7 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
         if training and scenes.buildings:
             episodes = _limited(episodes, file, scenes)
         paths, listed = _place_in_buildings(episodes, file, scenes, spec.split)
-    world = EmbeddedWorld(paths, camera, scenes.navmesh)
+    world = EmbeddedWorld([with_up(path, scenes.up) for path in paths], camera, scenes.navmesh)
     source: EpisodeSource
     if not training:
         source = EpisodeList(world, listed, str(file))
@@ -65,7 +72,11 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
             total_envs=spec.total_envs,
             listed=_by_building(listed) if listed else None,
         )
-    return PointNavBatch(world, source, spec.n_envs, camera, task)
+    if spec.habitat is None:
+        return PointNavBatch(world, source, spec.n_envs, camera, task)
+    from sideagents_envs.habitat.batch import HabitatBatch  # needs habitat-lab
+
+    return HabitatBatch(world, source, spec.n_envs, camera, task, spec.habitat, spec.habitat_simulator, spec.first_env)
 
 
 def _episodes_file(spec: BatchSpec, scenes: ScenesConfig) -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -103,7 +103,9 @@ class ScenesConfig:
     is switched every `episodes_per_building` episodes, as in the paper. `episodes` optionally names a PointNav-v1
     `.json.gz` file (`{split}` is filled in); without it training episodes are drawn at random and held-out ones come
     from the dataset. With both, only the listed episodes in the first `buildings` of the dataset are trained on.
-    A leading `~` in `dataset` and `episodes` is the home folder.
+    A leading `~` in `dataset` and `episodes` is the home folder. `up` is the axis that points upwards in the files:
+    `auto` reads Habitat's `NAME.stage_config.json` beside a building and takes Y, glTF's own convention, without one;
+    the files of Gibson, Matterport3D and HM3D have Z up.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -112,6 +114,7 @@ class ScenesConfig:
     buildings: int = 0
     episodes_per_building: int = 10
     episodes: str | None = None
+    up: Literal["auto", "y", "z"] = field(default="auto", metadata={"neutral": True})
     navmesh: NavMeshConfig = NavMeshConfig()
 
     def __post_init__(self) -> None:
@@ -127,3 +130,26 @@ class ScenesConfig:
     def episodes_path(self, split: str) -> Path | None:
         """Return the episode file that `episodes` names for a split, None when it names none."""
         return None if self.episodes is None else Path(os.path.expanduser(self.episodes.replace("{split}", split)))
+
+
+HabitatSimulator = Literal["auto", "habitat_sim", "sideagents"]
+
+
+@dataclass(frozen=True)
+class HabitatConfig:
+    """How habitat-lab is set up where `env` is `habitat`; camera, task and scenes are the same keys as elsewhere.
+
+    `config` is a YAML file of habitat-lab, by its name there or a path; `overrides` are passed on to it as they are,
+    behind ours. `gpu_device_ids` are dealt to the worker processes in turn; empty: all GPUs of the machine, or -1,
+    which renders on the CPU, where there is none.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    config: str = "benchmark/nav/pointnav/pointnav_gibson.yaml"
+    overrides: tuple[str, ...] = ()
+    gpu_device_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(number < -1 for number in self.gpu_device_ids):
+            raise EnvsError(f"gpu_device_ids must be -1 (CPU) or more, got {list(self.gpu_device_ids)}")

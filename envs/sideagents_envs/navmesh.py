@@ -124,6 +124,11 @@ class NavMesh:
         s = motion.locate(self.grid, x, y, z, REACH)
         return int(self._island[s]) if motion.free(self.grid, s, x, z) else -1
 
+    def island_radius(self, island: int) -> float:
+        """Return how far an island reaches in plan from its middle, metres; 0 for an island that is none."""
+        x, z = self._centres(self._cells[self._islands == island])
+        return float(np.hypot(x - x.mean(), z - z.mean()).max()) if x.size else 0.0
+
     def clearance(self, point: ArrayLike) -> float:
         """Return the distance in plan from a point to the nearest obstacle or ledge, metres; 0 off the floor."""
         x, y, z = np.asarray(point, np.float64)

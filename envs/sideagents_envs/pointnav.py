@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sideagents_envs.batch import Observation, PointNavBatch
 from sideagents_envs.build import BatchSpec, make_batch
-from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
+from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
 from sideagents_envs.errors import EnvsError
 
 __all__ = ["PointNavBatch", "PointNavEnv"]
@@ -25,6 +25,7 @@ class PointNavEnv(gymnasium.Env[Observation, np.int64]):
     Observations are a dict of `rgb` uint8 (H, W, 3), `map` uint8 (84, 84, 3), `goal` float32 (3,) = metres, cos phi,
     sin phi, and on request `depth` float32 (H, W, 1) in metres; actions are forward, left, right (and stop). `info`
     holds the measures of the episode so far. A fixed list of episodes is walked through in order, again and again.
+    With `habitat` the episodes are played by habitat-lab.
     """
 
     metadata = {  # noqa: RUF012  (gymnasium declares it on the instance)
@@ -42,8 +43,20 @@ class PointNavEnv(gymnasium.Env[Observation, np.int64]):
         scenes: ScenesConfig | None = None,
         episodes_file: str | Path | None = None,
         render_mode: str | None = None,
+        habitat: HabitatConfig | None = None,
+        habitat_simulator: HabitatSimulator = "auto",
     ) -> None:
-        spec = BatchSpec(1, split, seed, camera, task, scenes, episodes_file)
+        spec = BatchSpec(
+            1,
+            split,
+            seed,
+            camera,
+            task,
+            scenes,
+            episodes_file,
+            habitat=habitat,
+            habitat_simulator=habitat_simulator,
+        )
         self.batch = make_batch(spec)
         self.observation_space = cast("spaces.Space[Observation]", self.batch.observation_space)
         self.action_space = self.batch.action_space
@@ -78,6 +91,10 @@ class PointNavEnv(gymnasium.Env[Observation, np.int64]):
     def render(self) -> NDArray[np.uint8] | None:
         """Return the agent's view (H, W, 3) when the render mode is `rgb_array`."""
         return self.batch.views()[0] if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Free what the simulator holds."""
+        self.batch.close()
 
     def get_state(self) -> dict[str, Any]:
         """Return all that the future depends on, as JSON-able values and arrays."""

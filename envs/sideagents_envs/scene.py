@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sideagents_envs.errors import SceneError
 from sideagents_envs.gltf import Gltf
+from sideagents_envs.stage import find_stage
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -67,15 +68,17 @@ class SceneMesh:
 
 
 def scene_digest(path: str | Path) -> str:
-    """Return the SHA-256 of a building's file in hex. Raises SceneError when it cannot be read."""
+    """Return the SHA-256 of a building's file, and of how it is turned, in hex; SceneError when it cannot be read."""
+    stage = find_stage(path)
+    turned = b"" if stage.rotation is None else stage.rotation.tobytes()
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return hashlib.sha256(stage.asset.read_bytes() + turned).hexdigest()
     except OSError as error:
-        raise SceneError(f"{path}: cannot be read ({error.strerror})") from None
+        raise SceneError(f"{stage.asset}: cannot be read ({error.strerror})") from None
 
 
 def load_scene(path: str | Path) -> SceneMesh:
-    """Read a binary glTF building (.glb).
+    """Read a binary glTF building (.glb), or the one that a Habitat stage configuration names and turns.
 
     Understands nested node transforms, several meshes and primitives (triangles, strips, fans), base colour textures
     (repeating) and factors, vertex colours, KHR_materials_unlit, KHR_texture_transform, and object labels in node
@@ -83,7 +86,8 @@ def load_scene(path: str | Path) -> SceneMesh:
     its class read from its name). Every surface is seen from both sides; alpha, skins and morph targets are ignored.
     Raises SceneError, one line with the file's name, for files that are missing, damaged or without triangles.
     """
-    path = Path(path)
+    stage = find_stage(path)
+    path = stage.asset
     try:
         gltf = Gltf(path)
         parts = _Parts(gltf)
@@ -92,7 +96,7 @@ def load_scene(path: str | Path) -> SceneMesh:
             semantic_id = parts.object_id(node, mesh, label)
             for primitive in mesh.get("primitives", []):
                 parts.add(primitive, matrix, semantic_id)
-        return parts.mesh(path)
+        return parts.mesh(path, stage.rotation)
     except SceneError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
@@ -279,14 +283,19 @@ class _Parts:
             self._pixels.append(pixels)
         return self._textures[image]
 
-    def mesh(self, path: Path) -> SceneMesh:
-        """Join what was collected. Raises SceneError when there is nothing, or a vertex that is not finite."""
+    def mesh(self, path: Path, rotation: Float64 | None = None) -> SceneMesh:
+        """Join what was collected, turned by `rotation` (3, 3).
+
+        Raises SceneError when there is nothing, or a vertex that is not finite.
+        """
         if not self._arrays["faces"]:
             raise SceneError(f"{path}: has no triangles; a building needs at least one mesh in its scene")
         joined = {key: np.concatenate(parts) for key, parts in self._arrays.items()}
         bad = int((~np.isfinite(joined["vertices"]).all(axis=1)).sum())
         if bad:
             raise SceneError(f"{path}: {bad} of {self._n_vertices} vertices are nan or infinite")
+        if rotation is not None:
+            joined["vertices"] = (joined["vertices"].astype(np.float64) @ rotation.T).astype(np.float32)
         return SceneMesh(
             name=path.stem, path=path, textures=tuple(self._pixels), objects=tuple(self._described), **joined
         )

@@ -81,7 +81,8 @@ class LocalShard:
         return serve(self._batch, *self._command)
 
     def close(self) -> None:
-        """Do nothing: the batch goes with the shard."""
+        """Free what the batch's simulator holds."""
+        self._batch.close()
 
 
 class SharedObservations:

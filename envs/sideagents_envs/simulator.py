@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sideagents_envs.config import CameraConfig, NavMeshConfig
-from sideagents_envs.errors import SceneError
 from sideagents_envs.navmesh import NavMesh, cached_navmesh
 from sideagents_envs.render import Renderer
 from sideagents_envs.scene import load_scene
@@ -82,19 +81,23 @@ class EmbeddedWorld:
         *,
         max_triangles: int = MAX_TRIANGLES,
     ) -> None:
-        if not paths:
-            raise SceneError("no buildings: the list of .glb files is empty")
-        self.paths: Sequence[Path] = list(paths)
+        self.paths: list[Path] = list(paths)
         self.camera = camera
-        self._navmesh_config = navmesh
+        self.navmesh_config = navmesh
         self._max_triangles = max_triangles
         self._navmeshes: dict[int, NavMesh] = {}
         self._renderers: dict[int, Renderer] = {}  # the least recently used first
 
+    def number(self, path: Path) -> int:
+        """Return the index of a building's file, which is added when it is new."""
+        if path not in self.paths:
+            self.paths.append(path)
+        return self.paths.index(path)
+
     def navmesh(self, scene: int) -> NavMesh:
         """Return the walkable space of one building, from the cache when it was computed before."""
         if scene not in self._navmeshes:
-            self._navmeshes[scene] = cached_navmesh(self.paths[scene], self._navmesh_config)
+            self._navmeshes[scene] = cached_navmesh(self.paths[scene], self.navmesh_config)
         return self._navmeshes[scene]
 
     def render(

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices,
 from sideagents_envs.batch import Observation, StepResult, action_space, checked_actions, observation_space
 from sideagents_envs.build import BatchSpec, make_batch
 from sideagents_envs.cache import tell_of_compiling
-from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
+from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
 from sideagents_envs.episodes import Episode
 from sideagents_envs.errors import EnvsError, nearest
 from sideagents_envs.shards import LocalShard, ProcessShard, Shard, split_spec, start_workers
@@ -39,13 +39,16 @@ def make_vec(
     first_env: int = 0,
     total_envs: int | None = None,
     workers: int = 2,
+    habitat: HabitatConfig | None = None,
+    habitat_simulator: HabitatSimulator = "auto",
 ) -> PointNavVecEnv:
     """Make `n_envs` environments that step together.
 
     `split` names the buildings; `train` draws episodes without end, held-out splits and an `episodes_file` are fixed
     lists (each episode once, then the environment idles). `kind` is `dummy` (all in this process) or `subproc`
     (`workers` processes): both give equal results. `first_env` and `total_envs` place these environments among those
-    of several training processes. Settings that are None have their defaults.
+    of several training processes. Settings that are None have their defaults. With `habitat` habitat-lab plays the
+    episodes; habitat-sim wants a process for each environment: `kind="subproc", workers=n_envs`.
 
     Raises:
         SceneError, EpisodeError: buildings or episodes are missing or unusable.
@@ -60,7 +63,9 @@ def make_vec(
             f"workers={workers}, first_env={first_env}, total_envs={total}"
         )
     tell_of_compiling()
-    spec = BatchSpec(n_envs, split, seed, camera, task, scenes, episodes_file, first_env, total)
+    spec = BatchSpec(
+        n_envs, split, seed, camera, task, scenes, episodes_file, first_env, total, habitat, habitat_simulator
+    )
     shards: Sequence[Shard]
     shards = start_workers(split_spec(spec, workers)) if kind == "subproc" else [LocalShard(make_batch(spec))]
     return PointNavVecEnv(shards, camera or CameraConfig(), task or TaskConfig())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sideagents_policies.encode import EncodeOnce as EncodeOnce
     from sideagents_policies.extractor import SideTunedExtractor as SideTunedExtractor
+    from sideagents_policies.habitat_agent import HabitatAgent as HabitatAgent
     from sideagents_policies.policy import PerEnvNoise as PerEnvNoise
     from sideagents_policies.policy import SideTunedPolicy as SideTunedPolicy
     from sideagents_policies.ppo import SideTunedPPO as SideTunedPPO
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "EncodeOnce": "encode",
     "ExpertLabels": "stack",
+    "HabitatAgent": "habitat_agent",
     "PerEnvNoise": "policy",
     "SideTunedExtractor": "extractor",
     "SideTunedPPO": "ppo",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
 from sideagents.core.methods import build_perception
-from sideagents.errors import ConfigError, SideAgentsError
+from sideagents.errors import ConfigError
 from sideagents.run.checkpoint import Checkpoint, check_tensors, load_checkpoint
 from sideagents.run.config import config_hash, load_config
 from sideagents.run.folder import RunFolder
@@ -128,14 +130,16 @@ def build_venv(
     environments come bare, for agents that are no networks, and render nothing unless `images` asks for it.
     Raises `EnvsError` or `SideAgentsError`.
     """
-    if config.env != "embedded":
-        raise SideAgentsError(f"env: {config.env} environments need habitat-sim (env: embedded needs nothing)")
     count = config.vec.n_envs if n_envs is None else n_envs
     seeing = (perceive and config.model.use_rgb) if images is None else images
+    if config.env == "habitat" and world.rank == 0:
+        _say_simulator(simulator_of(config))
+    # one habitat-sim to a process: two would share one graphics context
+    alone = config.env == "habitat" and config.habitat_simulator == "habitat_sim"
     venv: VecEnv = make_vec(
         count,
         split=split,
-        kind=config.vec.kind if count > 1 else "dummy",
+        kind="dummy" if count == 1 else "subproc" if alone else config.vec.kind,
         seed=config.seed if seed is None else seed,
         camera=config.camera,
         task=config.task if seeing else replace(config.task, rgb=False, depth=False),
@@ -143,16 +147,31 @@ def build_venv(
         episodes_file=episodes_file,
         first_env=world.rank * count,
         total_envs=world.size * count,
-        workers=min(config.vec.processes, count),
+        workers=count if alone else min(config.vec.processes, count),
+        habitat=config.habitat if config.env == "habitat" else None,
+        habitat_simulator=config.habitat_simulator,
     )
     try:
-        return _with_sight(venv, config, base, world) if perceive else venv
+        return with_sight(venv, config, base, world) if perceive else venv
     except BaseException:
         venv.close()
         raise
 
 
-def _with_sight(venv: VecEnv, config: AgentConfig, base: FrozenBase | None, world: World) -> VecEnv:
+def simulator_of(config: AgentConfig) -> str:
+    """Return the name of the environments' simulator, as results and people are told it."""
+    if config.env == "embedded":
+        return "embedded"
+    return f"habitat-lab on {config.habitat_simulator}"
+
+
+@functools.cache
+def _say_simulator(name: str) -> None:
+    print(f"environments: {name}", file=sys.stderr)
+
+
+def with_sight(venv: VecEnv, config: AgentConfig, base: FrozenBase | None, world: World) -> VecEnv:
+    """Wrap environments so that they show what the agent's network reads."""
     sight = sight_of(config, base if base is not None else agent_base(config))
     if sight.base is not None:
         venv = EncodeOnce(venv, sight.base, keep_rgb=sight.keep_rgb, device=world.device)

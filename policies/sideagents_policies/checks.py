@@ -18,6 +18,7 @@ from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.run.config import differences, dump_config, load_config
 from sideagents_envs.episodes import read_episodes
 from sideagents_envs.errors import EnvsError
+from sideagents_envs.habitat import importing
 from sideagents_policies.config import AgentConfig, ModelConfig
 from sideagents_policies.parallel import has_device
 from sideagents_policies.paths import config_path, locate
@@ -27,6 +28,7 @@ from sideagents_policies.paths import config_path, locate
 MAY_CHANGE_ON_RESUME = (
     "scenes.dataset",
     "scenes.episodes",
+    "habitat.gpu_device_ids",
     "model.base_weights",
     "runs",
     "threads",
@@ -52,8 +54,14 @@ def default_config(overrides: Sequence[str] = ()) -> AgentConfig:
 
 
 def checked(config: AgentConfig) -> AgentConfig:
-    """Return the configuration with data looked up; raises `ConfigError` when names or parts are wrong."""
+    """Return the configuration with data looked up and Habitat's simulator chosen.
+
+    Raises `ConfigError` when names or parts are wrong.
+    """
     config = locate(config)
+    if config.env == "habitat" and config.habitat_simulator == "auto":
+        found = "habitat_sim" if importing.has_habitat_sim() else "sideagents"
+        config = config.model_copy(update={"habitat_simulator": found})
     _check_names(config)
     if not any(line.startswith("model.") for line in absent_data(config)):
         _check_parts(config)
@@ -114,8 +122,11 @@ def absent_scenes(config: AgentConfig) -> Iterator[str]:
             yield f"scenes.dataset: no .glb file in {root}"
     if scenes.episodes is not None and not any(path.is_file() for path in _episode_files(config)):
         yield f"scenes.episodes: no such file {scenes.episodes}"
-    if config.env == "habitat" and not _is_installed("habitat_sim"):
-        yield "env: habitat-sim is not installed (see docs/habitat.md; env: embedded needs nothing)"
+    if config.env == "habitat":
+        if not importing.has_habitat_lab():
+            yield f"env: habitat-lab is not installed: {importing.INSTALL_LAB}; env: embedded needs nothing"
+        if config.habitat_simulator == "habitat_sim" and not importing.has_habitat_sim():
+            yield f"habitat_simulator: habitat_sim is not installed: {importing.INSTALL_SIM}; or set it to sideagents"
 
 
 def require_data(config: AgentConfig, networks: bool = True) -> None:
@@ -205,9 +216,3 @@ def _check_episodes(config: AgentConfig) -> None:
                 read_episodes(path)
             except EnvsError as error:
                 raise ConfigError(f"scenes.episodes: {error}") from None
-
-
-def _is_installed(package: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(package) is not None

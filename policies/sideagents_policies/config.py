@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
+from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
+
+_NEUTRAL: dict[str, JsonValue] = {"neutral": True}  # see `config_hash`
 
 
 class _Section(BaseModel):
@@ -118,6 +120,12 @@ class AgentConfig(_Section):
     name: str = Field("agent", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names the run folder")
     seed: int = Field(1, ge=0)
     env: Literal["embedded", "habitat"] = "embedded"
+    habitat_simulator: HabitatSimulator = Field(
+        "auto",
+        description="simulator inside habitat-lab; auto: habitat-sim where it is installed",
+        json_schema_extra=_NEUTRAL,
+    )
+    habitat: HabitatConfig = Field(HabitatConfig(), json_schema_extra=_NEUTRAL)
     runs: str = Field("runs", description="folder of all runs")
     workers: int = Field(1, ge=1, le=64, description="data-parallel training processes")
     threads: int = Field(1, ge=1, description="torch threads of each process")

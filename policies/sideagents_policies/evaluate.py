@@ -22,7 +22,7 @@ from sideagents.run.stats import bootstrap_interval
 from sideagents_envs.buildings import dataset_name
 from sideagents_envs.config import TaskConfig
 from sideagents_policies.agents import Agent, PolicyAgent, baseline
-from sideagents_policies.build import ALONE, LoadedAgent, build_venv, load_agent, open_run
+from sideagents_policies.build import ALONE, LoadedAgent, build_venv, load_agent, open_run, simulator_of
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.parallel import World
 from sideagents_policies.paths import locate
@@ -280,6 +280,7 @@ def _result(rows: Sequence[Row], chosen: EpisodesFrom, config: AgentConfig) -> d
         "split": chosen.split,
         "episodes_file": chosen.file.name if chosen.file else None,
         "buildings": dataset_name(chosen.applied_to(config).scenes),
+        "simulator": simulator_of(config),
         "seed": config.seed,
         "episodes": len(rows),
         "metrics": summarise(rows),

@@ -13,7 +13,7 @@ import json
 import math
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,9 +57,31 @@ def dump_config(model: BaseModel) -> str:
 
 
 def config_hash(model: BaseModel) -> str:
-    """Return the sha256 hex digest of all values; the order of keys does not matter."""
-    values = json.dumps(model.model_dump(mode="json"), sort_keys=True, allow_nan=False)
-    return hashlib.sha256(values.encode()).hexdigest()
+    """Return the sha256 hex digest of all values; the order of keys does not matter.
+
+    A key that is marked `neutral` (in pydantic's `json_schema_extra`, a dataclass field's `metadata`) is left out at
+    its default: so that a key which changes nothing there can be added without changing the digests of old runs.
+    """
+    values = model.model_dump(mode="json")
+    _drop_neutral(model, values)
+    return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _drop_neutral(owner: Any, values: dict[str, Any]) -> None:
+    """Remove neutral keys at their defaults from the dumped values of a model or dataclass."""
+    marks: dict[str, tuple[Any, Any]] = {}
+    if isinstance(owner, BaseModel):
+        for name, field in type(owner).model_fields.items():
+            marks[name] = (field.json_schema_extra, field.default)
+    elif dataclasses.is_dataclass(owner):
+        for part in dataclasses.fields(owner):
+            marks[part.name] = (part.metadata, part.default)
+    for name, (mark, default) in marks.items():
+        value = getattr(owner, name)
+        if isinstance(mark, Mapping) and mark.get("neutral") and value == default:
+            del values[name]
+        elif isinstance(values[name], dict):
+            _drop_neutral(value, values[name])
 
 
 def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:

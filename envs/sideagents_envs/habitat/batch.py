@@ -1,0 +1,116 @@
+"""Point navigation played by habitat-lab: our task, episodes and observations over its environments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sideagents_envs.batch import PointNavBatch
+from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, TaskConfig
+from sideagents_envs.errors import EnvsError
+from sideagents_envs.habitat.lab import chosen_simulator, gpu_of, lab_config, make_lab_env, navigation_episode
+from sideagents_envs.simulator import EmbeddedWorld
+from sideagents_envs.sources import EpisodeSource
+
+_ACTIONS = ("move_forward", "turn_left", "turn_right", "stop")  # ours, in order
+_GOAL = "pointgoal_with_gps_compass"
+
+
+class HabitatBatch(PointNavBatch):
+    """N point navigation episodes on N `habitat.Env`, with the rules, reward and measures of `PointNavBatch`.
+
+    Moves, collisions, images, goal readings and distances are habitat-lab's; its own measures count along and can be
+    read from `lab[env].get_metrics()`. Episodes are drawn and placed with the embedded walkable space.
+    """
+
+    def __init__(
+        self,
+        world: EmbeddedWorld,
+        source: EpisodeSource,
+        n_envs: int,
+        camera: CameraConfig,
+        task: TaskConfig,
+        habitat: HabitatConfig,
+        habitat_simulator: HabitatSimulator = "auto",
+        worker: int = 0,
+    ) -> None:
+        super().__init__(world, source, n_envs, camera, task)
+        self.lab_simulator = chosen_simulator(habitat_simulator)
+        self._habitat = habitat
+        self._navmesh = world.navmesh_config
+        self._gpu = gpu_of(habitat, worker)
+        self._lab_config()  # what is wrong with it is told now
+        self.lab: list[Any] = [None] * n_envs
+        self._seen: list[Any] = [None] * n_envs
+
+    def _lab_config(self) -> Any:
+        return lab_config(self._habitat, self._camera, self.task, self._navmesh, self.lab_simulator, self._gpu)
+
+    def _enter(self, env: int) -> None:
+        start = self.starts[env]
+        assert start is not None
+        episode = navigation_episode(start.episode, self.simulator.paths[start.scene], start.pose)
+        lab = self.lab[env]
+        if lab is None:
+            # habitat-lab writes into its configuration: each environment has one of its own
+            lab = self.lab[env] = make_lab_env(self._lab_config(), episode)
+        lab.current_episode = episode
+        self._seen[env] = lab.reset()
+        if not np.array_equal(self.poses[env], start.pose):  # in the middle of a resumed episode
+            x, y, z, yaw = self.poses[env]
+            turned = [0.0, math.sin(yaw / 2), 0.0, math.cos(yaw / 2)]
+            self._seen[env] = lab.sim.get_observations_at([x, y, z], turned, keep_agent_at_new_pose=True)
+            if self._seen[env] is None:
+                place = np.round(self.poses[env, :3], 2).tolist()
+                raise EnvsError(f"environment state: the agent cannot stand at {place} of {start.episode.scene_id}")
+            self._seen[env].update(
+                lab.task.sensor_suite.get_observations(
+                    observations=self._seen[env], episode=episode, task=lab.task, should_time=True
+                )
+            )
+            lab.task.measurements.measures["distance_to_goal"].update_metric(episode=episode)
+        else:
+            self._read_pose(env)
+
+    def _read_pose(self, env: int) -> None:
+        state = self.lab[env].sim.get_agent_state()
+        turn = state.rotation
+        self.poses[env, :3] = state.position
+        self.poses[env, 3] = math.atan2(2.0 * (turn.x * turn.z + turn.w * turn.y), 1.0 - 2.0 * (turn.x**2 + turn.y**2))
+
+    def _act(self, env: int, action: int) -> bool:
+        lab = self.lab[env]
+        self._seen[env] = lab.step(_ACTIONS[action])
+        self._read_pose(env)
+        return bool(lab.sim.previous_step_collided)
+
+    def _measured(self, env: int) -> float:
+        return float(self.lab[env].task.measurements.measures["distance_to_goal"].get_metric())
+
+    def _images(self, envs: NDArray[np.int64], channels: Sequence[str]) -> dict[str, NDArray[Any]]:
+        images = {}
+        for name in channels:
+            if not getattr(self.task, name):
+                raise EnvsError(f"habitat-lab renders no {name} here: set task.{name}=true")
+            images[name] = np.stack([self._seen[env][name] for env in envs])
+        if "rgb" in images:
+            images["rgb"] = images["rgb"][..., :3]
+        if "depth" in images:
+            images["depth"] = images["depth"][..., 0]
+        return images
+
+    def _readings(self, envs: NDArray[np.int64]) -> NDArray[np.float32]:
+        polar = np.array([self._seen[env][_GOAL] for env in envs], np.float64)
+        metres, angle = polar.T
+        return np.asarray(np.stack([metres, np.cos(angle), np.sin(angle)], axis=1), np.float32)
+
+    def close(self) -> None:
+        """Close the environments of habitat-lab."""
+        for env, lab in enumerate(self.lab):
+            if lab is not None:
+                lab.close()
+            self.lab[env] = None

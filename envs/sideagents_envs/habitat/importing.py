@@ -1,0 +1,88 @@
+"""Importing habitat-lab, with or without habitat-sim, and registering our simulator with it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from sideagents_envs.errors import EnvsError
+
+SIMULATOR_NAME = "SideAgents-v0"
+INSTALL_LAB = "pip install 'sideagents[habitat]' (habitat-lab 0.3, Python 3.9 to 3.12, numpy 1.26)"
+INSTALL_SIM = (
+    "conda install -c conda-forge -c aihabitat habitat-sim headless (Python 3.9; from source for newer ones); "
+    "without a GPU or EGL set habitat.gpu_device_id=-1"
+)
+
+
+def has_habitat_lab() -> bool:
+    """Whether habitat-lab is installed."""
+    return importlib.util.find_spec("habitat") is not None
+
+
+def has_habitat_sim() -> bool:
+    """Whether habitat-sim is installed."""
+    return importlib.util.find_spec("habitat_sim") is not None
+
+
+def import_habitat() -> ModuleType:
+    """Import habitat-lab; where habitat-sim is absent, the four modules of it that need it are replaced first.
+
+    Raises EnvsError, with the mend, when habitat-lab is absent or cannot be imported.
+    """
+    if "habitat" in sys.modules:
+        return sys.modules["habitat"]
+    if not has_habitat_lab():
+        raise EnvsError(f"env: habitat needs habitat-lab: {INSTALL_LAB}")
+    if not has_habitat_sim():
+        _stand_in()
+    try:
+        return importlib.import_module("habitat")
+    except ImportError as error:
+        raise EnvsError(
+            f"habitat-lab is installed but cannot be imported ({error}); a missing libGL.so.1 or libEGL.so.1 comes "
+            "with the packages libgl1, libglib2.0-0 and libegl1 of the system"
+        ) from error
+
+
+def register() -> None:
+    """Register our simulator with habitat-lab as `SideAgents-v0`; again and again if wanted.
+
+    Raises EnvsError when habitat-lab is not installed.
+    """
+    import_habitat()
+    importlib.import_module("sideagents_envs.habitat.simulator")  # registers itself when imported
+
+
+def quiet_gym() -> None:
+    """Keep the old gym, which habitat-lab uses and stable-baselines3 imports, from printing its advice every time."""
+    if importlib.util.find_spec("gym_notices") is not None:
+        importlib.import_module("gym_notices.notices").notices.clear()
+
+
+def _stand_in() -> None:
+    """Put modules in the place of those that habitat-lab imports on the way and that fail without habitat-sim."""
+
+    def timing(*_: Any, **__: Any) -> Callable[[Any], Any]:
+        return lambda function: function
+
+    def nothing(*_: Any, **__: Any) -> None:
+        return None
+
+    class Nothing:
+        pass
+
+    contents: dict[str, dict[str, Any]] = {
+        "habitat.sims.habitat_simulator.object_state_machine": {"ObjectStateMachine": Nothing},
+        "habitat.core.batch_rendering.env_batch_renderer": {"EnvBatchRenderer": Nothing},
+        "habitat.tasks.rearrange": {"__path__": [], "_try_register_rearrange_task": nothing},
+        "habitat.tasks.rearrange.rearrange_sim": {"add_perf_timing_func": timing},
+    }
+    for name, attributes in contents.items():
+        module = ModuleType(name, "Stands in for a module that needs habitat-sim, which is not installed.")
+        vars(module).update(attributes)
+        sys.modules.setdefault(name, module)

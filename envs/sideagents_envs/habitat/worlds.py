@@ -1,0 +1,67 @@
+"""Buildings that habitat-lab's simulators in one process share, each with one walkable space and a few cameras."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sideagents_envs.config import CameraConfig, NavMeshConfig
+from sideagents_envs.errors import SceneError
+from sideagents_envs.navmesh import NavMesh
+from sideagents_envs.simulator import EmbeddedWorld
+from sideagents_envs.stage import SUFFIX, with_up
+
+_WORLDS: dict[tuple[CameraConfig, NavMeshConfig], EmbeddedWorld] = {}
+
+
+@dataclass(frozen=True)
+class Building:
+    """One building in a process."""
+
+    path: Path
+    config: NavMeshConfig
+    navmesh: NavMesh
+
+    def render(self, camera: CameraConfig, pose: NDArray[np.float64], channel: str) -> NDArray[Any]:
+        """Return what a camera sees from one pose (4,): (H, W, ...)."""
+        world = _world(camera, self.config)
+        scene = np.array([world.number(self.path)])
+        image: NDArray[Any] = world.render(scene, pose[None], (channel,))[channel][0]
+        return image
+
+
+def _world(camera: CameraConfig, config: NavMeshConfig) -> EmbeddedWorld:
+    key = (camera, config)
+    if key not in _WORLDS:
+        _WORLDS[key] = EmbeddedWorld([], camera, config)
+    return _WORLDS[key]
+
+
+def open_building(path: Path, config: NavMeshConfig) -> Building:
+    """Return a building; its walkable space is made when it is not known. Raises SceneError."""
+    world = _world(CameraConfig(), config)
+    return Building(path, config, world.navmesh(world.number(path)))
+
+
+def find_scene(scene: str) -> Path:
+    """Return the file that a habitat-lab scene id names.
+
+    Without a stage configuration a `.glb` has Z up, as in habitat-sim. Where the file has compressed textures
+    (`NAME.basis.glb`), which are not read, the uncompressed `NAME.glb` beside it is taken.
+    Raises SceneError when the file is missing.
+    """
+    path = Path(os.path.expanduser(scene))
+    if path.name.endswith(".basis.glb"):
+        plain = path.with_name(path.name.removesuffix(".basis.glb") + ".glb")
+        path = plain if plain.is_file() else path
+    if not path.is_file():
+        raise SceneError(
+            f"{scene}: no such building; habitat.dataset.scenes_dir names the folder of the scenes (from {Path.cwd()})"
+        )
+    beside = path.with_name(path.stem + SUFFIX)
+    return path if path.name.endswith(SUFFIX) or beside.is_file() else with_up(path, "z")

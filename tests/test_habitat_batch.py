@@ -1,0 +1,165 @@
+"""The real habitat-lab plays our episodes on our simulator: what it measures must be what we measure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from sideagents_envs.habitat import importing
+
+if not importing.has_habitat_lab():
+    pytest.skip("habitat-lab is not installed (the `habitat` extra)", allow_module_level=True)
+
+from small_agent import homes  # noqa: F401
+
+from sideagents_envs.build import BatchSpec, make_batch
+from sideagents_envs.config import CameraConfig, HabitatConfig, ScenesConfig, TaskConfig
+from sideagents_envs.errors import EnvsError
+from sideagents_envs.habitat import HabitatPointNavEnv
+from sideagents_envs.vec import make_vec
+
+EXPLICIT = TaskConfig(stop="explicit", rgb=False)
+OURS = HabitatConfig()
+MEASURES = {"is_success": "success", "spl": "spl", "soft_spl": "soft_spl", "distance_to_goal": "distance_to_goal"}
+
+
+def pair(split: str, task: TaskConfig, **options: Any) -> tuple[Any, Any]:
+    """The embedded environment and habitat-lab's on our simulator, otherwise equal."""
+    spec = BatchSpec(1, split, task=task, **options)
+    habitat = BatchSpec(1, split, task=task, habitat=OURS, habitat_simulator="sideagents", **options)
+    return make_batch(spec), make_batch(habitat)
+
+
+def chosen(kind: str, rng: np.random.Generator, batch: Any) -> Any:
+    if kind == "expert":
+        return batch.expert_actions()
+    if kind == "random":
+        return np.array([3]) if rng.random() < 0.004 else rng.integers(0, 3, 1)
+    return np.array([0])
+
+
+@pytest.mark.parametrize("kind", ["expert", "random", "forward"])
+def test_the_first_100_held_out_episodes_are_the_same_in_both(kind: str) -> None:
+    embedded, habitat = pair("val", EXPLICIT)
+    rng = np.random.default_rng(1)
+    rows = []
+    for number in range(100):
+        embedded.begin(0, number)
+        habitat.begin(0, number)
+        while embedded.active[0]:
+            action = chosen(kind, rng, embedded)
+            if kind == "expert":
+                assert habitat.expert_actions() == action
+            ours, theirs = embedded.step(action), habitat.step(action)
+            np.testing.assert_allclose(theirs.rewards, ours.rewards, atol=1e-9)
+        info, lab = ours.infos[0], habitat.lab[0].get_metrics()
+        for key, name in MEASURES.items():
+            assert theirs.infos[0][key] == pytest.approx(lab[name], abs=1e-5), (number, key)
+            assert info[key] == pytest.approx(lab[name], abs=1e-5), (number, key)
+        assert info["collisions"] == lab["collisions"]["count"]
+        assert habitat.lab[0].episode_over
+        rows.append((lab["success"], lab["spl"]))
+    success, spl = np.mean(rows, axis=0)
+    if kind == "expert":
+        assert success == 1.0
+        assert spl >= 0.95
+    else:
+        assert success < 0.1
+
+
+def test_observations_are_those_of_the_embedded_environment(homes: list[str]) -> None:  # noqa: F811
+    scenes = ScenesConfig(dataset=dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+    task = TaskConfig(depth=True, max_steps=40)
+    camera = CameraConfig(width=24, height=16, hfov_deg=70, height_m=1.0)
+    embedded, habitat = pair("train", task, scenes=scenes, camera=camera, seed=3)
+    assert habitat.observation_space == embedded.observation_space
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        embedded.begin(0)
+        habitat.begin(0)
+        while embedded.active[0]:
+            ours, theirs = embedded.observe(), habitat.observe()
+            for key in ("rgb", "map"):
+                np.testing.assert_array_equal(theirs[key], ours[key], key)
+            np.testing.assert_allclose(theirs["depth"], ours["depth"], atol=1e-6)
+            np.testing.assert_allclose(theirs["goal"], ours["goal"], atol=1e-4)
+            action = rng.integers(0, 3, 1)
+            a, b = embedded.step(action), habitat.step(action)
+            np.testing.assert_allclose(b.rewards, a.rewards, atol=1e-9)
+            assert (b.truncated[0], b.terminated[0]) == (a.truncated[0], a.terminated[0])
+
+
+def test_a_state_is_continued_in_the_middle_of_an_episode(homes: list[str]) -> None:  # noqa: F811
+    scenes = ScenesConfig(dataset=dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+    spec = BatchSpec(2, "train", 5, CameraConfig(8, 8), scenes=scenes, habitat=OURS, habitat_simulator="sideagents")
+    first, second = make_batch(spec), make_batch(spec)
+    for env in range(2):
+        first.begin(env)
+    for _ in range(7):
+        first.step(first.expert_actions())
+    second.set_state(first.get_state())
+    for _ in range(30):
+        np.testing.assert_array_equal(first.expert_actions(), second.expert_actions())
+        actions = first.expert_actions()
+        a, b = first.step(actions), second.step(actions)
+        np.testing.assert_array_equal(a.rewards, b.rewards)
+        for key, value in first.observe().items():
+            np.testing.assert_array_equal(second.observe()[key], value, key)
+        for env in np.flatnonzero(a.terminated | a.truncated):
+            assert a.infos[env] == b.infos[env]
+            first.begin(int(env))
+            second.begin(int(env))
+
+
+def test_gymnasium_checks_the_environment_and_seeds_repeat_the_order(homes: list[str]) -> None:  # noqa: F811
+    scenes = ScenesConfig(dataset=dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+    env = HabitatPointNavEnv(scenes=scenes, camera=CameraConfig(40, 40), task=TaskConfig(max_steps=20))
+    check_env(env, skip_render_check=True)
+    orders = []
+    for _ in range(2):
+        order = [env.reset(seed=4)[1]["start_geodesic"]]
+        order += [env.reset()[1]["start_geodesic"] for _ in range(4)]
+        orders.append(order)
+    assert orders[0] == orders[1]
+    assert len(set(orders[0])) == 5
+    env.reset(seed=0)
+    done = [env.step(np.int64(1))[2:4] for _ in range(20)]
+    assert done == [(False, False)] * 19 + [(False, True)]  # the step limit is `truncated`
+    env.close()
+
+
+def test_worker_processes_play_the_same(homes: list[str]) -> None:  # noqa: F811
+    scenes = ScenesConfig(dataset=dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+    options: dict[str, Any] = {"seed": 2, "camera": CameraConfig(8, 8), "scenes": scenes, "habitat": OURS}
+    here, there = make_vec(2, **options), make_vec(2, kind="subproc", workers=2, **options)
+    try:
+        for a, b in ((here.reset(), there.reset()), (here.step(np.array([0, 1]))[0], there.step(np.array([0, 1]))[0])):
+            for key, value in a.items():
+                np.testing.assert_array_equal(b[key], value, key)
+    finally:
+        here.close()
+        there.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"habitat": HabitatConfig(config="nowhere.yaml")}, r"habitat\.config nowhere\.yaml"),
+        ({"habitat": HabitatConfig(overrides=("habitat.simulater=1",))}, r"habitat\.simulater"),
+        ({"habitat_simulator": "gazebo"}, "habitat_simulator must be one of auto, habitat_sim, sideagents"),
+        ({"task": TaskConfig(turn_deg=7.5)}, "whole degrees, got 7.5"),
+        ({"habitat": HabitatConfig(config="benchmark/nav/imagenav/imagenav_gibson.yaml"), "task": None}, None),
+    ],
+)
+def test_bad_settings(homes: list[str], options: dict[str, Any], message: str | None) -> None:  # noqa: F811
+    scenes = ScenesConfig(dataset=dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+    spec = BatchSpec(1, scenes=scenes, **{"habitat": OURS, **options})
+    if message is None:  # another navigation task has the same actions and measures: it is fine
+        make_batch(spec)
+        return
+    with pytest.raises(EnvsError, match=message) as caught:
+        make_batch(spec)
+    assert "\n" not in str(caught.value)
