@@ -107,9 +107,14 @@ class EvalConfig(_Section):
     episodes: int = Field(0, ge=0, description="the first N of the list; 0 = all")
     n_envs: int = Field(16, ge=1)
     every_frames: int = Field(
-        0, ge=0, description="`train` evaluates at the first update after so many frames each; 0 = never"
+        0,
+        ge=0,
+        description="`train` evaluates at the first update after so many frames each; 0 = never",
+        json_schema_extra=_NEUTRAL,
     )
-    during_episodes: int = Field(50, ge=1, description="of the list, the first N that `train` evaluates on")
+    during_episodes: int = Field(
+        50, ge=1, description="of the list, the first N that `train` evaluates on", json_schema_extra=_NEUTRAL
+    )
     deterministic: bool = Field(False, description="arg-max instead of sampled actions")
     temperature: float = Field(1.0, gt=0.0, description="of the sampled actions")
 
