@@ -188,7 +188,7 @@ def _write_gif(path: Path, frames: list[Image8], fps: int) -> None:
     moments = np.rint(np.linspace(0, len(frames), count + 1) * 100 / fps).astype(int) * 10
     sample = np.concatenate([frames[i] for i in kept[:: max(1, count // 8)]])
     # one palette without dithering: what stands still is then equal in consecutive frames, and written once
-    palette = Image.fromarray(sample).quantize(_GIF_COLOURS)
+    palette = Image.fromarray(sample).quantize(_GIF_COLOURS, Image.Quantize.FASTOCTREE)
     images = [Image.fromarray(frames[i]).quantize(palette=palette, dither=Image.Dither.NONE) for i in kept]
     durations = np.diff(moments).tolist()
     images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
