@@ -48,6 +48,7 @@ MEANINGS = {
     "habitat.config": "a YAML file of habitat-lab, by its name there or a path",
     "habitat.overrides": "words passed on to habitat-lab, e.g. `habitat.seed=3`",
     "habitat.gpu_device_ids": "GPUs of habitat-sim, dealt to the workers; -1: CPU; empty: all there are",
+    "scenes.only": "names of the training buildings to use; empty = all",
     "scenes.up": "axis that points upwards in the files: auto (stage configuration beside, else y), y or z",
     "scenes.navmesh.cell_m": "side of a grid cell, metres, above 0",
     "scenes.navmesh.agent_radius_m": "of the agent's cylinder, metres, above 0",

@@ -31,7 +31,7 @@ def test_every_bundled_file_is_a_complete_configuration(path):
     config = checks.read_config(str(path))
     assert path.read_text().startswith("# ")
     assert config.name == path.stem
-    assert config.scenes.dataset == "bundled"
+    assert config.scenes.dataset == ("data/scene_datasets" if path.parent.name == "habitat" else "bundled")
     assert config.vec.n_envs * config.ppo.n_steps % config.ppo.batch_size == 0
 
 

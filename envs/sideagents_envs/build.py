@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from sideagents_envs.batch import PointNavBatch
 from sideagents_envs.buildings import ensure_bundled, episodes_file, scenes_root
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
-from sideagents_envs.episodes import Episode, read_episodes
-from sideagents_envs.errors import EpisodeError, nearest
+from sideagents_envs.episodes import Episode, content_files, read_episodes
+from sideagents_envs.errors import EpisodeError
+from sideagents_envs.listed import buildings_of_content, limited, place_in_buildings
 from sideagents_envs.simulator import EmbeddedWorld
 from sideagents_envs.sources import EpisodeList, EpisodeSource, TrainingEpisodes
 from sideagents_envs.stage import with_up
@@ -50,13 +51,17 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
     file = _episodes_file(spec, scenes)
     training = spec.split == "train" and spec.episodes_file is None
     listed: list[tuple[int, Episode]] = []
+    groups: Mapping[int, Sequence[Episode]] = {}
     if file is None:
         paths = scenes_root(scenes, spec.split)
+    elif training and content_files(file):
+        paths, groups = buildings_of_content(file, scenes, spec.split)
     else:
         episodes = read_episodes(file)
-        if training and scenes.buildings:
-            episodes = _limited(episodes, file, scenes)
-        paths, listed = _place_in_buildings(episodes, file, scenes, spec.split)
+        if training and (scenes.buildings or scenes.only):
+            episodes = limited(episodes, file, scenes)
+        paths, listed = place_in_buildings(episodes, file, scenes, spec.split)
+        groups = _by_building(listed)
     world = EmbeddedWorld([with_up(path, scenes.up) for path in paths], camera, scenes.navmesh)
     source: EpisodeSource
     if not training:
@@ -70,7 +75,7 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
             episodes_per_building=scenes.episodes_per_building,
             first_env=spec.first_env,
             total_envs=spec.total_envs,
-            listed=_by_building(listed) if listed else None,
+            listed=groups or None,
         )
     if spec.habitat is None:
         return PointNavBatch(world, source, spec.n_envs, camera, task)
@@ -94,50 +99,6 @@ def _episodes_file(spec: BatchSpec, scenes: ScenesConfig) -> Path | None:
             "(make one with `sideagents scenes episodes`, name it in scenes.episodes)"
         )
     return file
-
-
-def _limited(episodes: Sequence[Episode], file: Path, scenes: ScenesConfig) -> list[Episode]:
-    """Keep the episodes in the training buildings that `scenes.buildings` leaves, told by their names."""
-    names = {path.stem for path in scenes_root(scenes, "train")}
-    kept = [episode for episode in episodes if PurePosixPath(episode.scene_id).stem in names]
-    if not kept:
-        raise EpisodeError(
-            f"{file}: no episode is in the first {scenes.buildings} training buildings of {scenes.dataset!r} "
-            "(scenes.buildings limits a list, too)"
-        )
-    return kept
-
-
-def _place_in_buildings(
-    episodes: Sequence[Episode], file: Path, scenes: ScenesConfig, split: str
-) -> tuple[list[Path], list[tuple[int, Episode]]]:
-    found: dict[str, Path] = {}
-    for episode in episodes:
-        if episode.scene_id not in found:
-            found[episode.scene_id] = _find_building(episode, file, scenes, split)
-    paths = list(dict.fromkeys(found.values()))
-    index = {path: i for i, path in enumerate(paths)}
-    return paths, [(index[found[episode.scene_id]], episode) for episode in episodes]
-
-
-def _find_building(episode: Episode, file: Path, scenes: ScenesConfig, split: str) -> Path:
-    """Find the scene_id beside the episode file, in the dataset's folder, or by name among the split's buildings."""
-    folders = [file.parent, file.parent.parent, Path()]
-    if scenes.folder is not None:
-        folders.insert(0, scenes.folder)
-    for folder in folders:
-        candidate = folder / episode.scene_id
-        if candidate.suffix == ".glb" and candidate.is_file():
-            return candidate
-    buildings = {path.stem: path for path in scenes_root(scenes, split)}
-    name = PurePosixPath(episode.scene_id).stem
-    if name not in buildings:
-        raise EpisodeError(
-            f"{file}, episode {episode.episode_id!r}: its building {episode.scene_id!r} is not among the "
-            f"{len(buildings)} of {scenes.dataset!r}, split {split!r}{nearest(name, buildings)}; scenes.dataset "
-            "(--scene-dir on the command line) names the folder of the file's buildings"
-        )
-    return buildings[name]
 
 
 def _by_building(listed: Sequence[tuple[int, Episode]]) -> dict[int, list[Episode]]:

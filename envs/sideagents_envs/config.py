@@ -103,6 +103,7 @@ class ScenesConfig:
     is switched every `episodes_per_building` episodes, as in the paper. `episodes` optionally names a PointNav-v1
     `.json.gz` file (`{split}` is filled in); without it training episodes are drawn at random and held-out ones come
     from the dataset. With both, only the listed episodes in the first `buildings` of the dataset are trained on.
+    `only` names the training buildings; empty: all that there are.
     A leading `~` in `dataset` and `episodes` is the home folder. `up` is the axis that points upwards in the files:
     `auto` reads Habitat's `NAME.stage_config.json` beside a building and takes Y, glTF's own convention, without one;
     the files of Gibson, Matterport3D and HM3D have Z up.
@@ -114,6 +115,7 @@ class ScenesConfig:
     buildings: int = 0
     episodes_per_building: int = 10
     episodes: str | None = None
+    only: tuple[str, ...] = field(default=(), metadata={"neutral": True})
     up: Literal["auto", "y", "z"] = field(default="auto", metadata={"neutral": True})
     navmesh: NavMeshConfig = NavMeshConfig()
 

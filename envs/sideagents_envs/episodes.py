@@ -131,15 +131,22 @@ def read_episodes(path: str | Path) -> list[Episode]:
         EpisodeError: the file is missing, cut off, not JSON, without episodes, or one of them is malformed.
     """
     path = Path(path)
-    files = [path]
-    rows = _rows(path)
-    content = path.parent / "content"
-    if not rows and content.is_dir():
-        files = sorted(content.glob("*.json.gz"))
-    episodes = [Episode.from_json(row, str(file)) for file in files for row in (rows or _rows(file))]
+    files = list(content_files(path).values()) or [path]
+    episodes = [Episode.from_json(row, str(file)) for file in files for row in _rows(file)]
     if not episodes:
         raise EpisodeError(f"{path}: holds no episodes")
     return episodes
+
+
+def content_files(path: Path) -> dict[str, Path]:
+    """Return the files of single buildings, by the buildings' names, that an empty episode file refers to; else none.
+
+    Raises EpisodeError when the file cannot be read.
+    """
+    folder = path.parent / "content"
+    if not folder.is_dir() or _rows(path):
+        return {}
+    return {file.name.removesuffix(".json.gz"): file for file in sorted(folder.glob("*.json.gz"))}
 
 
 def _rows(path: Path) -> list[Any]:

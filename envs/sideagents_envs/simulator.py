@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sideagents_envs.config import CameraConfig, NavMeshConfig
+from sideagents_envs.errors import SceneError
 from sideagents_envs.navmesh import NavMesh, cached_navmesh
 from sideagents_envs.render import Renderer
 from sideagents_envs.scene import load_scene
@@ -81,6 +82,8 @@ class EmbeddedWorld:
         *,
         max_triangles: int = MAX_TRIANGLES,
     ) -> None:
+        if not paths:
+            raise SceneError("no buildings: the list of .glb files is empty")
         self.paths: list[Path] = list(paths)
         self.camera = camera
         self.navmesh_config = navmesh

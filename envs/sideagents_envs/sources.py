@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from sideagents_envs.episodes import Episode, EpisodeSampler, place
 from sideagents_envs.errors import EnvsError, EpisodeError
+from sideagents_envs.listed import EpisodeFile, building_name
 from sideagents_envs.simulator import Field, Simulator
 
 Float = NDArray[np.float64]
+
+_PICKS = 20  # unusable episodes of a training list that are passed over in a row
 
 
 class Start(NamedTuple):
@@ -55,9 +58,10 @@ def _start(simulator: Simulator, scene: int, episode: Episode, where: str) -> St
 
 
 def _building(numbers: Mapping[str, int], episode: Episode) -> int:
-    if episode.scene_id not in numbers:
+    scene = numbers.get(episode.scene_id, numbers.get(building_name(episode.scene_id)))
+    if scene is None:
         raise EnvsError(f"environment state: the building {episode.scene_id!r} is not among those loaded")
-    return numbers[episode.scene_id]
+    return scene
 
 
 class TrainingEpisodes:
@@ -89,8 +93,11 @@ class TrainingEpisodes:
         self._stay = episodes_per_building
         self._listed = listed
         self._numbers = {name: i for i, name in enumerate(scene_ids)}
-        if listed is not None:
-            self._numbers = {episode.scene_id: scene for scene, group in listed.items() for episode in group}
+        for scene, group in (listed or {}).items():
+            if isinstance(group, EpisodeFile):  # not read yet; it holds one building, known by its name
+                self._numbers[building_name(scene_ids[scene])] = scene
+            else:
+                self._numbers |= {episode.scene_id: scene for episode in group}
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
@@ -111,11 +118,26 @@ class TrainingEpisodes:
         rng = self._rngs[env]
         self._taken[env] += 1
         if self._listed is not None:
-            episode = self._listed[scene][int(rng.integers(len(self._listed[scene])))]
-            return _start(self._simulator, scene, episode, self._scene_ids[scene])
+            return self._pick(self._listed[scene], scene, rng)
         sampler = EpisodeSampler(self._simulator.navmesh(scene), self._scene_ids[scene])
         episode, field = sampler.draw(rng, f"{self._envs[env]}-{taken}")
         return Start(scene, episode, episode.start_pose, episode.goal, field)
+
+    def _pick(self, group: Sequence[Episode], scene: int, rng: np.random.Generator) -> Start:
+        """Return an episode of a list at random.
+
+        Lists made for another walkable space may hold a few that do not fit ours: training passes over them. Raises
+        EpisodeError when it is more than a few.
+        """
+        tries = 0
+        while True:
+            episode = group[int(rng.integers(len(group)))]
+            tries += 1
+            try:
+                return _start(self._simulator, scene, episode, self._scene_ids[scene])
+            except EpisodeError:
+                if tries >= min(_PICKS, len(group)):
+                    raise
 
     def resume(self, episode: Episode) -> Start:
         """Return a start that was given out before; raises EnvsError when its building is not among ours."""

@@ -16,7 +16,7 @@ from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.run.config import differences, dump_config, load_config
-from sideagents_envs.episodes import read_episodes
+from sideagents_envs.episodes import content_files, read_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat import importing
 from sideagents_policies.config import AgentConfig, ModelConfig
@@ -85,8 +85,9 @@ def absent_data(config: AgentConfig) -> Iterator[str]:
 
 def _absent_weights(model: ModelConfig) -> Iterator[str]:
     kind = bases.kind_of(model.base)
-    if model.base_weights is not None and not Path(model.base_weights).is_file():
+    if model.base_weights is not None and not Path(model.base_weights).exists():
         yield f"model.base_weights: no such file {model.base_weights}"
+        return
     if kind is not None and not kind.ready(model.base, model.base_weights):
         yield f"model.base: {model.base!r} needs {kind.needs}"
     if kind is None and model.base.endswith(".safetensors") and not Path(model.base).is_file():
@@ -213,6 +214,7 @@ def _check_episodes(config: AgentConfig) -> None:
     for path in _episode_files(config) if config.scenes.episodes is not None else ():
         if path.is_file():
             try:
-                read_episodes(path)
+                content = content_files(path)
+                read_episodes(next(iter(content.values()), path))  # of many files one: they are read when entered
             except EnvsError as error:
                 raise ConfigError(f"scenes.episodes: {error}") from None

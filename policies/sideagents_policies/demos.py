@@ -36,7 +36,8 @@ from sideagents_envs.batch import STOP
 from sideagents_envs.buildings import scenes_root
 from sideagents_envs.cache import atomic_path
 from sideagents_envs.config import ScenesConfig
-from sideagents_envs.episodes import Episode, read_episodes
+from sideagents_envs.episodes import Episode
+from sideagents_envs.listed import count_buildings
 from sideagents_envs.simulator import EmbeddedWorld
 from sideagents_policies.build import build_venv
 from sideagents_policies.config import AgentConfig
@@ -174,7 +175,7 @@ def _count_buildings(scenes: ScenesConfig) -> int:
     listed = scenes.episodes_path("train")
     if listed is None:
         return len(scenes_root(scenes, "train"))
-    count = len({episode.scene_id for episode in read_episodes(listed)})
+    count = count_buildings(listed)
     return min(count, scenes.buildings or count)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from sideagents.bases.files import fit_weights, load_saved, read_card, read_tensors
 from sideagents.bases.simple import pixel_base, random_base
-from sideagents.bases.taskonomy import TASKS, taskonomy_base
+from sideagents.bases.taskonomy import TASKS, published_file, taskonomy_base
 from sideagents.core.base import FrozenBase
 from sideagents.core.dotted import build, import_network, is_dotted
 from sideagents.errors import BaseError, SideAgentsError, nearest
@@ -64,7 +64,8 @@ def load_base(name: str, weights: str | Path | None = None, **options: Any) -> F
     name:
         `curvature`, `denoising`, `depth`, `normals`, `autoencoding`, `edges`: shipped, (3, 64, 64) -> (8, 8, 8);
         `random` (option seed) and `pixels` (option grid): untrained controls;
-        `taskonomy:TASK`: the published mid-level encoders, (3, 256, 256) -> (8, 16, 16), with `weights=FILE`;
+        `taskonomy:TASK`: the published mid-level encoders, (3, 256, 256) -> (8, 16, 16), with `weights=FILE`, or the
+            folder that holds `TASK_encoder*.pth`;
         `timm:MODEL` (options stage, pretrained file in `weights`): features of a timm model;
         a name given to `register_base`;
         `FILE.safetensors`: a base made by `sideagents pretrain`;
@@ -195,8 +196,8 @@ register_base(
     taskonomy_base,
     kind="published",
     models=TASKS,
-    needs="weights=FILE, the published ones (model.base_weights); nothing is downloaded",
-    ready=lambda name, weights: weights is not None,
+    needs="weights=FILE or FOLDER, the published ones (model.base_weights); nothing is downloaded",
+    ready=lambda name, weights: weights is not None and published_file(name.partition(":")[2], weights) is not None,
 )
 register_base(
     "timm",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 from typing import cast
 
@@ -107,6 +109,27 @@ class TaskonomyEncoder(nn.Module):
         return functional.group_norm(x, 8) if self.normalise else x
 
 
+def published_file(task: str, weights: str | Path) -> Path | None:
+    """Return the weights file of a task: `weights` itself, or `TASK_encoder*.pth` in it where it is a folder."""
+    path = Path(weights)
+    if not path.is_dir():
+        return path
+    return next(iter(sorted((*path.glob(f"{task}_encoder*.pth"), *path.glob(f"{task}_encoder*.safetensors")))), None)
+
+
+def _check_published(task: str, file: Path) -> None:
+    """Hold a file against what its published name says: the task, and the start of its SHA-256."""
+    named = re.fullmatch(r"(?P<task>\w+)_encoder(?:-(?P<digest>[0-9a-f]{8,64}))?\.pth", file.name)
+    if named is None:
+        return
+    if named["task"] in TASKS and named["task"] != task:
+        raise BaseError(f"{file}: is the encoder of {named['task']!r}, not of {task!r}")
+    if named["digest"] and file.is_file():
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if not digest.startswith(named["digest"]):
+            raise BaseError(f"{file}: is damaged, its SHA-256 begins with {digest[:8]}; fetch it again")
+
+
 def taskonomy_base(
     model: str,
     weights: str | Path | None,
@@ -116,7 +139,10 @@ def taskonomy_base(
     resize: bool = True,
     dtype: torch.dtype | None = None,
 ) -> FrozenBase:
-    """Load a published encoder from a local file; raises `BaseError` without one, or for an unknown task."""
+    """Load a published encoder from a local file, or the one of its task in a folder.
+
+    Raises `BaseError` without one, for an unknown task, or for a file that by its name is another task's or damaged.
+    """
     name = f"taskonomy:{model}"
     if model not in TASKS:
         raise BaseError(f"unknown base {name!r}{nearest(model, TASKS)} (known tasks: {', '.join(TASKS)})")
@@ -125,6 +151,10 @@ def taskonomy_base(
             f"base {name!r} needs weights=FILE, the published {model}_encoder-*.pth (95 MB; the visualpriors package "
             "names its address); nothing is downloaded here"
         )
+    file = published_file(model, weights)
+    if file is None:
+        raise BaseError(f"base {name!r}: no {model}_encoder*.pth in the folder {weights}")
+    _check_published(model, file)
     encoder = TaskonomyEncoder(normalise)
-    fit_weights(encoder, read_tensors(weights), weights)
+    fit_weights(encoder, read_tensors(file), file)
     return FrozenBase(encoder, name, input_size, resize=resize, dtype=dtype)

@@ -199,6 +199,16 @@ def scenes_root(config: ScenesConfig, split: str, progress: bool = True) -> list
             raise SceneError(
                 f"{folder}: no .glb buildings here (scenes.dataset must be 'bundled' or a folder with {{split}}/*.glb)"
             )
-    if split == "train" and config.buildings:
-        paths = paths[: config.buildings]
-    return paths
+    if split != "train":
+        return paths
+    kept = chosen_buildings([path.stem for path in paths], config, f"{config.dataset!r}")
+    return [path for path in paths if path.stem in kept]
+
+
+def chosen_buildings(names: Sequence[str], config: ScenesConfig, where: str) -> list[str]:
+    """Return the training buildings that `only` and `buildings` leave; raises SceneError for a name not among them."""
+    for name in config.only:
+        if name not in names:
+            raise SceneError(f"{where}: has no training building {name!r}{nearest(name, names)} (scenes.only)")
+    kept = [name for name in names if name in config.only] if config.only else list(names)
+    return kept[: config.buildings or None]

@@ -12,7 +12,7 @@ from typing import Any
 from sideagents_envs.errors import EnvsError
 
 SIMULATOR_NAME = "SideAgents-v0"
-INSTALL_LAB = "pip install 'sideagents[habitat]' (habitat-lab 0.3, Python 3.9 to 3.12, numpy 1.26)"
+INSTALL_LAB = "pip install 'sideagents[habitat]' (habitat-lab 0.3 with numpy 1.26; tested on Python 3.11)"
 INSTALL_SIM = (
     "conda install -c conda-forge -c aihabitat habitat-sim headless (Python 3.9; from source for newer ones); "
     "without a GPU or EGL set habitat.gpu_device_id=-1"

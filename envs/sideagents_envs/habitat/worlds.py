@@ -29,22 +29,22 @@ class Building:
 
     def render(self, camera: CameraConfig, pose: NDArray[np.float64], channel: str) -> NDArray[Any]:
         """Return what a camera sees from one pose (4,): (H, W, ...)."""
-        world = _world(camera, self.config)
+        world = _world(camera, self.config, self.path)
         scene = np.array([world.number(self.path)])
         image: NDArray[Any] = world.render(scene, pose[None], (channel,))[channel][0]
         return image
 
 
-def _world(camera: CameraConfig, config: NavMeshConfig) -> EmbeddedWorld:
+def _world(camera: CameraConfig, config: NavMeshConfig, path: Path) -> EmbeddedWorld:
     key = (camera, config)
     if key not in _WORLDS:
-        _WORLDS[key] = EmbeddedWorld([], camera, config)
+        _WORLDS[key] = EmbeddedWorld([path], camera, config)
     return _WORLDS[key]
 
 
 def open_building(path: Path, config: NavMeshConfig) -> Building:
     """Return a building; its walkable space is made when it is not known. Raises SceneError."""
-    world = _world(CameraConfig(), config)
+    world = _world(CameraConfig(), config, path)
     return Building(path, config, world.navmesh(world.number(path)))
 
 
