@@ -137,14 +137,18 @@ def _header(config: AgentConfig) -> dict[str, Any]:
         "trajectories": config.demos.trajectories,
         "images": config.demos.images,
         "n_envs": config.vec.n_envs,
-        "camera": dataclasses.asdict(config.camera),
-        "task": dataclasses.asdict(config.task),
-        "scenes": dataclasses.asdict(config.scenes),
+        **_sections(config),
     }
+
+
+def _sections(config: AgentConfig) -> dict[str, dict[str, Any]]:
+    return config.model_dump(mode="json", include={"camera", "task", "scenes"})
 
 
 def _continue(folder: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
     found = read_header(folder)
+    for key, default in _sections(AgentConfig()).items():  # a key that came later means its default
+        found[key] = default | found[key] if isinstance(found.get(key), dict) else None
     for key, value in header.items():
         if found.get(key) != value:
             raise DemosError(
