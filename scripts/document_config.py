@@ -58,7 +58,7 @@ MEANINGS = {
     "vec.n_envs": "environments of each training process",
     "vec.kind": "`dummy`: in the training process; `subproc`: spread over `processes`. Results are equal",
     "vec.processes": "worker processes of `subproc`",
-    "demos.trajectories": "number of demonstrations",
+    "demos.trajectories": "how many to collect; `clone --demos DIR` uses all in DIR and records their number",
     "clone.batch_size": "of each process",
     "clone.learning_rate": "AdamW's, of all weights but alpha",
     "clone.alpha_learning_rate": "alpha's own, decayed as the other; alpha has no weight decay",

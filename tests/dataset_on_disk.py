@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from sideagents_envs.buildings.generator import make_building
 from sideagents_envs.config import NavMeshConfig, ScenesConfig
@@ -23,3 +26,10 @@ def make_dataset(folder: Path) -> ScenesConfig:
         episodes += generate_episodes(navmesh, f"val/{name}.glb", 3, seed=1, first_id=len(episodes))
     write_episodes(folder / "episodes" / "val.json.gz", episodes)
     return ScenesConfig(dataset=str(folder))
+
+
+def lent_dataset(folder: Path) -> Iterator[ScenesConfig]:
+    """Make a dataset with a cache of its own, both in `folder`, for the life of a fixture."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIDEAGENTS_CACHE", str(folder / "cache"))
+        yield make_dataset(folder)

@@ -94,6 +94,13 @@ def main() -> None:
     if mode == "hang":
         parallel.init("cpu")
         time.sleep(120)
+    if mode == "wait":  # longer than a collective operation may take
+        world = parallel.init("cpu", timeout_s=2.0)
+        with parallel.others_wait(world, every_s=0.5):
+            time.sleep(6.0 if world.is_main else 0.0)
+        parallel.all_sum(torch.ones(1))
+        parallel.finish()
+        return
     if mode == "clone":
         policy, statistics = clone_step()
         tensors = {name: tensor.numpy() for name, tensor in policy.state_dict().items()}

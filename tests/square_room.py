@@ -1,12 +1,22 @@
-"""A simulator without geometry, for the tests: an empty 10 m square room, whose distances are straight lines."""
+"""A simulator without geometry, for the tests: an empty 10 m square room, whose distances are straight lines.
+
+And batches of environments in it.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 
+from sideagents_envs.batch import PointNavBatch
+from sideagents_envs.config import CameraConfig, TaskConfig
+from sideagents_envs.episodes import Episode, rotation_of
+from sideagents_envs.sources import EpisodeList, TrainingEpisodes
+
 HALF = 5.0
+CAMERA = CameraConfig(width=36, height=36)
 
 
 class StraightField:
@@ -64,3 +74,44 @@ class SquareSimulator:
         shape = (len(poses), self.size, self.size)
         rgb = np.broadcast_to(shade[:, None, None, None], (*shape, 3)).astype(np.uint8)
         return {"rgb": rgb, "depth": np.full(shape, 2.0, np.float32)}
+
+
+def room(start, goal, yaw=0.0, n=1, **task):
+    """A batch in the square room, every environment at the start of the same episode."""
+    episode = Episode("e", "room", np.array([start[0], 0, start[1]], float), rotation_of(yaw), np.zeros(3))
+    episode.goal[[0, 2]] = goal
+    simulator = SquareSimulator()
+    batch = PointNavBatch(simulator, EpisodeList(simulator, [(0, episode)], "F"), n, CAMERA, TaskConfig(**task))
+    for env in range(n):
+        batch.begin(env)
+    return batch
+
+
+def training(names, n=3, seed=0, per_building=2, **task):
+    simulator = SquareSimulator(names)
+    source = TrainingEpisodes(simulator, names, n, seed, episodes_per_building=per_building)
+    batch = PointNavBatch(simulator, source, n, CAMERA, TaskConfig(**{"max_steps": 25} | task))
+    for env in range(n):
+        batch.begin(env)
+    return batch
+
+
+def play(batch, actions):
+    return [batch.step(np.array([action])) for action in actions]
+
+
+def continued(batch, actions):
+    log = []
+    for row in actions:
+        result = batch.step(row)
+        observation = batch.observe()
+        log.append((result.rewards.tobytes(), observation["rgb"].tobytes(), observation["map"].tobytes()))
+        log.append((observation["goal"].tobytes(), json.dumps(result.infos)))
+        for env in np.flatnonzero(result.terminated | result.truncated):
+            batch.begin(int(env))
+    return log
+
+
+def plain(state):
+    """The state as a checkpoint would hold it: arrays as they are, the rest through JSON."""
+    return {key: v.copy() if isinstance(v, np.ndarray) else json.loads(json.dumps(v)) for key, v in state.items()}

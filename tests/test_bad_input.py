@@ -163,6 +163,10 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "start from another network": (
         lambda p: ["train", "pointnav/demo", *p.good, "model.hidden=64", "--init", str(p.run())], "needs"
     ),
+    "metrics of several runs": (lambda p: ["eval", "a", "b", "--json", "m.json"], "RUN/eval/*/metrics.json"),
+    "best of a run that was not evaluated": (lambda p: ["eval", str(p.run()), "--best"], "eval.every_frames above 0"),
+    "best of a baseline": (lambda p: ["enjoy", "--best", "--agent", "expert"], "not allowed with argument"),
+    "evaluation without a list": (train("eval.every_frames=64", "eval.split=train"), "needs eval.split val or test"),
     "unknown agent": (lambda p: ["eval", "--agent", "exprt", *p.good], "did you mean 'expert'"),
     "film of another type": (lambda p: ["enjoy", str(p.run()), "--out", "f.avi"], ".mp4 or a .gif"),
     "film of a split without a list": (lambda p: ["enjoy", str(p.run()), "--split", "train"], "no fixed list"),

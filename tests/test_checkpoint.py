@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from sideagents.errors import CheckpointError
 from sideagents.run.checkpoint import (
+    best_checkpoint,
     check_tensors,
     flatten_optimizer,
     list_checkpoints,
@@ -173,6 +174,17 @@ def test_keep_leaves_the_newest(tmp_path: Path) -> None:
     for step in range(1, 7):
         make(tmp_path, step, keep=2)
     assert [step_of(path) for path in list_checkpoints(tmp_path)] == [5, 6]
+
+
+def test_keep_leaves_the_best_too(tmp_path: Path) -> None:
+    assert best_checkpoint(tmp_path / "none") is None
+    for step, score in enumerate([None, (0.5, 0.1), (0.5, 0.4), (0.4, 0.9), None, (0.5, 0.3), None, None]):
+        make(tmp_path, step, keep=2, score=score)
+    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [2, 6, 7]
+    assert best_checkpoint(tmp_path) == tmp_path / "step_000000002"
+    assert load_checkpoint(tmp_path / "step_000000002").score == (0.5, 0.4)
+    make(tmp_path, 8, keep=2, score=(0.5, 0.4))
+    assert [step_of(path) for path in list_checkpoints(tmp_path)] == [7, 8]  # of equal ones the newest
 
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:

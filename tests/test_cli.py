@@ -164,10 +164,12 @@ def test_eval_and_enjoy_need_no_training_data_and_no_gpu(capsys, trip, homes):  
     assert "no cuda:7" in failed(capsys, "train", "--resume", run, "device=cuda:7")
 
 
-def test_enjoy_and_plot(capsys, trip):
+def test_enjoy_and_plot(capsys, trip, homes):  # noqa: F811
     run = trip / "runs" / "demo_train_1"
     assert "film.gif" in out(capsys, "enjoy", run, "--episode", "1", "--out", trip / "film.gif")
     assert (trip / "film.gif").read_bytes().startswith(b"GIF8")
+    assert "two.gif" in out(capsys, "enjoy", "--agent", "expert", *homes, "--fps", "6", "--out", trip / "two.gif")
+    assert "needs a RUN" in failed(capsys, "enjoy", "--out", trip / "none.gif")
     assert "curves.png" in out(capsys, "plot", run, "--out", trip / "curves.png")
     assert (trip / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -210,4 +212,4 @@ def test_exit_codes_of_the_process():
     wrong = run("check", "pointnav/demo", "ppo.framse=1")
     assert wrong.returncode == 2
     assert wrong.stdout == ""
-    assert wrong.stderr == "error: override 'ppo.framse=1': unknown key 'ppo.framse', did you mean 'frames'?\n"
+    assert wrong.stderr == "error: override 'ppo.framse=1': unknown key 'ppo.framse', did you mean 'ppo.frames'?\n"

@@ -25,6 +25,7 @@ from sideagents_policies.build import load_agent, open_run
 from sideagents_policies.checks import default_config
 from sideagents_policies.cli.main import main
 from sideagents_policies.clone import Cloner, clone, resume
+from sideagents_policies.config import DemosConfig
 from sideagents_policies.dagger import dagger_seed
 from sideagents_policies.demos import DemosError, collect
 from sideagents_policies.frames import FrameStore, returns_to_go, stacked
@@ -201,6 +202,17 @@ def test_other_demonstrations_are_refused(homes, demos, tmp_path):  # noqa: F811
     with pytest.raises(ConfigError, match="there is nothing to train"):
         clone(configured(homes, tmp_path, "clone.epochs=0.0"), demos)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_run_says_how_many_demonstrations_it_learnt_from(homes, demos, whole, tmp_path, capsys):  # noqa: F811
+    words = [*DAGGER, "demos.trajectories=500", "demos.images=false"]
+    run = clone(configured(homes, tmp_path / "runs", *words), demos)
+    assert f"{demos} holds 8 demonstrations, not 500: all of them are used" in capsys.readouterr().out
+    assert open_run(run)[1].demos == open_run(whole)[1].demos == DemosConfig(trajectories=8, images=True)
+    assert weights(run) == weights(whole)
+    fewer = collect(configured(homes, tmp_path, "demos.trajectories=4"), tmp_path / "fewer")
+    with pytest.raises(DemosError, match="fewer: holds 4 demonstrations, the run learns from 8"):
+        resume(run, demos=fewer)
 
 
 def test_two_workers(homes, demos, tmp_path):  # noqa: F811

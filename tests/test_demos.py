@@ -160,6 +160,9 @@ def test_collecting_goes_on_where_it_stopped(config, tmp_path, monkeypatch):
         collect(config, tmp_path / "cut")
     with pytest.raises(DemosError, match="holds 3 of 8 trajectories"):
         check_fits(tmp_path / "cut", config)
+    header = json.loads((tmp_path / "cut" / "demos.json").read_text())
+    del header["scenes"]["up"]  # as if that key had come later
+    (tmp_path / "cut" / "demos.json").write_text(json.dumps(header))
     collect(config, tmp_path / "cut")
     assert [path.name for path in calls] == [f"shard_0000{i}.npz" for i in (0, 1, 1, 2)]
     assert [(t.actions.tolist(), t.scene) for t in read_demos(tmp_path / "cut")] == [

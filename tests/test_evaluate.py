@@ -10,14 +10,15 @@ from typing import Any
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 from small_agent import homes  # noqa: F401
 
 from sideagents.errors import SideAgentsError
 from sideagents_envs.episodes import read_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_policies.checks import default_config
-from sideagents_policies.enjoy import record
-from sideagents_policies.evaluate import evaluate_baseline, evaluate_run, summarise
+from sideagents_policies.enjoy import GIF_FRAMES, record, record_baseline, write_video
+from sideagents_policies.evaluate import evaluate_baseline, evaluate_run, evaluate_runs, summarise
 from sideagents_policies.plot import average, labels_of, plot_runs, read_curves
 from sideagents_policies.train import train
 
@@ -116,6 +117,23 @@ def test_evaluations_do_not_overwrite_each_other(run: Path, capsys: pytest.Captu
     assert all(re.fullmatch(r"val_sampled_step128_first3_[0-9a-f]{8}", name) for name in names)
 
 
+def test_several_runs_share_a_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    earlier = run / "checkpoints" / "step_000000064"
+    alone = evaluate_run(earlier, episodes=2)
+    capsys.readouterr()
+    results = evaluate_runs([run, earlier], episodes=2)
+    assert [result["checkpoint"] for result in results] == ["step_000000128", "step_000000064"]
+    assert results[1] == alone
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if line.startswith("wrote ")] == [
+        f"wrote {run / 'eval' / f'val_sampled_step{step}_first2'}" for step in (128, 64)
+    ]
+    rows = [line.split("|")[1].strip() for line in said if line.startswith("| ")]
+    assert rows == ["agent", str(run), str(earlier)]  # both are called tiny_train_1
+    with pytest.raises(SideAgentsError, match="no such run, did you mean 'tiny_train_1'"):
+        evaluate_runs([run, run.with_name("tiny_train_2")])
+
+
 def test_a_device_that_is_not_here_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = evaluate_run(run)["metrics"]
     capsys.readouterr()
@@ -158,6 +176,45 @@ def test_film_refuses(run: Path, tmp_path: Path) -> None:
         record(run, episode=99)
     with pytest.raises(SideAgentsError, match=r"\.mp4 or a \.gif, a picture a \.png"):
         record(run, out=tmp_path / "agent.avi")
+
+
+def test_film_of_a_baseline(
+    homes: list[str],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = default_config([*homes, "task.max_steps=60", "model.base=taskonomy:curvature"])  # no base is loaded
+    assert record_baseline("expert", config, episode=1) == Path("expert_val_0001.mp4")
+    reader = imageio.get_reader("expert_val_0001.mp4")
+    assert reader.get_meta_data()["fps"] == 12
+    reader.close()
+    picture = imageio.imread(record_baseline("straight", config, out=tmp_path / "straight.png"))
+    assert picture[40:280, 10:250].std() > 10.0  # what the agent sees
+    with pytest.raises(SideAgentsError, match="did you mean 'expert'"):
+        record_baseline("exprt", config)
+
+
+@pytest.mark.parametrize(("count", "fps", "kept"), [(1, 12, 1), (30, 12, 30), (470, 12, GIF_FRAMES), (40, 100, 20)])
+def test_a_gif_has_few_frames_and_lasts_as_long(tmp_path: Path, count: int, fps: int, kept: int) -> None:
+    frames = [np.zeros((16, 16, 3), np.uint8) for _ in range(count)]
+    for i, frame in enumerate(frames):
+        frame[i % 13] = 255
+    with Image.open(write_video(tmp_path / "agent.gif", frames, fps)) as gif:
+        durations = [frame.info.get("duration", 0) for frame in ImageSequence.Iterator(gif)]
+    assert len(durations) == kept
+    if kept > 1:
+        assert sum(durations) == pytest.approx(1000 * count / fps, abs=10)
+        assert min(durations) >= 20
+
+
+def test_what_stands_still_in_a_gif_costs_nothing(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    frames = [noise.copy() for _ in range(40)]
+    for i, frame in enumerate(frames):
+        frame[:8, :8] = 6 * i
+    one, all_of_them = (write_video(tmp_path / f"{n}.gif", frames[:n]).stat().st_size for n in (1, 40))
+    assert all_of_them < 2 * one
 
 
 def test_average_over_seeds() -> None:

@@ -74,6 +74,10 @@ def test_opening_a_run_or_a_checkpoint_in_it(tmp_path: Path) -> None:
         run.checkpoint()
     first, second = add_checkpoint(run, 10), add_checkpoint(run, 20)
     assert RunFolder.open(run.path).checkpoint() == run.latest() == second
+    with pytest.raises(CheckpointError, match="no checkpoint was evaluated in training"):
+        run.best()
+    best = save_checkpoint(run.checkpoints, 10, {"w": torch.zeros(1)}, score=[0.5])
+    assert RunFolder.open(run.path).best() == best
     at_first = RunFolder.open(first)
     assert (at_first.path, at_first.checkpoint(), at_first.latest()) == (run.path, first, second)
 

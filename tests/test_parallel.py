@@ -75,6 +75,10 @@ def test_one_dying_process_stops_all_with_its_code(tmp_path, capfd):
     assert not alive(tmp_path)
 
 
+def test_the_others_wait_longer_than_a_timeout(tmp_path):
+    assert parallel.launch(2, [str(WORKER), str(tmp_path), "4", "wait"]) == 0
+
+
 def alive(folder, patience_s=15.0):
     """Return the processes that wrote their number into `folder` and still run after a while."""
     deadline = time.monotonic() + patience_s

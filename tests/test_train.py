@@ -26,6 +26,7 @@ from sideagents_policies import parallel
 from sideagents_policies.build import load_agent
 from sideagents_policies.checks import default_config
 from sideagents_policies.cli.main import main
+from sideagents_policies.evaluate import evaluate_run
 from sideagents_policies.ppo import SideTunedPPO
 from sideagents_policies.train import resume, train
 
@@ -117,6 +118,40 @@ def test_stopped_and_resumed_is_the_same(homes, whole, tmp_path, monkeypatch):  
     assert weights(run) == weights(whole)
     assert told(run) == told(whole)
     assert len((run / "command.txt").read_text().splitlines()) == 2
+
+
+def test_evaluation_in_training_leaves_no_trace_in_it(homes, whole, tmp_path, monkeypatch):  # noqa: F811
+    words = [*homes, "eval.every_frames=50", "eval.during_episodes=3"]
+    examined = train(default_config([*words, f"runs={tmp_path / 'whole'}"]))
+    assert weights(examined) == weights(whole)
+
+    def plain(run: Path) -> list[dict[str, str]]:
+        kept = [{k: v for k, v in row.items() if not k.startswith("eval/")} for row in told(run)]
+        return [row for row in kept if row["train/loss"]]
+
+    assert plain(examined) == plain(whole)
+    found = [row for row in told(examined) if row["eval/success"]]
+    assert [row["frames"] for row in found] == ["64", "128"]  # the first updates after 50 and 100
+    for row, name in zip(found, ("step_000000064", "step_000000128"), strict=True):
+        checkpoint = examined / "checkpoints" / name
+        metrics = evaluate_run(checkpoint, episodes=3)["metrics"]
+        for metric in ("success", "spl", "nav_reward"):
+            assert float(row[f"eval/{metric}"]) == metrics[metric]["mean"]
+        assert load_checkpoint(checkpoint).score == (metrics["success"]["mean"], metrics["spl"]["mean"])
+
+    assert main(["eval", str(examined), "--best", "--episodes", "1", "--json", str(tmp_path / "best.json")]) == 0
+    assert json.loads((tmp_path / "best.json").read_text())["checkpoint"] == RunFolder.open(examined).best().name
+
+    interrupt_after(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        train(default_config([*words, f"runs={tmp_path / 'stopped'}"]))
+    run = next((tmp_path / "stopped").iterdir())
+    assert load_checkpoint(latest(run)).score is None  # the evaluation waits for the resumed run
+    assert weights(resume(run)) == weights(whole)
+    assert told(run) == told(examined)
+    assert [load_checkpoint(path).score for path in sorted((run / "checkpoints").iterdir())] == [
+        load_checkpoint(path).score for path in sorted((examined / "checkpoints").iterdir())
+    ]
 
 
 def test_the_experts_actions_pull_and_change_nothing_else(homes, whole, tmp_path, monkeypatch):  # noqa: F811
@@ -286,7 +321,7 @@ def test_blind_agent_trains(homes, tmp_path):  # noqa: F811
 
 
 def test_two_workers(homes, tmp_path, capfd):  # noqa: F811
-    run = train(default_config([*homes, f"runs={tmp_path}", "workers=2", "vec.n_envs=2"]))
+    run = train(default_config([*homes, f"runs={tmp_path}", "workers=2", "vec.n_envs=2", "eval.every_frames=64"]))
     checkpoint = load_checkpoint(latest(run))
     assert checkpoint.step == 128
     assert len(checkpoint.state["processes"]) == 2
@@ -299,7 +334,9 @@ def test_two_workers(homes, tmp_path, capfd):  # noqa: F811
     assert parallel.launch(2, ["-m", "sideagents_policies.cli.main", *words]) == 0
     assert latest(run).name == "step_000000160"
     assert len((run / "command.txt").read_text().splitlines()) == 2
-    assert [int(row["frames"]) for row in rows_of(run)] == [32, 64, 96, 128, 160]
+    rows = rows_of(run)
+    assert [int(row["frames"]) for row in rows if row["train/loss"]] == [32, 64, 96, 128, 160]
+    assert [int(row["frames"]) for row in rows if row["eval/success"]] == [64, 128]
     assert SMALL  # the environments of both processes together are those of one process: see test_parallel
 
 

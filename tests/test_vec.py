@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_on_disk import make_dataset
+from dataset_on_disk import lent_dataset
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -30,10 +30,7 @@ SHORT = TaskConfig(max_steps=12)
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dataset")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SIDEAGENTS_CACHE", str(folder / "cache"))
-        yield make_dataset(folder)
+    yield from lent_dataset(tmp_path_factory.mktemp("dataset"))
 
 
 @pytest.fixture

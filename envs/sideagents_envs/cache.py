@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_TOLD = "SIDEAGENTS_TOLD_OF_COMPILING"
+
 
 def cache_dir() -> Path:
     """Return the cache folder: `SIDEAGENTS_CACHE`, else `~/.cache/sideagents`."""
@@ -39,6 +41,19 @@ def keep_kernels() -> None:
         os.environ["NUMBA_CACHE_DIR"] = str(folder)
         if "numba" in sys.modules:  # imported by someone else, it has read the environment already
             sys.modules["numba"].config.reload_config()
+
+
+def tell_of_compiling() -> None:
+    """Say on standard error that kernels are about to be compiled, where none are kept yet.
+
+    One of the processes that work together says it, once: the first of those that train, not those that it starts.
+    """
+    folder = os.environ.get("NUMBA_CACHE_DIR")
+    if folder is None or _TOLD in os.environ or os.environ.get("RANK", "0") != "0":
+        return
+    os.environ[_TOLD] = "1"  # which child processes inherit
+    if next(Path(folder).glob(f"{Path(__file__).parent.name}_*/*.nbi"), None) is None:
+        print("compiling the simulator (once on this machine, up to a minute)", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sideagents_envs import clearance, motion, voxels
-from sideagents_envs.cache import atomic_path, cache_dir
+from sideagents_envs.cache import atomic_path, cache_dir, tell_of_compiling
 from sideagents_envs.config import NavMeshConfig
 from sideagents_envs.errors import EpisodeError, SceneError
 from sideagents_envs.geodesic import REACH, DistanceField
@@ -239,6 +239,7 @@ def cached_navmesh(scene_path: Path | str, config: NavMeshConfig | None = None) 
     """Return the walkable space of a building's file, from the cache folder where it was made before."""
     from sideagents_envs.scene import load_scene, scene_digest
 
+    tell_of_compiling()
     config = config or NavMeshConfig()
     settings = json.dumps([NAVMESH_VERSION, dataclasses.asdict(config)])
     key = hashlib.sha256(f"{scene_digest(scene_path)}{settings}".encode()).hexdigest()[:24]

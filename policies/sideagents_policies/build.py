@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
 from sideagents.core.methods import build_perception
+from sideagents.errors import ConfigError
 from sideagents.run.checkpoint import Checkpoint, check_tensors, load_checkpoint
 from sideagents.run.config import config_hash, load_config
 from sideagents.run.folder import RunFolder
@@ -276,7 +277,13 @@ def open_run(path: Path, overrides: Sequence[str] = (), trusted: bool = False) -
     config = load_config(AgentConfig, run.config_path, list(overrides))
     if not trusted:
         checks.refuse_foreign_code(run.path, config, overrides)
-    return run, checks.checked(config)
+    try:
+        return run, checks.checked(config)
+    except ConfigError as error:
+        if forgotten := run.forgotten_imports():
+            words = " ".join(f"--import {name}" for name in forgotten)
+            raise ConfigError(f"{error}; {run.path} was made with {words}: if you trust it, give that again") from None
+        raise
 
 
 def load_agent(path: Path, overrides: Sequence[str] = ()) -> LoadedAgent:

@@ -8,6 +8,7 @@ that it does not change, so that PPO starts with a sane one.
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import dataclass
 from itertools import islice
@@ -30,7 +31,7 @@ from sideagents_policies import parallel
 from sideagents_policies.build import agent_base, build_policy, build_venv, load_weights, observation_space
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.dagger import Explorer, RoundFiles, dagger_seed, round_steps
-from sideagents_policies.demos import check_fits, collect, count_frames, read_demos
+from sideagents_policies.demos import DemosError, check_fits, collect, count_frames, count_trajectories, read_demos
 from sideagents_policies.frames import DemoReader, FrameStore
 from sideagents_policies.session import (
     Session,
@@ -56,14 +57,15 @@ _LOG_EVERY = 50  # steps
 def clone(config: AgentConfig, demos: Path | None = None, init: Path | None = None) -> Path:
     """Clone the expert into a new run and return its folder.
 
-    demos: a folder that `sideagents demos` filled; without it they are collected first, into RUN/demos.
+    demos: a folder that `sideagents demos` filled; without it they are collected first, into RUN/demos. All that it
+    holds are learnt from, and the run's configuration says how many that are.
     init: a run whose networks training starts from. Raises `SideAgentsError` or `EnvsError`.
     """
     start = None if init is None else load_checkpoint(RunFolder.open(init).checkpoint())
     if start is not None:
         load_weights(build_policy(config, agent_base(config)), start)
     if demos is not None:
-        check_fits(demos, config)
+        config = _as_held(demos, config)
     if config.clone.epochs == 0 and config.clone.dagger_frames == 0:
         raise ConfigError("clone.epochs and clone.dagger_frames are both 0: there is nothing to train")
     if under_launcher():
@@ -75,6 +77,16 @@ def clone(config: AgentConfig, demos: Path | None = None, init: Path | None = No
         init_words = [] if start is None else ["--init", str(start.path)]
         run_workers(run, config, [KIND, "--demos", str(demos), *init_words])
     return run.path
+
+
+def _as_held(demos: Path, config: AgentConfig) -> AgentConfig:
+    """Return the configuration with the number of demonstrations that a folder holds; tell when it is another."""
+    header = check_fits(demos, config)
+    held = count_trajectories(header["shards"])
+    if held != config.demos.trajectories and os.environ.get("RANK", "0") == "0":
+        print(f"{demos} holds {held} demonstrations, not {config.demos.trajectories}: all of them are used", flush=True)
+    section = config.demos.model_copy(update={"trajectories": held, "images": header["images"]})
+    return config.model_copy(update={"demos": section})
 
 
 def _collected(config: AgentConfig, run: RunFolder, start: Checkpoint | None) -> Path:
@@ -110,7 +122,9 @@ def resume(path: Path, given: str | None = None, overrides: list[str] | None = N
     run, config = reopen(path, given, overrides or [])
     checkpoint = to_resume(run, KIND)
     demos = _demos_of(run, checkpoint) if demos is None else demos
-    check_fits(demos, config)
+    held = count_trajectories(check_fits(demos, config)["shards"])
+    if held != config.demos.trajectories:
+        raise DemosError(f"{demos}: holds {held} demonstrations, the run learns from {config.demos.trajectories}")
     if launched_alone(config):
         continue_run(run, config, checkpoint)
         run_workers(run, config, [KIND, "--resume", "--demos", str(demos)])

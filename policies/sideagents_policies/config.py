@@ -106,6 +106,15 @@ class EvalConfig(_Section):
     split: Literal["train", "val", "test"] = "val"
     episodes: int = Field(0, ge=0, description="the first N of the list; 0 = all")
     n_envs: int = Field(16, ge=1)
+    every_frames: int = Field(
+        0,
+        ge=0,
+        description="`train` evaluates at the first update after so many frames each; 0 = never",
+        json_schema_extra=_NEUTRAL,
+    )
+    during_episodes: int = Field(
+        50, ge=1, description="of the list, the first N that `train` evaluates on", json_schema_extra=_NEUTRAL
+    )
     deterministic: bool = Field(False, description="arg-max instead of sampled actions")
     temperature: float = Field(1.0, gt=0.0, description="of the sampled actions")
 
@@ -145,6 +154,8 @@ class AgentConfig(_Section):
                 f"ppo.batch_size={self.ppo.batch_size} must divide vec.n_envs * ppo.n_steps = {rollout}, "
                 "or the last mini-batch of every epoch is cut"
             )
+        if self.eval.every_frames and self.eval.split == "train":
+            raise ValueError("eval.every_frames needs eval.split val or test: train has no fixed list of episodes")
         if not (self.model.use_rgb or self.model.use_map):
             raise ValueError("model.use_rgb and model.use_map cannot both be false: nothing would be seen")
         if self.model.use_rgb and not self.task.rgb:

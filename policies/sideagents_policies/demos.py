@@ -117,7 +117,7 @@ def _collect_missing(
         _expert_config(config), n_envs=min(config.vec.n_envs, total), perceive=False, images=config.demos.images
     )
     try:
-        done = sum(shard["trajectories"] for shard in shards)
+        done = count_trajectories(shards)
         with Progress(total, title, unit="trajectory", done=done) as progress:
             for number in range(len(shards), count):
                 wanted = min(PER_SHARD, total - number * PER_SHARD)
@@ -137,14 +137,18 @@ def _header(config: AgentConfig) -> dict[str, Any]:
         "trajectories": config.demos.trajectories,
         "images": config.demos.images,
         "n_envs": config.vec.n_envs,
-        "camera": dataclasses.asdict(config.camera),
-        "task": dataclasses.asdict(config.task),
-        "scenes": dataclasses.asdict(config.scenes),
+        **_sections(config),
     }
+
+
+def _sections(config: AgentConfig) -> dict[str, dict[str, Any]]:
+    return config.model_dump(mode="json", include={"camera", "task", "scenes"})
 
 
 def _continue(folder: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
     found = read_header(folder)
+    for key, default in _sections(AgentConfig()).items():  # a key that came later means its default
+        found[key] = default | found[key] if isinstance(found.get(key), dict) else None
     for key, value in header.items():
         if found.get(key) != value:
             raise DemosError(
@@ -293,7 +297,7 @@ def check_fits(folder: Path, config: AgentConfig) -> dict[str, Any]:
     camera, task = dataclasses.asdict(config.camera), dataclasses.asdict(config.task)
     if header["images"] and header.get("camera") != camera:
         raise DemosError(f"{folder}: was collected with camera {header.get('camera')}, the configuration has {camera}")
-    have = sum(shard["trajectories"] for shard in header["shards"])
+    have = count_trajectories(header["shards"])
     if have < header["trajectories"]:
         raise DemosError(
             f"{folder}: holds {have} of {header['trajectories']} trajectories; collecting was interrupted, "
@@ -306,6 +310,11 @@ def check_fits(folder: Path, config: AgentConfig) -> dict[str, Any]:
                 f"the configuration has {task[key]!r}"
             )
     return header
+
+
+def count_trajectories(shards: list[dict[str, Any]]) -> int:
+    """Return how many trajectories the finished files of a header hold."""
+    return sum(int(shard["trajectories"]) for shard in shards)
 
 
 def count_frames(header: dict[str, Any], first: int = 0, every: int = 1) -> int:

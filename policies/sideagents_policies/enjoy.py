@@ -10,19 +10,22 @@ import imageio.v2 as imageio
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from stable_baselines3.common.vec_env import VecEnv
 
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
 from sideagents_envs.cache import atomic_path
 from sideagents_envs.navmesh import NavMesh, cached_navmesh
-from sideagents_policies.agents import PolicyAgent
-from sideagents_policies.build import ALONE, build_venv, load_agent
+from sideagents_policies.agents import Agent, PolicyAgent, baseline
+from sideagents_policies.build import build_venv, load_agent
 from sideagents_policies.config import AgentConfig
-from sideagents_policies.evaluate import EpisodesFrom, choose_episodes
+from sideagents_policies.evaluate import choose_episodes
 from sideagents_policies.panels import CodePalette, Image8, TopDown, compose
-from sideagents_policies.parallel import World
 
 FRAMES_PER_SECOND = 12
+GIF_FRAMES = 100  # at about 20 KB each
+_GIF_COLOURS = 128
+_GIF_FASTEST = 50  # frames a second; viewers slow down what asks for more
 _PLAN_M = 0.05
 
 
@@ -49,6 +52,7 @@ def record(
     scenes_dir: Path | None = None,
     deterministic: bool | None = None,
     overrides: Sequence[str] = (),
+    fps: int = FRAMES_PER_SECOND,
 ) -> Path:
     """Play episode number `episode` of a list and write a video (.mp4 or .gif) or one of its pictures (.png).
 
@@ -56,36 +60,47 @@ def record(
 
     Raises `SideAgentsError` for an episode that the list does not have or another file type.
     """
-    if out is not None and out.suffix not in (".mp4", ".gif", ".png"):
-        raise SideAgentsError(f"--out {out}: a video is a .mp4 or a .gif, a picture a .png")
+    _check_type(out)
     loaded = load_agent(run, overrides)
     chosen, config = choose_episodes(loaded.config, split, 0, episodes_file, scenes_dir)
     greedy = config.eval.deterministic if deterministic is None else deterministic
     agent = PolicyAgent(loaded.policy.logits, config.seed, greedy, config.eval.temperature)
     alpha = float(getattr(loaded.policy.features_extractor, "alpha_value", lambda: float("nan"))())
-    frames, row = film(config, chosen, agent, loaded.base, episode, alpha, loaded.world)
+    venv = build_venv(config, chosen.split, 1, base=loaded.base, episodes_file=chosen.file, world=loaded.world)
+    frames, row = film(config, venv, agent, episode, loaded.base, alpha)
     if out is None:
         out = loaded.run.subfolder("videos") / f"{chosen.label}_{episode:04d}.mp4"
-    ending = "reached the goal" if row["is_success"] else "did not reach the goal"
-    print(f"{row['scene_id']} episode {row['episode_id']}: {ending} in {row['steps']} steps, SPL {row['spl']:.2f}")
-    if out.suffix == ".png":
-        with atomic_path(out) as temporary:
-            Image.fromarray(frames[2 * len(frames) // 3]).save(temporary)
-        return out
-    return write_video(out, frames)
+    return _write(out, frames, row, fps)
+
+
+def record_baseline(
+    name: str,
+    config: AgentConfig,
+    episode: int = 0,
+    out: Path | None = None,
+    split: str | None = None,
+    episodes_file: Path | None = None,
+    scenes_dir: Path | None = None,
+    fps: int = FRAMES_PER_SECOND,
+) -> Path:
+    """Film `expert`, `random`, `forward` or `straight`, without a base's panel; otherwise as `record`."""
+    _check_type(out)
+    make = baseline(name)
+    chosen, config = choose_episodes(config, split, 0, episodes_file, scenes_dir)
+    venv = build_venv(config, chosen.split, 1, episodes_file=chosen.file, perceive=False, images=config.task.rgb)
+    frames, row = film(config, venv, make(venv, config.task, config.seed), episode)
+    return _write(out or Path(f"{name}_{chosen.label}_{episode:04d}.mp4"), frames, row, fps)
 
 
 def film(
     config: AgentConfig,
-    chosen: EpisodesFrom,
-    agent: PolicyAgent,
-    base: FrozenBase | None,
+    venv: VecEnv,
+    agent: Agent,
     episode: int,
+    base: FrozenBase | None = None,
     alpha: float = float("nan"),
-    world: World = ALONE,
 ) -> tuple[list[Image8], dict[str, Any]]:
-    """Play one episode; return the composed frames (H, W, 3) and the episode's measures."""
-    venv = build_venv(config, chosen.split, 1, base=base, episodes_file=chosen.file, world=world)
+    """Play one episode in a single environment and close it; return the frames (H, W, 3) and the episode's measures."""
     inner: Any = venv.unwrapped
     try:
         if not 0 <= episode < inner.episode_count:
@@ -94,13 +109,13 @@ def film(
         agent.begin(0, episode)
         path, present = inner.present()[0]
         scene = Scene(cached_navmesh(path, config.scenes.navmesh), inner.poses()[0, :3], np.asarray(present.goal))
+        blend = "" if alpha != alpha else f"   alpha {alpha:.2f}"
         looks: list[tuple[Image8, Image8, Image8 | None, NDArray[np.floating[Any]] | None, str]] = []
         done = False
         while not done:
             pose, track = inner.poses()[0], inner.tracks()[0]
             raw = inner.observe()
-            goal = raw["goal"][0]
-            header = f"step {len(looks):3d}   goal {goal[0]:4.1f} m   alpha {alpha:.2f}   {path.stem}"
+            header = f"step {len(looks):3d}   goal {raw['goal'][0][0]:4.1f} m{blend}   {path.stem}"
             view = raw["rgb"][0] if "rgb" in raw else None
             code = observations["base"][0][-base.out_shape[0] :] if base and "base" in observations else None
             looks.append((scene.draw(track, float(pose[3])), raw["map"][0], view, code, header))
@@ -134,15 +149,46 @@ def _compose(
     return frames
 
 
+def _check_type(out: Path | None) -> None:
+    if out is not None and out.suffix not in (".mp4", ".gif", ".png"):
+        raise SideAgentsError(f"--out {out}: a video is a .mp4 or a .gif, a picture a .png")
+
+
+def _write(out: Path, frames: list[Image8], row: dict[str, Any], fps: int) -> Path:
+    """Tell how the episode ended, write its video or picture, return the path."""
+    ending = "reached the goal" if row["is_success"] else "did not reach the goal"
+    print(f"{row['scene_id']} episode {row['episode_id']}: {ending} in {row['steps']} steps, SPL {row['spl']:.2f}")
+    if out.suffix == ".png":
+        with atomic_path(out) as temporary:
+            Image.fromarray(frames[2 * len(frames) // 3]).save(temporary)
+        return out
+    return write_video(out, frames, fps)
+
+
 def write_video(path: Path, frames: list[Image8], fps: int = FRAMES_PER_SECOND) -> Path:
-    """Write frames (H, W, 3) as .mp4 (H.264) or .gif, whole or not at all."""
+    """Write frames (H, W, 3) as .mp4 (H.264) or .gif, whole or not at all.
+
+    A .gif takes at most `GIF_FRAMES` of them, evenly chosen, and lasts as long as all would.
+    """
     with atomic_path(path) as temporary:
         if path.suffix == ".gif":
-            images = [Image.fromarray(frame).quantize(128) for frame in frames]
-            images[0].save(temporary, save_all=True, append_images=images[1:], duration=1000 // fps, loop=0)
+            _write_gif(temporary, frames, fps)
         else:
             writer: Any = imageio.get_writer(temporary, format="FFMPEG", fps=fps, codec="libx264")
             with writer:
                 for frame in frames:
                     writer.append_data(frame)
     return path
+
+
+def _write_gif(path: Path, frames: list[Image8], fps: int) -> None:
+    count = max(1, min(len(frames), GIF_FRAMES, len(frames) * _GIF_FASTEST // fps))
+    kept = np.linspace(0, len(frames) - 1, count).round().astype(int)
+    # a GIF counts hundredths of a second: rounding the moments, not the durations, keeps the sum
+    moments = np.rint(np.linspace(0, len(frames), count + 1) * 100 / fps).astype(int) * 10
+    sample = np.concatenate([frames[i] for i in kept[:: max(1, count // 8)]])
+    # one palette without dithering: what stands still is then equal in consecutive frames, and written once
+    palette = Image.fromarray(sample).quantize(_GIF_COLOURS, Image.Quantize.FASTOCTREE)
+    images = [Image.fromarray(frames[i]).quantize(palette=palette, dither=Image.Dither.NONE) for i in kept]
+    durations = np.diff(moments).tolist()
+    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)

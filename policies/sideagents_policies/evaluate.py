@@ -16,15 +16,17 @@ from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
 from sideagents.run.config import config_hash, differences, load_config
 from sideagents.run.files import write_json, write_text
-from sideagents.run.progress import Progress
+from sideagents.run.progress import Progress, Show
+from sideagents.run.seeding import untouched_rng
 from sideagents.run.stats import bootstrap_interval
 from sideagents_envs.buildings import dataset_name
 from sideagents_envs.config import TaskConfig
 from sideagents_policies.agents import Agent, PolicyAgent, baseline
-from sideagents_policies.build import ALONE, LoadedAgent, build_venv, load_agent, simulator_of
+from sideagents_policies.build import ALONE, LoadedAgent, build_venv, load_agent, open_run, simulator_of
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.parallel import World
 from sideagents_policies.paths import locate
+from sideagents_policies.policy import SideTunedPolicy
 from sideagents_policies.tables import results_table
 
 Row = dict[str, Any]
@@ -55,7 +57,7 @@ class EpisodesFrom:
         return config.model_copy(update={"scenes": replace(config.scenes, dataset=str(self.scenes_dir))})
 
 
-def run_episodes(venv: VecEnv, agent: Agent, count: int = 0, title: str = "episodes") -> list[Row]:
+def run_episodes(venv: VecEnv, agent: Agent, count: int = 0, title: str = "episodes", show: Show = "auto") -> list[Row]:
     """Let `agent` play the environments' fixed list, or its first `count` episodes; return rows in the list's order."""
     inner: Any = venv.unwrapped
     total = min(count or inner.episode_count, inner.episode_count)
@@ -70,7 +72,7 @@ def run_episodes(venv: VecEnv, agent: Agent, count: int = 0, title: str = "episo
 
     for env in range(venv.num_envs):
         begin(env)
-    with Progress(total, title, unit="episode") as progress:
+    with Progress(total, title, unit="episode", show=show) as progress:
         while len(rows) < total:
             observations, _, dones, infos = venv.step(agent.act(observations))
             for env in np.flatnonzero(dones):
@@ -117,6 +119,46 @@ def evaluate_run(
     The result is `{"episodes": n, "metrics": {...}, ...}`, also written to `json_path`. What is None comes from the
     run's own configuration. Raises `SideAgentsError` or `EnvsError` for what cannot be read or does not fit.
     """
+    result, folder = _play_run(run, split, episodes, episodes_file, scenes_dir, deterministic, overrides)
+    _deliver(result, json_path)
+    print(f"wrote {folder}")
+    return result
+
+
+def evaluate_runs(
+    runs: Sequence[Path],
+    split: str | None = None,
+    episodes: int | None = None,
+    episodes_file: Path | None = None,
+    scenes_dir: Path | None = None,
+    deterministic: bool | None = None,
+    overrides: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Evaluate several runs as `evaluate_run` does, and print one table with a row for each; return their results."""
+    runs = list(dict.fromkeys(runs))
+    for run in runs:
+        open_run(run, overrides)[0].checkpoint()  # a wrong name is told before the first of them plays
+    results = []
+    for run in runs:
+        result, folder = _play_run(run, split, episodes, episodes_file, scenes_dir, deterministic, overrides)
+        print(f"wrote {folder}")
+        results.append(result)
+    names = [result["agent"] for result in results]
+    labels = names if len(set(names)) == len(names) else [str(run) for run in runs]
+    print(results_table(dict(zip(labels, results, strict=True))))
+    return results
+
+
+def _play_run(
+    run: Path,
+    split: str | None,
+    episodes: int | None,
+    episodes_file: Path | None,
+    scenes_dir: Path | None,
+    deterministic: bool | None,
+    overrides: Sequence[str],
+) -> tuple[dict[str, Any], Path]:
+    """Let a run play its episodes; return the result and the folder that it was written to."""
     loaded = load_agent(run, overrides)
     torch.set_num_threads(loaded.config.threads)
     chosen, config = choose_episodes(loaded.config, split, episodes, episodes_file, scenes_dir)
@@ -141,9 +183,7 @@ def evaluate_run(
     lines = [json.dumps({**row, "buildings": result["buildings"]}) + "\n" for row in rows]
     write_text(folder / "episodes.jsonl", "".join(lines))
     write_json(folder / "metrics.json", result)
-    _deliver(result, json_path)
-    print(f"wrote {folder}")
-    return result
+    return result, folder
 
 
 def _folder_name(loaded: LoadedAgent, chosen: EpisodesFrom, config: AgentConfig, mode: str) -> str:
@@ -179,6 +219,31 @@ def evaluate_baseline(
     finally:
         venv.close()
     return _deliver({"agent": name, **_result(rows, chosen, config)}, json_path)
+
+
+class Examiner:
+    """Evaluates a policy while it is trained, in environments of its own, without a trace in the training.
+
+    The episodes are the first `eval.during_episodes` of the list of `eval.split`. Raises as `choose_episodes`, and
+    `EnvsError` when the environments cannot be made.
+    """
+
+    def __init__(self, config: AgentConfig, base: FrozenBase | None, world: World) -> None:
+        self._chosen, self._config = choose_episodes(config, None, config.eval.during_episodes, None, None)
+        with untouched_rng():
+            self._venv = _venv(self._config, self._chosen, base=base, perceive=True, world=World(device=world.device))
+
+    def measure(self, policy: SideTunedPolicy) -> dict[str, float]:
+        """Return the means of success, SPL and Nav. Rew."""
+        settings = self._config.eval
+        agent = PolicyAgent(policy.logits, self._config.seed, settings.deterministic, settings.temperature)
+        with untouched_rng():
+            rows = run_episodes(self._venv, agent, self._chosen.count, show="off")
+        return {metric: float(np.mean([row[metric] for row in rows])) for metric in ("success", "spl", "nav_reward")}
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._venv.close()
 
 
 def choose_episodes(

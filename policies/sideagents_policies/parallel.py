@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -140,6 +141,39 @@ def share_parameters(module: nn.Module) -> None:
     for parameter in trained:
         parameter.copy_(flat[start : start + parameter.numel()].view_as(parameter))
         start += parameter.numel()
+
+
+@contextmanager
+def others_wait(world: World, every_s: float = 20.0) -> Iterator[None]:
+    """Run the block, in which only the main process has much to do, while the others wait however long it takes.
+
+    A collective operation has a timeout: the main process gives a sign of life every `every_s` seconds.
+    """
+    if world.size == 1:
+        yield
+        return
+    done = threading.Event()
+
+    def sign(working: bool) -> bool:
+        return bool(all_sum(torch.tensor([float(working)], device=world.device)))
+
+    def signs() -> None:
+        while not done.wait(every_s):
+            sign(True)
+
+    beside = threading.Thread(target=signs, name="sign-of-life", daemon=True)
+    if world.is_main:
+        beside.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if world.is_main:
+            beside.join()
+            sign(False)
+        else:
+            while sign(False):
+                pass
 
 
 def require_equal(what: str, value: int) -> None:

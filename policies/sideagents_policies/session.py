@@ -20,6 +20,7 @@ from sideagents.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoi
 from sideagents.run.config import dump_config, load_config
 from sideagents.run.files import write_text
 from sideagents.run.folder import RunFolder
+from sideagents.run.imports import import_words
 from sideagents_envs.errors import EnvsError
 from sideagents_policies import checks, parallel
 from sideagents_policies.build import identity, open_run
@@ -28,7 +29,7 @@ from sideagents_policies.parallel import World
 from sideagents_policies.paths import locate
 from sideagents_policies.policy import SideTunedPolicy
 
-KEPT = 3  # newest checkpoints of a run
+KEPT = 3  # newest checkpoints of a run, beside the best
 # What the state of a checkpoint holds: of each process, and common to all.
 _OWN = {"train": ("ppo", "environments", "recent"), "clone": ("explorer",)}
 _COMMON = {"train": (), "clone": ("place", "moments", "groups")}
@@ -92,7 +93,7 @@ class Session:
 
     def tell_stopped(self, verb: str, where: str) -> None:
         """Print where training stopped and the command that goes on."""
-        words = [f"{key}={path}" for key, path in checks.own_code(self.config).items()]
+        words = [*import_words(), *(f"{key}={path}" for key, path in checks.own_code(self.config).items())]
         command = " ".join([f"sideagents {verb} --resume {self.folder}", *words])
         self.say(f"stopped and saved at {where}: {command}")
 
@@ -104,6 +105,7 @@ class Session:
         own: Mapping[str, Any],
         common: Any = None,
         extra: Mapping[str, Any] | None = None,
+        score: Sequence[float] | None = None,
     ) -> None:
         """Write a checkpoint; `own` is the state of each process, gathered from all of them."""
         states = _gathered(dict(own), self.world)
@@ -117,6 +119,7 @@ class Session:
             policy.state_dict(),
             {"kind": kind, "common": common, "processes": states},
             extra=extra,
+            score=score,
             config_hash=named["config_hash"],
             base=named["base"],
             fingerprint=named["fingerprint"],
@@ -192,8 +195,9 @@ def reopen(path: Path, given: str | None, overrides: list[str]) -> tuple[RunFold
 def how_to_finish(run: RunFolder, words: Sequence[str] = ()) -> str:
     """Return the commands that collect the rest of a run's demonstrations and clone from them in a new run."""
     demos = run.path / "demos"
-    clone = " ".join(["sideagents", "clone", str(run.config_path), "--demos", str(demos), *words])
-    return f"go on with `sideagents demos {run.config_path} --out {demos}`, then `{clone}`"
+    collect = ["sideagents", "demos", str(run.config_path), "--out", str(demos), *import_words()]
+    clone = ["sideagents", "clone", str(run.config_path), "--demos", str(demos), *words, *import_words()]
+    return f"go on with `{' '.join(collect)}`, then `{' '.join(clone)}`"
 
 
 def to_resume(run: RunFolder, kind: str) -> Checkpoint:
@@ -278,7 +282,9 @@ def run_workers(run: RunFolder, config: AgentConfig, arguments: list[str]) -> No
     Raises KeyboardInterrupt after Ctrl-C, and SystemExit when one of them failed: all are stopped then, and the last
     checkpoint stays.
     """
-    code = parallel.launch(config.workers, ["-m", "sideagents_policies.worker", str(run.path), *arguments])
+    code = parallel.launch(
+        config.workers, ["-m", "sideagents_policies.worker", str(run.path), *arguments, *import_words()]
+    )
     if code in (130, 143):
         raise KeyboardInterrupt
     if code == 2:

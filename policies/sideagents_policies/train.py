@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 
+from sideagents.core.base import FrozenBase
 from sideagents.run.checkpoint import Checkpoint, load_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
@@ -18,6 +21,7 @@ from sideagents.run.seeding import seed_everything
 from sideagents_policies import checks, parallel
 from sideagents_policies.build import agent_base, build_agent, build_policy, build_venv, load_weights, observation_space
 from sideagents_policies.config import AgentConfig
+from sideagents_policies.evaluate import Examiner
 from sideagents_policies.ppo import SideTunedPPO
 from sideagents_policies.session import (
     Session,
@@ -100,7 +104,8 @@ def train_here(session: Session, start: Checkpoint | None) -> Path:
         if left <= 0:
             session.say(f"{agent.num_timesteps} of {config.ppo.frames} frames are done; raise ppo.frames to go on")
             return session.folder
-        _learn(session, agent, left)
+        with _examiner(session, base) as examiner:
+            _learn(session, agent, left, examiner)
     finally:
         venv.close()
         session.close()
@@ -108,10 +113,27 @@ def train_here(session: Session, start: Checkpoint | None) -> Path:
     return session.folder
 
 
-def _learn(session: Session, agent: SideTunedPPO, left: int) -> None:
+@contextmanager
+def _examiner(session: Session, base: FrozenBase | None) -> Iterator[Examiner | None]:
+    """Give the main process what evaluates in training, where the configuration asks for it."""
+    if session.config.eval.every_frames == 0:
+        yield None
+        return
+    examiner = None
+    with parallel.others_wait(session.world):
+        if session.world.is_main:
+            examiner = Examiner(session.config, base, session.world)
+    try:
+        yield examiner
+    finally:
+        if examiner is not None:
+            examiner.close()
+
+
+def _learn(session: Session, agent: SideTunedPPO, left: int, examiner: Examiner | None) -> None:
     agent.set_logger(Logger(None, [_RunWriter(session)]))
     with StopRequest() as stop:
-        callback = _Keeper(session, stop)
+        callback = _Keeper(session, stop, examiner)
         try:
             with callback.progress:
                 agent.learn(left, callback=callback, reset_num_timesteps=session.resumed is None)
@@ -140,13 +162,14 @@ class _RunWriter(KVWriter):
 
 
 class _Keeper(BaseCallback):
-    """Logs, saves between updates, stops when asked."""
+    """Logs, evaluates and saves between updates, stops when asked."""
 
     model: SideTunedPPO
 
-    def __init__(self, session: Session, stop: StopRequest) -> None:
+    def __init__(self, session: Session, stop: StopRequest, examiner: Examiner | None) -> None:
         super().__init__()
-        self._session, self._stop = session, stop
+        self._session, self._stop, self._examiner = session, stop, examiner
+        self._examined = 0  # frames at the last evaluation
         self._recent: deque[list[float]] = deque(maxlen=_AVERAGED_UPDATES)
         self._sums = [0.0] * 4
         self._clock = time.perf_counter()
@@ -157,17 +180,20 @@ class _Keeper(BaseCallback):
     def _on_training_start(self) -> None:
         if self._session.resumed is not None:
             own, _ = self._session.own_state()
-            self._recent.extend(own["recent"])
+            with restoring(self._session.resumed):
+                self._recent.extend(own["recent"])
+                self._examined = int(self._session.resumed.extra.get("evaluated", 0))
         self._last_saved = self.progress.done = self.model.num_timesteps
 
     def _on_rollout_start(self) -> None:
         """Between two updates: everything that a resumed run needs is at rest here."""
-        done = self.model.num_timesteps
         stopping = self._stop.agreed(self._session.world.device)
-        if stopping or done - self._last_saved >= self._session.config.ppo.checkpoint_every_frames:
-            self._save()
         if stopping:
+            self._save()  # an evaluation that is due waits for the resumed run
             raise _Stopped
+        due = self.model.num_timesteps - self._last_saved >= self._session.config.ppo.checkpoint_every_frames
+        if not self._examine() and due:
+            self._save()
         self._clock, self._sums = time.perf_counter(), [0.0] * 4
 
     def _on_step(self) -> bool:
@@ -190,14 +216,32 @@ class _Keeper(BaseCallback):
         self.progress.update(rollout, success=sums[0] / max(episodes, 1.0), alpha=float(extractor.alpha_value()))
 
     def _on_training_end(self) -> None:
-        self._save()
+        if not self._examine():
+            self._save()
 
-    def _save(self) -> None:
+    def _examine(self) -> bool:
+        """Evaluate and save when that is due; return whether it was."""
+        done, every = self.model.num_timesteps, self._session.config.eval.every_frames
+        if every == 0 or done // every == self._examined // every:
+            return False
+        self._examined = done
+        score = None
+        with parallel.others_wait(self._session.world):
+            if self._examiner is not None:
+                means = self._examiner.measure(self.model.policy)
+                self._session.log(done, {f"eval/{metric}": mean for metric, mean in means.items()})
+                score = (means["success"], means["spl"])
+                self.progress.write(f"evaluated at {done} frames: success {score[0]:.3f}, SPL {score[1]:.3f}")
+        self._save(score)
+        return True
+
+    def _save(self, score: tuple[float, float] | None = None) -> None:
         model = self.model
         own = {
             "ppo": model.get_training_state(),
             "environments": environment_state(self.training_env),
             "recent": list(self._recent),
         }
-        self._session.save(model.num_timesteps, KIND, model.policy, own)
+        extra = {"evaluated": self._examined}
+        self._session.save(model.num_timesteps, KIND, model.policy, own, extra=extra, score=score)
         self._last_saved = model.num_timesteps

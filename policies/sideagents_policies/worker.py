@@ -16,15 +16,19 @@ def main() -> int:
     parser.add_argument("--init", type=Path)
     parser.add_argument("--demos", type=Path)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--import", dest="imports", action="append", default=[])
     args = parser.parse_args()
 
     from sideagents.run.checkpoint import load_checkpoint
+    from sideagents.run.imports import import_own
     from sideagents_policies import parallel
     from sideagents_policies.build import open_run
     from sideagents_policies.clone import clone_here
     from sideagents_policies.session import Session
     from sideagents_policies.train import train_here
 
+    for module in args.imports:
+        import_own(module)
     run, config = open_run(args.run, trusted=True)  # whoever started this process has checked it
     world = parallel.init(config.device)
     resumed = load_checkpoint(run.checkpoint()) if args.resume else None

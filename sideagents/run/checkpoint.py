@@ -5,7 +5,7 @@ step_000012288/
     optimizer.safetensors   the optimizer's moments, when there is one
     state.safetensors       arrays of the state (random generators, environments, ...)
     state.json              the rest of the state
-    meta.json               format, step, version, hash of the config, name and fingerprint of the base
+    meta.json               format, step, version, hash of the config, name and fingerprint of the base, score
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,7 @@ from sideagents.run.tensors import load_tensors, save_tensors
 
 __all__ = [
     "Checkpoint",
+    "best_checkpoint",
     "check_tensors",
     "flatten_optimizer",
     "list_checkpoints",
@@ -64,6 +65,7 @@ class Checkpoint:
     fingerprint: str = ""
     version: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+    score: tuple[float, ...] | None = None
 
 
 def save_checkpoint(
@@ -77,11 +79,13 @@ def save_checkpoint(
     base: str = "",
     fingerprint: str = "",
     extra: Mapping[str, Any] | None = None,
+    score: Sequence[float] | None = None,
     keep: int = 0,
 ) -> Path:
-    """Write `folder/step_{step:09d}` and return it; afterwards only the newest `keep` (0 = all) remain.
+    """Write `folder/step_{step:09d}` and return it; afterwards the newest `keep` (0 = all) and the best remain.
 
-    `state` is any tree for `pack_state`, `extra` goes into meta.json (JSON values). A kill at any moment leaves the
+    `state` is any tree for `pack_state`, `extra` goes into meta.json (JSON values), and so does `score`: the best
+    checkpoint is the one whose numbers are highest, the first counting most. A kill at any moment leaves the
     earlier checkpoints loadable: the folder is written under a temporary name, flushed, and renamed. One writer at a
     time per folder; leftovers of a killed one are removed.
     """
@@ -92,6 +96,7 @@ def save_checkpoint(
     state_json, state_tensors = pack_state(state)
     meta = {"format": FORMAT, "step": step, "sideagents": version("sideagents"), "config_hash": config_hash}
     meta |= {"base": base, "fingerprint": fingerprint, "extra": dict(extra or {})}
+    meta |= {} if score is None else {"score": list(map(float, score))}
     temporary.mkdir()
     try:
         save_tensors(temporary / "model.safetensors", tensors)
@@ -147,7 +152,7 @@ def load_checkpoint(
     extra = meta.get("extra")
     return Checkpoint(
         path, meta["step"], tensors, state, optimizer, **texts,
-        version=str(meta.get("sideagents", "")), extra=extra if isinstance(extra, dict) else {},
+        version=str(meta.get("sideagents", "")), extra=extra if isinstance(extra, dict) else {}, score=_score(meta),
     )  # fmt: skip
 
 
@@ -161,6 +166,23 @@ def list_checkpoints(folder: Path) -> list[Path]:
         if match and (path / "meta.json").is_file():
             found.setdefault(int(match[1]), path)
     return [found[step] for step in sorted(found)]
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """Return the whole checkpoint in `folder` with the highest score, of equal ones the newest; None without scores."""
+    scored = [
+        (score, path)
+        for path in list_checkpoints(folder)
+        if (score := _score(read_json(path / "meta.json", CheckpointError))) is not None
+    ]
+    return max(reversed(scored), key=lambda entry: entry[0])[1] if scored else None
+
+
+def _score(meta: Any) -> tuple[float, ...] | None:
+    found = meta.get("score") if isinstance(meta, dict) else None
+    if not isinstance(found, list) or not found or not all(isinstance(number, int | float) for number in found):
+        return None
+    return tuple(map(float, found))
 
 
 def step_of(checkpoint: Path) -> int:
@@ -254,7 +276,10 @@ def _clean(folder: Path) -> None:
 
 
 def _prune(folder: Path, keep: int) -> None:
+    best = best_checkpoint(folder)
     for path in list_checkpoints(folder)[:-keep]:
+        if path == best:
+            continue
         # Renamed first, so that a kill in the middle of the removal leaves no half checkpoint behind.
         doomed = path.with_name(f"{_TEMPORARY}{path.name}_{uuid.uuid4().hex[:8]}")
         os.replace(path, doomed)

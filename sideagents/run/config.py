@@ -7,6 +7,7 @@ A configuration is a pydantic model, whose sections may be pydantic models or st
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
@@ -205,14 +206,26 @@ def _explain(
 
 
 def _unknown(model_cls: type[Any], where: KeyPath) -> str:
-    """Say that the last key of `where` is unknown, with the section it belongs to or the nearest name."""
-    name, parent = str(where[-1]), where[:-1]
-    siblings = list(_fields(_section(model_cls, parent)))
-    elsewhere = [path for path in key_paths(model_cls) if path.rpartition(".")[2] == name]
-    hint = f", did you mean {elsewhere[0]!r}?" if elsewhere else nearest(name, siblings)
-    hint = hint or nearest(_dotted(where), key_paths(model_cls))
-    known = ", ".join(siblings)
-    return f"unknown key {_dotted(where)!r}{hint or f' (known: {known})'}"
+    """Say that the last key of `where` is unknown, with the key that is probably meant or those of its section."""
+    name, section = str(where[-1]), where[:-1]
+    everywhere = key_paths(model_cls)
+    siblings = {key: _dotted((*section, key)) for key in _fields(_section(model_cls, section))}
+    meant = [path for path in everywhere if _key(path) == name]
+    meant = meant or [path for path in (siblings.values() if section else everywhere) if _initials(path) == name]
+    meant = meant or [siblings[key] for key in difflib.get_close_matches(name, siblings, n=1)]
+    if not (meant or section):
+        meant = difflib.get_close_matches(name, everywhere, n=1)
+    hint = f", did you mean {' or '.join(map(repr, meant))}?" if meant else f" (known: {', '.join(siblings)})"
+    return f"unknown key {_dotted(where)!r}{hint}"
+
+
+def _key(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _initials(path: str) -> str:
+    """Return `lr` of `ppo.learning_rate`."""
+    return "".join(word[:1] for word in _key(path).split("_"))
 
 
 def _allowed(message: str) -> str:

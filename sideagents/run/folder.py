@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sideagents.errors import CheckpointError, ConfigError, nearest
-from sideagents.run.checkpoint import list_checkpoints, step_of
+from sideagents.run.checkpoint import best_checkpoint, list_checkpoints, step_of
 from sideagents.run.files import missing_message, read_json, read_text, write_json, write_text
+from sideagents.run.imports import imported
 from sideagents.run.provenance import command_line, versions
 from sideagents.run.scalars import ScalarTable, Value
 
@@ -100,6 +101,12 @@ class RunFolder:
         if any(past.get(key) != value for key, value in now.items()):
             write_json(self.path / "versions.json", {**recorded, "resumed": [*recorded.get("resumed", []), now]})
 
+    def forgotten_imports(self) -> list[str]:
+        """Return the modules that were imported by `--import` when the run was made, and are not now."""
+        recorded = read_json(self.path / "versions.json", CheckpointError)
+        names = recorded.get("imports", []) if isinstance(recorded, dict) else []
+        return [str(name) for name in names if name not in imported()]
+
     # what is in it
 
     @property
@@ -129,6 +136,15 @@ class RunFolder:
         if chosen is None:
             raise CheckpointError(f"{self.path}: has no checkpoint yet")
         return chosen
+
+    def best(self) -> Path:
+        """Return the checkpoint that did best when it was evaluated in training; raises `CheckpointError`."""
+        found = best_checkpoint(self.checkpoints)
+        if found is None:
+            raise CheckpointError(
+                f"{self.path}: no checkpoint was evaluated in training (eval.every_frames above 0 does that)"
+            )
+        return found
 
     # scalars
 

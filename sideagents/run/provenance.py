@@ -1,4 +1,4 @@
-"""Where a result came from: the command, the versions of everything, the commit."""
+"""Where a result came from: the command, the versions of everything, the commit, modules of the user's."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from sideagents.run.imports import imported
 
 _PACKAGES = ("sideagents", "torch", "numpy", "stable-baselines3", "gymnasium", "safetensors", "numba", "embreex")
 
@@ -30,7 +32,7 @@ def command_line(argv: Sequence[str] | None = None) -> str:
 
 
 def versions() -> dict[str, Any]:
-    """Return the versions of Python, this toolkit and the libraries a result depends on, platform and git commit."""
+    """Return the versions of Python, this toolkit and its libraries, the platform, git commit and `--import`s."""
     found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         try:
@@ -38,6 +40,7 @@ def versions() -> dict[str, Any]:
         except PackageNotFoundError:
             found[package] = None
     found["git_commit"] = git_commit()
+    found["imports"] = imported()
     return found
 
 

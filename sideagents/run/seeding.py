@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -38,3 +40,13 @@ def restore_rng(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     for index, device_state in enumerate(state.get("cuda", [])[: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(device_state, index)
+
+
+@contextmanager
+def untouched_rng() -> Iterator[None]:
+    """Leave the global generators as they were, whatever the block draws."""
+    state = capture_rng()
+    try:
+        yield
+    finally:
+        restore_rng(state)

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sideagents_policies.cli.common import (
+    Parser,
     UsageError,
     Verbs,
+    add_import,
     add_verb,
     checked_config,
     natural,
     one_target,
+    optional_target,
+    positive_int,
     split_words,
     user_path,
 )
 
+if TYPE_CHECKING:
+    from sideagents_policies.config import AgentConfig
+
 CONFIG = "CONFIG [section.key=value ...]"
+RUN = "RUN [section.key=value ...]"
+_RUN_OR_AGENT = "a RUN (a folder that train or clone wrote) or --agent NAME"
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -35,6 +45,7 @@ def _add_training(verbs: Verbs) -> None:
         sideagents train --resume runs/sidetune_curvature_train_1""",
         words=CONFIG,
     )
+    add_import(train)
     start = train.add_mutually_exclusive_group()
     start.add_argument("--init", type=user_path, metavar="RUN", help="start from this run's networks, often a clone's")
     start.add_argument("--resume", type=user_path, metavar="RUN", help="go on with this run, in its folder")
@@ -47,6 +58,7 @@ def _add_training(verbs: Verbs) -> None:
         "sideagents demos pointnav/sidetune_curvature --out data/demos demos.trajectories=4900",
         words=CONFIG,
     )
+    add_import(demos)
     demos.add_argument("--out", type=user_path, metavar="DIR", help="folder of the shards (default: RUNS/NAME_demos)")
     demos.add_argument("--minari", metavar="ID", help="write them to Minari's store as well")
     demos.set_defaults(run=_demos)
@@ -60,6 +72,7 @@ def _add_training(verbs: Verbs) -> None:
         sideagents clone --resume runs/sidetune_curvature_clone_1""",
         words=CONFIG,
     )
+    add_import(clone)
     clone.add_argument("--demos", type=user_path, metavar="DIR", help="demonstrations (else collected first)")
     start = clone.add_mutually_exclusive_group()
     start.add_argument("--init", type=user_path, metavar="RUN", help="start from the networks of this run")
@@ -71,23 +84,16 @@ def _add_measuring(verbs: Verbs) -> None:
     evaluate = add_verb(
         verbs,
         "eval",
-        "evaluate a run, or a baseline, on a fixed list of held-out episodes",
+        "evaluate runs, or a baseline, on a fixed list of held-out episodes",
         """sideagents eval runs/sidetune_curvature_train_1 --split val
+        sideagents eval runs/sidetune_* runs/features_* --split val
         sideagents eval runs/sidetune_curvature_train_1 --episodes-file house.json.gz --scene-dir scenes
         sideagents eval --agent straight --split val --episodes 200 --json straight.json""",
-        words="RUN [section.key=value ...]",
+        words="RUN [RUN ...] [section.key=value ...]",
     )
-    evaluate.add_argument(
-        "--agent", metavar="NAME", help="a baseline in place of a run: random, forward, straight, expert"
-    )
-    evaluate.add_argument("--split", choices=["train", "val", "test"], help="buildings to evaluate in")
+    _add_playing(evaluate)
     evaluate.add_argument("--episodes", type=natural, metavar="N", help="the first N of the list (0: all)")
-    evaluate.add_argument("--json", type=user_path, metavar="F", help="write the metrics with intervals to this file")
-    evaluate.add_argument("--episodes-file", type=user_path, metavar="F", help="any PointNav-v1 .json.gz file")
-    evaluate.add_argument("--scene-dir", type=user_path, metavar="DIR", help="where that file's buildings are")
-    evaluate.add_argument(
-        "--deterministic", action="store_true", default=None, help="arg-max in place of sampled actions"
-    )
+    evaluate.add_argument("--json", type=user_path, metavar="F", help="write one run's metrics to this file")
     evaluate.set_defaults(run=_eval)
 
     enjoy = add_verb(
@@ -95,16 +101,18 @@ def _add_measuring(verbs: Verbs) -> None:
         "enjoy",
         "film an agent: its view, what the base sees, map, path and alpha",
         """sideagents enjoy runs/sidetune_curvature_train_1 --out agent.mp4
-        sideagents enjoy runs/sidetune_curvature_train_1 --episode 7 --out agent.gif""",
-        words="RUN [section.key=value ...]",
+        sideagents enjoy runs/sidetune_curvature_train_1 --episode 7 --out agent.gif --fps 6
+        sideagents enjoy --agent expert --split test --out expert.mp4""",
+        words=RUN,
     )
+    _add_playing(enjoy)
     enjoy.add_argument("--episode", type=natural, default=0, metavar="I", help="number in the episode list (default 0)")
-    enjoy.add_argument("--split", choices=["train", "val", "test"], help="buildings to film in")
-    enjoy.add_argument("--episodes-file", type=user_path, metavar="F", help="any PointNav-v1 .json.gz file")
-    enjoy.add_argument("--scene-dir", type=user_path, metavar="DIR", help="where that file's buildings are")
-    enjoy.add_argument("--deterministic", action="store_true", default=None, help="arg-max in place of sampled actions")
+    enjoy.add_argument("--fps", type=positive_int, default=12, metavar="N", help="steps a second (default 12)")
     enjoy.add_argument(
-        "--out", type=user_path, metavar="F", help=".mp4, .gif, or .png for a picture (default: in RUN/videos)"
+        "--out",
+        type=user_path,
+        metavar="F",
+        help=".mp4, .gif, or .png for a picture (default: an .mp4 in RUN/videos, of a baseline here)",
     )
     enjoy.set_defaults(run=_enjoy)
 
@@ -119,11 +127,25 @@ def _add_measuring(verbs: Verbs) -> None:
     plot.set_defaults(run=_plot)
 
 
+def _add_playing(verb: Parser) -> None:
+    """Add who plays, which episodes, and how: what `eval` and `enjoy` share."""
+    add_import(verb)
+    who = verb.add_mutually_exclusive_group()
+    who.add_argument("--agent", metavar="NAME", help="a baseline in place of a run: random, forward, straight, expert")
+    who.add_argument(
+        "--best", action="store_true", help="the checkpoint that did best in training (eval.every_frames), not the last"
+    )
+    verb.add_argument("--split", choices=["train", "val", "test"], help="buildings to play in")
+    verb.add_argument("--episodes-file", type=user_path, metavar="F", help="any PointNav-v1 .json.gz file")
+    verb.add_argument("--scene-dir", type=user_path, metavar="DIR", help="where that file's buildings are")
+    verb.add_argument("--deterministic", action="store_true", default=None, help="arg-max in place of sampled actions")
+
+
 def _train(args: argparse.Namespace) -> int:
     from sideagents_policies.train import resume, train
 
     if args.resume is not None:
-        resume(args.resume, *_resume_words(args))
+        resume(args.resume, *optional_target(args))
     else:
         train(checked_config(args), init=args.init)
     return 0
@@ -146,61 +168,74 @@ def _clone(args: argparse.Namespace) -> int:
     from sideagents_policies.clone import clone, resume
 
     if args.resume is not None:
-        resume(args.resume, *_resume_words(args), demos=args.demos)
+        resume(args.resume, *optional_target(args), demos=args.demos)
     else:
         clone(checked_config(args), demos=args.demos, init=args.init)
     return 0
 
 
-def _resume_words(args: argparse.Namespace) -> tuple[str | None, list[str]]:
-    targets, overrides = split_words(args.words)
-    if len(targets) > 1:
-        raise UsageError(f"unexpected argument {targets[1]!r}; overrides are written section.key=value")
-    return (targets[0] if targets else None), overrides
-
-
 def _eval(args: argparse.Namespace) -> int:
-    from sideagents_policies.evaluate import evaluate_baseline, evaluate_run
+    from sideagents_policies.evaluate import evaluate_baseline, evaluate_run, evaluate_runs
 
     if args.json is not None and args.json.is_dir():
         raise UsageError(f"--json {args.json}: is a folder")
     options = {
         "split": args.split,
         "episodes": args.episodes,
-        "json_path": args.json,
         "episodes_file": args.episodes_file,
         "scenes_dir": args.scene_dir,
     }
-    if args.agent is None:
-        run, overrides = one_target(args, "a RUN (a folder that train or clone wrote) or --agent NAME")
-        evaluate_run(Path(run), deterministic=args.deterministic, overrides=overrides, **options)
+    if args.agent is not None:
+        evaluate_baseline(args.agent, _baseline_config(args), json_path=args.json, **options)
         return 0
-    from sideagents_policies.checks import default_config, read_config, require_data
-
     targets, overrides = split_words(args.words)
-    if len(targets) > 1:
-        raise UsageError(f"unexpected argument {targets[1]!r}; overrides are written section.key=value")
-    config = read_config(targets[0], overrides) if targets else default_config(overrides)
-    if args.scene_dir is None and args.episodes_file is None:
-        require_data(config, networks=False)
-    evaluate_baseline(args.agent, config, **options)
+    options |= {"deterministic": args.deterministic, "overrides": overrides}
+    if len(targets) < 2:
+        run, _ = one_target(args, _RUN_OR_AGENT)
+        evaluate_run(_chosen(run, args), json_path=args.json, **options)
+    elif args.json is not None:
+        raise UsageError(f"--json {args.json}: is for one run; of several, each has its own in RUN/eval/*/metrics.json")
+    else:
+        evaluate_runs([_chosen(run, args) for run in targets], **options)
     return 0
 
 
-def _enjoy(args: argparse.Namespace) -> int:
-    from sideagents_policies.enjoy import record
+def _chosen(run: str, args: argparse.Namespace) -> Path:
+    """Return the run, or its best checkpoint where that is asked for."""
+    if not args.best:
+        return Path(run)
+    from sideagents.run.folder import RunFolder
 
-    run, overrides = one_target(args, "a RUN: a folder that train or clone wrote")
-    path = record(
-        Path(run),
-        episode=args.episode,
-        out=args.out,
-        split=args.split,
-        episodes_file=args.episodes_file,
-        scenes_dir=args.scene_dir,
-        deterministic=args.deterministic,
-        overrides=overrides,
-    )
+    return RunFolder.open(Path(run)).best()
+
+
+def _baseline_config(args: argparse.Namespace) -> AgentConfig:
+    """Return the configuration that a baseline plays under: the one named, else the defaults; data must be there."""
+    from sideagents_policies.checks import default_config, read_config, require_data
+
+    name, overrides = optional_target(args)
+    config = default_config(overrides) if name is None else read_config(name, overrides)
+    if args.scene_dir is None and args.episodes_file is None:
+        require_data(config, networks=False)
+    return config
+
+
+def _enjoy(args: argparse.Namespace) -> int:
+    from sideagents_policies.enjoy import record, record_baseline
+
+    options = {
+        "episode": args.episode,
+        "out": args.out,
+        "split": args.split,
+        "episodes_file": args.episodes_file,
+        "scenes_dir": args.scene_dir,
+        "fps": args.fps,
+    }
+    if args.agent is None:
+        run, overrides = one_target(args, _RUN_OR_AGENT)
+        path = record(_chosen(run, args), deterministic=args.deterministic, overrides=overrides, **options)
+    else:
+        path = record_baseline(args.agent, _baseline_config(args), **options)
     print(f"wrote {path}")
     return 0
 

@@ -75,6 +75,18 @@ def add_verb(verbs: Verbs, name: str, summary: str, example: str, words: str | N
     return parser
 
 
+def add_import(verb: Parser) -> None:
+    """Add `--import` to a verb that looks up names which a module of the user's may register."""
+    verb.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import your module that registers bases, sides, merges or methods; may be repeated",
+    )
+
+
 def user_path(text: str) -> Path:
     """Read a path; `~` is the home folder, in `--out=~/x` too, which a shell leaves alone."""
     return Path(text).expanduser()
@@ -108,14 +120,20 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
     return targets, [word for word in words if word not in targets]
 
 
-def one_target(args: argparse.Namespace, what: str) -> tuple[str, list[str]]:
-    """Return the single target among the free words, and the overrides."""
+def optional_target(args: argparse.Namespace) -> tuple[str | None, list[str]]:
+    """Return the target among the free words, of which there is at most one, and the overrides."""
     targets, overrides = split_words(args.words)
-    if not targets:
-        raise UsageError(f"{args.parser.prog.split()[-1]} needs {what}")
     if len(targets) > 1:
         raise UsageError(f"unexpected argument {targets[1]!r}; overrides are written section.key=value")
-    return targets[0], overrides
+    return (targets[0] if targets else None), overrides
+
+
+def one_target(args: argparse.Namespace, what: str) -> tuple[str, list[str]]:
+    """Return the single target among the free words, and the overrides."""
+    target, overrides = optional_target(args)
+    if target is None:
+        raise UsageError(f"{args.parser.prog.split()[-1]} needs {what}")
+    return target, overrides
 
 
 def checked_config(args: argparse.Namespace, networks: bool = True) -> AgentConfig:

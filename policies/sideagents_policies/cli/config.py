@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sideagents_policies.cli.common import Verbs, add_verb, one_target
+from sideagents_policies.cli.common import Verbs, add_import, add_verb, one_target
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -17,14 +17,17 @@ def add_verbs(verbs: Verbs) -> None:
         sideagents check my_agent.yaml model.base=denoising ppo.frames=1000000""",
         words="CONFIG [section.key=value ...]",
     )
+    add_import(check)
     check.set_defaults(run=_check)
     listing = add_verb(
         verbs,
         "list",
         "show the bases, methods, merges, sides or configurations that can be named",
         """sideagents list bases
-        sideagents list configs --json""",
+        sideagents list configs --json
+        sideagents list sides --import my_nets""",
     )
+    add_import(listing)
     listing.add_argument("what", choices=["bases", "methods", "merges", "sides", "configs"], metavar="WHAT",
                          help="bases, methods, merges, sides or configs")  # fmt: skip
     listing.add_argument("--json", action="store_true", help="print a JSON list")

@@ -77,6 +77,11 @@ def _dispatch(words: list[str]) -> int:
         parser.error("a verb is missing (see `sideagents --help`)")
     verb: Parser = args.parser
     verb.take_rest(args, rest)
+    if "imports" in args and args.imports:
+        from sideagents.run.imports import import_own
+
+        for module in args.imports:
+            import_own(module)
     result: int = args.run(args)
     return result
 
