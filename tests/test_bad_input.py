@@ -179,7 +179,10 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     ),
     "runs folder is a file": (lambda p: train(f"runs={p.file('runs', '')}")(p), "runs"),
     "no such device": (train("device=cuda:9"), "device"),
-    "habitat is not installed": (train("env=habitat"), "habitat-sim is not installed"),
+    "habitat-sim is not installed": (
+        train("env=habitat", "habitat_simulator=habitat_sim"),
+        "is not installed: ",
+    ),
     # demonstrations
     "no such demonstrations": (lambda p: ["clone", "pointnav/demo", *p.good, "--demos", "d"], "no such folder"),
     "cut demonstrations": (demos_of(lambda d: cut(d / "shard_00000.npz", 9000)), "is cut off"),

@@ -11,7 +11,7 @@ from glb import box, quad, write_glb
 from sideagents_envs.config import CameraConfig, NavMeshConfig, ScenesConfig, TaskConfig
 from sideagents_envs.episodes import Episode, content_files, generate_episodes, write_episodes
 from sideagents_envs.errors import EpisodeError, SceneError
-from sideagents_envs.listed import EpisodeFile, building_name, count_buildings
+from sideagents_envs.listed import EpisodeFile, building_name, count_training_buildings
 from sideagents_envs.navmesh import cached_navmesh
 from sideagents_envs.vec import make_vec
 
@@ -61,7 +61,7 @@ def test_names_of_buildings() -> None:
 
 def test_training_in_habitats_layout(habitat: ScenesConfig) -> None:
     assert played(habitat) == set(ROOMS)
-    assert count_buildings(file_of(habitat)) == 3
+    assert count_training_buildings(habitat) == 3
     assert played(ScenesConfig(habitat.dataset, 2, episodes=habitat.episodes, up="z")) == {"Adrian", "Bolton"}
 
 

@@ -119,10 +119,13 @@ def limited(episodes: Sequence[Episode], file: Path, scenes: ScenesConfig) -> li
     return kept
 
 
-def count_buildings(file: Path) -> int:
-    """Return in how many buildings a file's episodes play."""
-    content = content_files(file)
-    return len(content) or len({episode.scene_id for episode in read_episodes(file)})
+def count_training_buildings(scenes: ScenesConfig) -> int:
+    """Return the number of training buildings: those of the listed episodes, or all that there are."""
+    file = scenes.episodes_path("train")
+    if file is None:
+        return len(scenes_root(scenes, "train"))
+    names = list(content_files(file)) or {building_name(episode.scene_id) for episode in read_episodes(file)}
+    return len(chosen_buildings(sorted(names), scenes, str(file)))
 
 
 def _find_building(episode: Episode, file: Path, scenes: ScenesConfig, split: str) -> Path:

@@ -1,6 +1,7 @@
 """Navigation agents: stable-baselines3 extractors and policies, PPO, behaviour cloning, evaluation, command line."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
     from sideagents_policies.ppo import SideTunedPPO as SideTunedPPO
     from sideagents_policies.stack import ExpertLabels as ExpertLabels
     from sideagents_policies.stack import StackKeys as StackKeys
+
+# habitat-lab brings the old gym, which stable-baselines3 imports where it is and which prints its advice every time.
+# sideagents_envs does the same for itself, and would be too late here.
+if find_spec("gym_notices") is not None:
+    import_module("gym_notices.notices").notices.clear()
 
 # Loaded on first use: `sideagents --help` must not wait for torch.
 _HOMES = {

@@ -23,7 +23,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,9 +35,8 @@ from sideagents.run.progress import Progress
 from sideagents_envs.batch import STOP
 from sideagents_envs.buildings import scenes_root
 from sideagents_envs.cache import atomic_path
-from sideagents_envs.config import ScenesConfig
 from sideagents_envs.episodes import Episode
-from sideagents_envs.listed import count_buildings
+from sideagents_envs.listed import building_name, count_training_buildings
 from sideagents_envs.simulator import EmbeddedWorld
 from sideagents_policies.build import build_venv
 from sideagents_policies.config import AgentConfig
@@ -161,7 +160,7 @@ def _continue(folder: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _expert_config(config: AgentConfig) -> AgentConfig:
     """Return the configuration for collecting: processes in place of training workers, many buildings soon."""
-    buildings = _count_buildings(config.scenes)
+    buildings = count_training_buildings(config.scenes)
     stay = max(1, min(config.scenes.episodes_per_building, config.demos.trajectories // buildings))
     vec = config.vec
     if config.workers > 1:
@@ -172,15 +171,6 @@ def _expert_config(config: AgentConfig) -> AgentConfig:
             "scenes": dataclasses.replace(config.scenes, episodes_per_building=stay),
         }
     )
-
-
-def _count_buildings(scenes: ScenesConfig) -> int:
-    """Return the number of training buildings: those of the listed episodes, or all that there are."""
-    listed = scenes.episodes_path("train")
-    if listed is None:
-        return len(scenes_root(scenes, "train"))
-    count = count_buildings(listed)
-    return min(count, scenes.buildings or count)
 
 
 def _collect_shard(venv: Any, config: AgentConfig, number: int, wanted: int, progress: Progress) -> list[Trajectory]:
@@ -198,7 +188,7 @@ def _collect_shard(venv: Any, config: AgentConfig, number: int, wanted: int, pro
             state = venv.get_state()
             for env in fresh:
                 episode = Episode.from_json(state["episodes"][env], "demonstration")
-                begun[env] = (np.asarray(episode.goal, np.float64), PurePosixPath(episode.scene_id).stem)
+                begun[env] = (np.asarray(episode.goal, np.float64), building_name(episode.scene_id))
         poses, actions = venv.poses(), venv.expert_actions()
         following, rewards, dones, infos = venv.step(actions)
         fresh = [int(env) for env in np.flatnonzero(dones)]
