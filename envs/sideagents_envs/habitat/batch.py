@@ -13,7 +13,14 @@ from sideagents_envs.batch import FORWARD, STOP, PointNavBatch
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, TaskConfig
 from sideagents_envs.episodes import rotation_of
 from sideagents_envs.errors import EnvsError
-from sideagents_envs.habitat.lab import chosen_simulator, gpu_of, lab_config, make_lab_env, navigation_episode
+from sideagents_envs.habitat.lab import (
+    chosen_simulator,
+    gpu_of,
+    lab_config,
+    make_follower,
+    make_lab_env,
+    navigation_episode,
+)
 from sideagents_envs.simulator import EmbeddedWorld
 from sideagents_envs.sources import EpisodeSource
 
@@ -115,12 +122,9 @@ class HabitatBatch(PointNavBatch):
     def _expert_action(self, env: int) -> int:
         if self.lab_simulator != "habitat_sim":
             return super()._expert_action(env)
-        from habitat.tasks.nav.shortest_path_follower import ShortestPathFollower
-
         lab = self.lab[env]
         if self._followers[env] is None:
-            near = self.task.success_distance_m
-            self._followers[env] = ShortestPathFollower(lab.sim, goal_radius=near, return_one_hot=False)
+            self._followers[env] = make_follower(lab.sim, self.task.success_distance_m)
         name = lab.task.get_action_name(int(self._followers[env].get_next_action(self.goals[env])))
         action = _ACTIONS.index(name)
         # with the automatic stop whatever is chosen at the goal ends the episode

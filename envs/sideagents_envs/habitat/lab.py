@@ -145,6 +145,13 @@ def navigation_episode(episode: Episode, scene: Path) -> Any:
     )
 
 
+def make_follower(sim: Any, radius_m: float) -> Any:
+    """Return habitat-lab's shortest-path follower on habitat-sim: `get_next_action(goal)` gives its action number."""
+    from habitat.tasks.nav.shortest_path_follower import ShortestPathFollower
+
+    return ShortestPathFollower(sim, goal_radius=radius_m, return_one_hot=False)
+
+
 def scene_file(path: Path) -> Path:
     """Return the file that Habitat opens the way we do: without a stage configuration it would put Z up."""
     staged = path.name.endswith(SUFFIX) or path.with_name(path.stem + SUFFIX).is_file()
