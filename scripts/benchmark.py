@@ -30,6 +30,17 @@ def env_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     )
 
 
+def stack_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from sideagents_envs.habitat.benchmark import benchmark_stacks
+
+    return benchmark_stacks(
+        options.scene or (),
+        sizes=options.sizes,
+        episodes=options.episodes,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
 def train_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     from sideagents_policies.benchmark import CHOICES, benchmark_train
 
@@ -48,6 +59,11 @@ def parser() -> argparse.ArgumentParser:
     env.add_argument("--repeats", type=int, default=5)
     env.add_argument("--scene", type=Path, help="a building of your own, measured besides the bundled ones")
     env.set_defaults(rows=env_rows)
+    stacks = verbs.add_parser("stacks", help="the expert's episodes in the embedded simulator and through habitat-lab")
+    stacks.add_argument("--sizes", type=int, nargs="+", default=[64, 256], metavar="PIXELS")
+    stacks.add_argument("--episodes", type=int, default=20, help="episodes in each building")
+    stacks.add_argument("--scene", type=Path, action="append", help="a building of your own (again for more)")
+    stacks.set_defaults(rows=stack_rows)
     train = verbs.add_parser("train", help="frames per second of PPO beside the limit of its parts, in about 8 minutes")
     train.add_argument("--only", nargs="+", metavar="NAME", help="some of: bundled resnet18 resnet50 workers")
     train.add_argument("--quick", action="store_true", help="see in seconds that it runs; the figures mean nothing")

@@ -122,6 +122,10 @@ class EmbeddedWorld:
         self._forget(used)
         return images
 
+    def triangles(self, scene: int) -> int:
+        """Return how many triangles a building has, which is loaded for it."""
+        return self._renderer(scene).scene.n_triangles
+
     @property
     def loaded(self) -> list[int]:
         """The buildings in memory, the least recently used first."""

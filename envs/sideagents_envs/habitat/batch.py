@@ -84,8 +84,6 @@ class HabitatBatch(PointNavBatch):
         lab, place = self.lab[env], [float(v) for v in pose[:3]]
         turned = [float(v) for v in rotation_of(float(pose[3]))]
         seen = lab.sim.get_observations_at(place, turned, keep_agent_at_new_pose=True)
-        if seen is None:
-            raise EnvsError(f"environment state: the agent cannot stand at {np.round(place, 2).tolist()}")
         episode = lab.current_episode
         seen.update(lab.task.sensor_suite.get_observations(observations=seen, episode=episode, task=lab.task))
         self._seen[env] = seen

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -156,24 +155,22 @@ class SideAgentsSim(Simulator):
         return AgentState(self._position.copy(), quaternion.quaternion(w, x, y, z))
 
     def set_agent_state(
-        self, position: ArrayLike, rotation: ArrayLike, agent_id: int = 0, reset_sensors: bool = True
+        self, position: ArrayLike, rotation: Any, agent_id: int = 0, reset_sensors: bool = True
     ) -> bool:
-        """Put the agent somewhere; False, with nothing changed, where it cannot stand. rotation (4,) is x, y, z, w."""
-        point = np.array(position, np.float64)
-        if not self.navmesh.is_navigable(point):
-            return False
-        self._position, self._yaw, self._collided = point, yaw_of(rotation), False
+        """Put the agent somewhere, on the walkable space or not, as habitat-sim does.
+
+        position (3,) in metres; rotation is x, y, z, w or a quaternion, of which the heading counts.
+        """
+        self._position, self._yaw, self._collided = np.array(position, np.float64), yaw_of(rotation), False
         return True
 
     def get_observations_at(
-        self, position: ArrayLike | None = None, rotation: ArrayLike | None = None, keep_agent_at_new_pose: bool = False
+        self, position: ArrayLike | None = None, rotation: Any = None, keep_agent_at_new_pose: bool = False
     ) -> Any:
-        """Return what would be seen from somewhere else; None where the agent cannot stand."""
+        """Return what would be seen from somewhere else, from here where position or rotation is None."""
         kept = self._position, self._yaw, self._collided
-        there = self._position if position is None else position
-        turned = rotation_of(self._yaw) if rotation is None else rotation
-        if not self.set_agent_state(there, turned):
-            return None
+        if position is not None and rotation is not None:
+            self.set_agent_state(position, rotation)
         seen = self._look()
         if not keep_agent_at_new_pose:
             self._position, self._yaw, self._collided = kept
@@ -247,7 +244,10 @@ class SideAgentsSim(Simulator):
         self._fields.clear()
 
 
-def yaw_of(rotation: ArrayLike | Sequence[float]) -> float:
-    """Return the heading in radians of a quaternion x, y, z, w."""
-    x, y, z, w = np.asarray(rotation, np.float64)
+def yaw_of(rotation: Any) -> float:
+    """Return the heading in radians of a rotation: x, y, z, w or a `quaternion.quaternion`."""
+    if isinstance(rotation, quaternion.quaternion):
+        x, y, z, w = rotation.x, rotation.y, rotation.z, rotation.w
+    else:
+        x, y, z, w = np.asarray(rotation, np.float64)
     return math.atan2(2.0 * (x * z + w * y), 1.0 - 2.0 * (x * x + y * y))
