@@ -36,8 +36,8 @@ def test_a_good_building(tmp_path):
     report = inspect_building(home(tmp_path / "home.glb"))
     assert report.usable
     assert report.warnings == []
-    assert report.walkable_m2 == pytest.approx(5.8 * 5.8, abs=2.0)
-    assert report.floors_m == [0.0]
+    assert report.navigable_area_m2 == pytest.approx(5.8 * 5.8, abs=2.0)
+    assert report.floor_heights_m == [0.0]
     assert report.longest_path_m > 2.0
     assert json.loads(report.as_json())["usable"] is True
     assert report.as_text().splitlines()[-1] == "usable"

@@ -30,16 +30,20 @@ _TRIED_EPISODES = 5
 
 @dataclass
 class BuildingReport:
-    """What was found. `problems` make a building unusable, `warnings` should be looked at; areas in square metres."""
+    """What was found, in Habitat's terms: navigable area, islands (largest first), floor heights.
+
+    `problems` make a building unusable, `warnings` should be looked at; areas in square metres.
+    """
 
     file: str
     triangles: int
     textures: int
     objects: int
     size_m: list[float]
-    walkable_m2: float = 0.0
+    navigable_area_m2: float = 0.0
     islands: int = 0
-    floors_m: list[float] = field(default_factory=list)
+    island_areas_m2: list[float] = field(default_factory=list)
+    floor_heights_m: list[float] = field(default_factory=list)
     open_share: float = 0.0
     longest_path_m: float = 0.0
     problems: list[str] = field(default_factory=list)
@@ -57,11 +61,11 @@ class BuildingReport:
     def as_text(self) -> str:
         """Return the report as lines for people."""
         x, y, z = self.size_m
-        floors = ", ".join(f"{height:.2f}" for height in self.floors_m)
+        floors = ", ".join(f"{height:.2f}" for height in self.floor_heights_m) or "none"
         lines = [
             f"{self.file}: {self.triangles:,} triangles, {self.textures} textures, {self.objects} objects",
             f"size            {x:.2f} x {z:.2f} m in plan, {y:.2f} m high (Y up)",
-            f"walkable area   {self.walkable_m2:.1f} m2 in {self.islands} part(s), floors at {floors or 'none'} m",
+            f"navigable area  {self.navigable_area_m2:.1f} m2 on {self.islands} island(s), floors at {floors} m",
             f"open views      {100 * self.open_share:.1f} % of the rays hit nothing",
             f"longest path    {self.longest_path_m:.1f} m among {_TRIED_EPISODES} random episodes",
         ]
@@ -100,16 +104,17 @@ def _judge_floor(report: BuildingReport, scene: SceneMesh, path: Path, config: N
             f"nowhere to stand ({str(error).removeprefix(f'{path}: ')})" + _axis_hint(scene, 0.0, config)
         )
         return
-    report.walkable_m2 = round(navmesh.navigable_area, 2)
+    report.navigable_area_m2 = round(navmesh.navigable_area, 2)
     report.islands = len(navmesh.island_areas)
-    report.floors_m = [round(height, 3) for height in navmesh.floor_heights]
+    report.island_areas_m2 = [round(area, 2) for area in navmesh.island_areas]
+    report.floor_heights_m = [round(height, 3) for height in navmesh.floor_heights]
     hint = ""
     x, y, z = report.size_m
-    if report.walkable_m2 < _COVERED * x * z or y > min(x, z):
-        hint = _axis_hint(scene, report.walkable_m2, config)
-    if report.walkable_m2 < SMALLEST_AREA_M2:
+    if report.navigable_area_m2 < _COVERED * x * z or y > min(x, z):
+        hint = _axis_hint(scene, report.navigable_area_m2, config)
+    if report.navigable_area_m2 < SMALLEST_AREA_M2:
         report.problems.append(
-            f"only {report.walkable_m2:.1f} m2 are walkable, {SMALLEST_AREA_M2:.0f} m2 are needed{hint}"
+            f"only {report.navigable_area_m2:.1f} m2 are walkable, {SMALLEST_AREA_M2:.0f} m2 are needed{hint}"
         )
         return
     if hint:
@@ -127,7 +132,7 @@ def _axis_hint(scene: SceneMesh, area: float, config: NavMeshConfig) -> str:
         return ""
     if turned < 1.2 * area + 1.0:
         return ""
-    return f"; with Z up {turned:.1f} m2 would be: export with Y up"
+    return f"; with Z up {turned:.1f} m2 would be: --up z here, scenes.up=z in a configuration, or export with Y up"
 
 
 def _judge_views(report: BuildingReport, scene: SceneMesh, navmesh: NavMesh) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sideagents_policies.cli.common import UsageError, Verbs, add_verb, natural, positive_int, user_path
+from sideagents_policies.cli.common import Parser, UsageError, Verbs, add_verb, natural, positive_int, user_path
 
 SPLITS = ["train", "val", "test"]
 
@@ -38,7 +38,10 @@ def add_verbs(verbs: Verbs) -> None:
         "sideagents scenes check house.glb",
     )
     check.add_argument("file", type=user_path, metavar="FILE.glb")
-    check.add_argument("--json", action="store_true", help="print a JSON object")
+    check.add_argument(
+        "--json", nargs="?", const="-", metavar="F", help="print a JSON object, or write it to this file"
+    )
+    _add_up(check)
     check.set_defaults(run=_check)
 
     episodes = add_verb(
@@ -51,6 +54,7 @@ def add_verbs(verbs: Verbs) -> None:
     episodes.add_argument("--out", type=user_path, required=True, metavar="F.json.gz")
     episodes.add_argument("--count", type=positive_int, default=100, metavar="N", help="how many (default 100)")
     episodes.add_argument("--seed", type=natural, default=0, metavar="S", help="same seed, same episodes (default 0)")
+    _add_up(episodes)
     episodes.set_defaults(run=_episodes)
 
     render = add_verb(
@@ -72,6 +76,12 @@ def add_verbs(verbs: Verbs) -> None:
     render.set_defaults(run=_render)
 
 
+def _add_up(verb: Parser) -> None:
+    verb.add_argument(
+        "--up", choices=["auto", "y", "z"], default="auto", help="axis that points upwards, see scenes.up"
+    )
+
+
 def _missing(args: argparse.Namespace) -> int:
     raise UsageError("a verb is missing: scenes make, check, episodes or render")
 
@@ -84,11 +94,15 @@ def _make(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    from sideagents.run.files import write_text
     from sideagents_envs.errors import SceneError
     from sideagents_envs.inspection import inspect_building
+    from sideagents_envs.stage import with_up
 
-    report = inspect_building(args.file)
-    print(report.as_json() if args.json else report.as_text())
+    report = inspect_building(with_up(args.file, args.up))
+    if args.json not in (None, "-"):
+        write_text(user_path(args.json), report.as_json() + "\n")
+    print(report.as_json() if args.json == "-" else report.as_text())
     if not report.usable:
         raise SceneError(f"{args.file}: cannot be used: {report.problems[0]}")
     return 0
@@ -99,10 +113,11 @@ def _episodes(args: argparse.Namespace) -> int:
     from sideagents_envs.episodes import generate_episodes, write_episodes
     from sideagents_envs.errors import EpisodeError
     from sideagents_envs.navmesh import cached_navmesh
+    from sideagents_envs.stage import with_up
 
     if not args.out.name.endswith(".json.gz"):
         raise EpisodeError(f"--out {args.out}: the name of an episode file must end in .json.gz")
-    navmesh = cached_navmesh(args.file, NavMeshConfig())
+    navmesh = cached_navmesh(with_up(args.file, args.up), NavMeshConfig())
     made = generate_episodes(navmesh, args.file.name, args.count, args.seed)
     write_episodes(args.out, made)
     print(f"wrote {len(made)} episodes to {args.out}")
