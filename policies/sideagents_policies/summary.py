@@ -43,7 +43,7 @@ def weight_table(policy: SideTunedPolicy) -> str:
 
 def describe(policy: SideTunedPolicy, buffers: dict[str, int], processes: int = 1) -> str:
     """Return the table of weights and a line with the memory of each buffer in each of the training processes."""
-    memory = ", ".join(f"{name} {_size(size)}" for name, size in buffers.items())
+    memory = ", ".join(f"{name} {size_text(size)}" for name, size in buffers.items())
     each = f" in each of {processes} processes" if processes > 1 else ""
     return f"{weight_table(policy)}\nmemory{each}: {memory}"
 
@@ -74,5 +74,6 @@ def _line(name: str, counts: tuple[int, int, int]) -> str:
     return f"{name:22}{counts[0]:>12,}{counts[1]:>12,}{counts[2]:>14,}"
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Return a number of bytes as MB or GB."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -36,6 +36,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _check(args: argparse.Namespace) -> int:
     from sideagents_policies.checks import absent_data, read_config, remarks, resolved_yaml
+    from sideagents_policies.estimates import estimates
 
     name, overrides = one_target(args, "a CONFIG: a YAML file or a name that `sideagents list configs` prints")
     config = read_config(name, overrides)
@@ -44,6 +45,8 @@ def _check(args: argparse.Namespace) -> int:
         print(f"# absent: {line}")
     for line in remarks(config):
         print(f"# note: {line}")
+    for line in estimates(config):
+        print(f"# {line}")
     return 0
 
 

@@ -1,0 +1,46 @@
+"""What a configuration will ask of memory and disk, told before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sideagents.bases import load_base
+from sideagents.bases.taskonomy import TaskonomyEncoder
+from sideagents.core.base import FrozenBase
+from sideagents.errors import SideAgentsError
+from sideagents_policies.build import observation_space
+from sideagents_policies.config import AgentConfig
+from sideagents_policies.frames import FrameStore
+from sideagents_policies.summary import rollout_bytes, size_text
+
+FRAMES_PER_TRAJECTORY = 60  # about, in the bundled buildings and in Gibson
+
+
+def estimates(config: AgentConfig) -> Iterator[str]:
+    """Yield a line on memory for PPO, for cloning, and on disk for demonstrations; none when the base is not known."""
+    try:
+        space = observation_space(config, _stand_in(config))
+    except SideAgentsError:
+        return
+    each = f" in each of {config.workers} processes" if config.workers > 1 else ""
+    yield f"memory of PPO's rollout: {size_text(rollout_bytes(config, space))}{each}"
+    frames = config.demos.trajectories * FRAMES_PER_TRAJECTORY
+    kept = max(frames, min(config.clone.dagger_buffer_frames, frames + config.clone.dagger_frames))
+    total = size_text(kept // config.workers * FrameStore.frame_bytes(space))
+    yield f"memory of cloning's frames: about {total}{each}"
+    camera = config.camera
+    image = 3 * camera.width * camera.height if config.demos.images else 0
+    yield f"disk for demonstrations: at most {size_text(frames * (image + 48))}, before compression"
+
+
+def _stand_in(config: AgentConfig) -> FrozenBase | None:
+    """Return the base, or one with its shapes where its published weights are not there yet."""
+    model = config.model
+    if not model.use_rgb:
+        return None
+    try:
+        return load_base(model.base, weights=model.base_weights)
+    except (SideAgentsError, OSError):
+        if not model.base.startswith("taskonomy:"):
+            raise
+        return FrozenBase(TaskonomyEncoder(), model.base, (256, 256))
