@@ -120,7 +120,7 @@ sideagents check pointnav/sidetune_curvature model.base=denoising ppo.frames=100
 - Unknown keys, wrong types, `nan` and infinity are refused with one line that names the file or override, the key, what
   is allowed and the nearest name. The exit code is 2. Types are strict: `"12"` is no number.
 - `sideagents check CONFIG` prints the whole configuration, resolved. What it needs on disk and does not find it reports
-  as `# absent: ...`, and exits with 0; every other verb stops there with 2. What it will take of memory and disk follows.
+  as `# absent: ...`, and exits with 0; every other verb stops there with 2. What memory and disk it will take follows.
 - `${other.key}` in a file is replaced by the value of that key.
 
 `~` at the start of a path, in a key or an option, is the home folder. Two environment variables count:
