@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from glb import box, quad, write_glb
 
 from sideagents_envs.buildings.generator import make_building
 from sideagents_envs.config import NavMeshConfig, ScenesConfig
@@ -33,3 +36,25 @@ def lent_dataset(folder: Path) -> Iterator[ScenesConfig]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIDEAGENTS_CACHE", str(folder / "cache"))
         yield make_dataset(folder)
+
+
+ROOMS = {"Adrian": 5.0, "Bolton": 7.0, "Clark": 9.0}
+
+
+def make_habitat_dataset(tmp_path: Path) -> ScenesConfig:
+    """Scans with Z up and a training split of one file per building, as Habitat's users have them on disk."""
+    scenes, lists = tmp_path / "scene_datasets", tmp_path / "datasets" / "train"
+    (lists / "content").mkdir(parents=True)
+    for name, width in ROOMS.items():
+        folder = scenes / "gibson" / f"000-{name}"
+        folder.mkdir(parents=True)
+        floor = [(0, 0, 0), (width, 0, 0), (width, 5, 0), (0, 5, 0)]
+        path = write_glb(folder / f"{name}.glb", [quad(*floor), box((2, 2, 0), (2.5, 3, 2))])
+        turned = folder / "turned.stage_config.json"
+        turned.write_text(json.dumps({"render_asset": path.name, "up": [0, 0, 1], "front": [0, 1, 0]}))
+        episodes = generate_episodes(cached_navmesh(turned), f"gibson/000-{name}/{name}.basis.glb", 12, seed=1)
+        write_episodes(lists / "content" / f"{name}.json.gz", episodes)
+        turned.unlink()
+        shutil.copy(path, folder / f"{name}.basis.glb")
+    write_episodes(lists / "train.json.gz", [])
+    return ScenesConfig(dataset=str(scenes), episodes=str(lists.parent / "{split}" / "{split}.json.gz"), up="z")

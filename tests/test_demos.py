@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dataset_on_disk import make_habitat_dataset
 from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 from sideagents.errors import SideAgentsError
@@ -19,6 +20,7 @@ from sideagents_policies.config import AgentConfig
 from sideagents_policies.demos import (
     NO_ACTION,
     DemosError,
+    ImageSource,
     _expert_config,
     check_fits,
     collect,
@@ -140,6 +142,19 @@ def test_images_can_be_left_out(homes, folder, config, tmp_path):  # noqa: F811
     for kept, rendered in zip(read_demos(folder), read_demos(bare), strict=True):
         assert rendered.rgb is None
         assert (reader.observations(rendered)["rgb"] == kept.rgb).all()
+
+
+def test_images_of_scans_in_habitats_layout_are_rendered_again(tmp_path):
+    scenes = make_habitat_dataset(tmp_path)
+    words = [f"scenes.dataset={scenes.dataset}", f"scenes.episodes={scenes.episodes}", "scenes.up=z"]
+    words += ["model.base=random", "demos.trajectories=4", "vec.n_envs=2", "camera.width=16", "camera.height=16"]
+    kept, bare = (default_config([*words, f"demos.images={images}"]) for images in ("true", "false"))
+    again = ImageSource(bare)
+    pairs = zip(read_demos(collect(kept, tmp_path / "a")), read_demos(collect(bare, tmp_path / "b")), strict=True)
+    for with_images, without in pairs:
+        assert without.rgb is None
+        np.testing.assert_array_equal(again.images(without), with_images.rgb)
+        assert with_images.rgb.std() > 1
 
 
 def test_collecting_goes_on_where_it_stopped(config, tmp_path, monkeypatch):

@@ -73,7 +73,7 @@ def buildings_of_content(file: Path, scenes: ScenesConfig, split: str) -> tuple[
     """
     content = content_files(file)
     names = chosen_buildings(sorted(content), scenes, str(file))
-    known = _known_buildings(scenes, split)
+    known = known_buildings(scenes, split)
     missing = [name for name in names if name not in known]
     if missing:
         raise EpisodeError(
@@ -137,7 +137,7 @@ def _find_building(episode: Episode, file: Path, scenes: ScenesConfig, split: st
         candidate = folder / episode.scene_id
         if candidate.suffix == ".glb" and candidate.is_file() and not candidate.name.endswith(_BASIS):
             return candidate
-    buildings = _known_buildings(scenes, split)
+    buildings = known_buildings(scenes, split)
     name = building_name(episode.scene_id)
     if name not in buildings:
         raise EpisodeError(
@@ -148,7 +148,7 @@ def _find_building(episode: Episode, file: Path, scenes: ScenesConfig, split: st
     return buildings[name]
 
 
-def _known_buildings(scenes: ScenesConfig, split: str) -> dict[str, Path]:
+def known_buildings(scenes: ScenesConfig, split: str) -> dict[str, Path]:
     """Return the buildings of a dataset by name: those of the split, or all below a folder in Habitat's layout."""
     folder = scenes.folder
     if folder is None or (folder / split).is_dir():

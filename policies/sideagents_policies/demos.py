@@ -33,11 +33,11 @@ from sideagents.errors import SideAgentsError
 from sideagents.run.files import missing_message, read_json, write_json
 from sideagents.run.progress import Progress
 from sideagents_envs.batch import STOP
-from sideagents_envs.buildings import scenes_root
 from sideagents_envs.cache import atomic_path
 from sideagents_envs.episodes import Episode
-from sideagents_envs.listed import building_name, count_training_buildings
+from sideagents_envs.listed import building_name, count_training_buildings, known_buildings
 from sideagents_envs.simulator import EmbeddedWorld
+from sideagents_envs.stage import with_up
 from sideagents_policies.build import build_venv
 from sideagents_policies.config import AgentConfig
 
@@ -377,8 +377,9 @@ class ImageSource:
 
     def _render(self, trajectory: Trajectory, channel: str) -> NDArray[Any]:
         if self._world is None:
-            paths = scenes_root(self._config.scenes, "train")
-            self._index = {path.stem: number for number, path in enumerate(paths)}
+            found = known_buildings(self._config.scenes, "train")
+            self._index = {name: number for number, name in enumerate(found)}
+            paths = [with_up(path, self._config.scenes.up) for path in found.values()]
             self._world = EmbeddedWorld(paths, self._config.camera, self._config.scenes.navmesh)
         if trajectory.scene not in self._index:
             raise DemosError(
