@@ -23,6 +23,7 @@ from sideagents_envs.vec import make_vec
 
 EXPLICIT = TaskConfig(stop="explicit", rgb=False)
 OURS = HabitatConfig()
+GOAL_SENSOR = "habitat.task.lab_sensors.pointgoal_with_gps_compass_sensor"
 MEASURES = {"is_success": "success", "spl": "spl", "soft_spl": "soft_spl", "distance_to_goal": "distance_to_goal"}
 
 
@@ -149,6 +150,10 @@ def test_worker_processes_play_the_same(homes: list[str]) -> None:  # noqa: F811
     [
         ({"habitat": HabitatConfig(config="nowhere.yaml")}, r"habitat\.config nowhere\.yaml"),
         ({"habitat": HabitatConfig(overrides=("habitat.simulater=1",))}, r"habitat\.simulater"),
+        (
+            {"habitat": HabitatConfig(overrides=(f"{GOAL_SENSOR}.goal_format=CARTESIAN",))},
+            "must be POLAR, of dimensionality 2",
+        ),
         ({"habitat_simulator": "gazebo"}, "habitat_simulator must be one of auto, habitat_sim, sideagents"),
         ({"task": TaskConfig(turn_deg=7.5)}, "whole degrees, got 7.5"),
         ({"habitat": HabitatConfig(config="benchmark/nav/imagenav/imagenav_gibson.yaml"), "task": None}, None),

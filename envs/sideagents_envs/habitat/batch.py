@@ -129,6 +129,8 @@ class HabitatBatch(PointNavBatch):
         return FORWARD if action == STOP and self.task.stop == "auto" else action
 
     def _readings(self, envs: NDArray[np.int64]) -> NDArray[np.float32]:
+        if any(_GOAL not in self._seen[env] for env in envs):  # a task of another kind
+            return super()._readings(envs)
         polar = np.array([self._seen[env][_GOAL] for env in envs], np.float64)
         metres, angle = polar.T
         return np.asarray(np.stack([metres, np.cos(angle), np.sin(angle)], axis=1), np.float32)

@@ -73,6 +73,9 @@ def lab_config(
     absent = [name for name in _ACTIONS if name not in tree.habitat.task.actions]
     if absent:
         raise EnvsError(f"habitat.config {config.config}: its task has no action {absent[0]!r}, which is needed")
+    sensor = tree.habitat.task.lab_sensors.get("pointgoal_with_gps_compass_sensor")
+    if sensor is not None and (sensor.goal_format != "POLAR" or sensor.dimensionality != 2):
+        raise EnvsError(f"habitat.config {config.config}: the goal's sensor must be POLAR, of dimensionality 2")
     with read_write(tree):
         habitat = tree.habitat
         habitat.environment.max_episode_steps = task.max_steps
