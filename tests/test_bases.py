@@ -1,5 +1,6 @@
 """Loading bases: files and cards, controls, published weights, the user's own networks, refusals."""
 
+import hashlib
 import json
 import pickle
 import subprocess
@@ -242,6 +243,24 @@ class Creates:
 
     def __reduce__(self):
         return (open, (self.path, "w"))
+
+
+def test_published_weights_are_found_in_a_folder_and_held_against_their_names(tmp_path):
+    state = {"state_dict": TaskonomyEncoder().state_dict()}
+    torch.save(state, tmp_path / "file.pth")
+    digest = hashlib.sha256((tmp_path / "file.pth").read_bytes()).hexdigest()
+    (tmp_path / "file.pth").rename(tmp_path / f"curvature_encoder-{digest}.pth")
+    base = load_base("taskonomy:curvature", weights=tmp_path, input_size=(64, 64))
+    assert base.out_shape == (8, 4, 4)
+    assert loading.kind_of("taskonomy:curvature").ready("taskonomy:curvature", tmp_path)
+    assert not loading.kind_of("taskonomy:curvature").ready("taskonomy:denoising", tmp_path)
+    with pytest.raises(BaseError, match=r"no denoising_encoder\*\.pth in the folder"):
+        load_base("taskonomy:denoising", weights=tmp_path)
+    with pytest.raises(BaseError, match="is the encoder of 'curvature', not of 'denoising'"):
+        load_base("taskonomy:denoising", weights=tmp_path / f"curvature_encoder-{digest}.pth")
+    (tmp_path / "normal_encoder-0123456789abcdef.pth").write_bytes(b"cut off")
+    with pytest.raises(BaseError, match="is damaged, its SHA-256 begins with"):
+        load_base("taskonomy:normal", weights=tmp_path)
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):

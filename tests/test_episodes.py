@@ -131,6 +131,7 @@ def test_malformed_episode_is_named(tmp_path, change, said):
         (b'{"episodes": {}}', "no list 'episodes'"),
         (b'{"episodes": []}', "holds no episodes"),
         (b'{"episodes": [3]}', "must be an object"),
+        (b'{"episodes": [{"object_category": "chair", "goals": []}]}', "is of ObjectNav, episodes of PointNav"),
     ],
 )
 def test_unreadable_file_is_one_line(tmp_path, content, said):

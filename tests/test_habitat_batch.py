@@ -163,7 +163,9 @@ def test_bad_settings(homes: list[str], options: dict[str, Any], message: str | 
     scenes = ScenesConfig(dataset=dict(word.split("=", 1) for word in homes)["scenes.dataset"])
     spec = BatchSpec(1, scenes=scenes, **{"habitat": OURS, **options})
     if message is None:  # another navigation task has the same actions and measures: it is fine
-        make_batch(spec)
+        batch = make_batch(spec)
+        batch.begin(0)
+        assert np.isfinite(batch.observe()["goal"]).all()
         return
     with pytest.raises(EnvsError, match=message) as caught:
         make_batch(spec)

@@ -25,6 +25,14 @@ NEAREST_M = 1.0
 FURTHEST_M = 30.0
 DETOUR_RATIO = 1.1
 SAME_FLOOR_M = 0.5
+# keys that only episodes of Habitat's other tasks have
+_OTHER_TASKS = {
+    "object_category": "ObjectNav",
+    "instruction": "vision-and-language navigation",
+    "question": "question answering",
+    "goal_image_id": "InstanceImageNav",
+    "ao_states": "rearrangement",
+}
 _STARTS_PER_GOAL = 32
 _GOALS_TRIED = 300
 # Another simulator's mesh may end a cell or two elsewhere; the middle of the thinnest wall is further off than this.
@@ -75,6 +83,9 @@ class Episode:
             raise EpisodeError(f"{where}: an episode must be an object, got {type(row).__name__}")
         episode_id = str(row.get("episode_id", "?"))
         where = f"{where}, episode {episode_id!r}"
+        other = next((task for key, task in _OTHER_TASKS.items() if row.get(key)), None)
+        if other is not None:
+            raise EpisodeError(f"{where}: is of {other}, episodes of PointNav are needed")
         try:
             goals = row["goals"]
             info = row.get("info") or {}
