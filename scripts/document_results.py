@@ -1,8 +1,8 @@
 """Write the figures of docs/results into README.md and docs/results.md: `python scripts/document_results.py`.
 
 docs/results/val/NAME.json and docs/results/house/NAME.json are files of `sideagents eval ... --json`, one row of a
-table each; navigation_TABLE.jsonl are rows of `scripts/reproduce_navigation.py`; benchmark_env.json and
-benchmark_train.json are those of `scripts/benchmark.py`.
+table each; navigation_TABLE.jsonl are rows of `scripts/reproduce_navigation.py`; benchmark_env.json, benchmark_train.json
+and benchmark_stacks.json are those of `scripts/benchmark.py`.
 """
 
 from __future__ import annotations
@@ -43,6 +43,25 @@ def environment_speed(results: Path) -> str:
     return markdown_table(header, [_speed(row) for row in rows]) if rows else ""
 
 
+def stacks(results: Path) -> str:
+    """Return what the expert reaches, and how fast, through each stack in each building."""
+    header = ["building", "triangles", "pixels", "stack", "steps/s", "success", "SPL", "steps"]
+    lines = [
+        [
+            row["building"].replace("_", " "),
+            f"{row['triangles']:,}",
+            str(row["pixels"]),
+            row["stack"].replace("_", "-"),
+            f"{row['value']:,.0f}",
+            f"{row['success']:.2f}",
+            f"{row['spl']:.3f}",
+            f"{row['steps_per_episode']:.1f}",
+        ]
+        for row in _benchmark(results / "benchmark_stacks.json")
+    ]
+    return markdown_table(header, lines) if lines else ""
+
+
 def training_speed(results: Path) -> str:
     """Return frames per second of PPO beside its limit, then the other rows of the benchmark."""
     rows = {row["name"]: row for row in _benchmark(results / "benchmark_train.json")}
@@ -68,6 +87,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "ppo": lambda results: comparison("ppo", results),
     "demos": lambda results: comparison("demos", results),
     "env": environment_speed,
+    "stacks": stacks,
     "train": training_speed,
 }
 

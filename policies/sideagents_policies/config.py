@@ -20,7 +20,9 @@ class ModelConfig(_Section):
 
     method: str = Field("sidetune", description="sidetune, features, finetune, scratch or stagewise")
     base: str = Field("curvature", description="name of the frozen base, see `sideagents list bases`")
-    base_weights: str | None = Field(None, description="weights file of the base where the name needs one")
+    base_weights: str | None = Field(
+        None, description="weights of the base where its name needs some: a file, or the folder of published ones"
+    )
     side: str = Field("conv", description="side network: conv, fcn5, fcn4, copy or a dotted path")
     side_init: str = Field("default", description="default, copy, low_energy, or a distilled weights file")
     merge: str = Field("alpha", description="how base and side are combined, see `sideagents list merges`")
