@@ -1,8 +1,8 @@
 """Write the figures of docs/results into README.md and docs/results.md: `python scripts/document_results.py`.
 
 docs/results/val/NAME.json and docs/results/house/NAME.json are files of `sideagents eval ... --json`, one row of a
-table each; navigation_TABLE.jsonl are rows of `scripts/reproduce_navigation.py`; benchmark_env.json, benchmark_train.json
-and benchmark_stacks.json are those of `scripts/benchmark.py`.
+table each; navigation_TABLE.jsonl are rows of `scripts/reproduce_navigation.py`; benchmark_env.json,
+benchmark_train.json and benchmark_stacks.json are those of `scripts/benchmark.py`.
 """
 
 from __future__ import annotations
