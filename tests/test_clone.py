@@ -215,6 +215,11 @@ def test_a_run_says_how_many_demonstrations_it_learnt_from(homes, demos, whole, 
         resume(run, demos=fewer)
 
 
+def test_settings_that_are_seldom_meant_are_told(homes, demos, tmp_path, capsys):  # noqa: F811
+    clone(configured(homes, tmp_path, "clone.epochs=0", "ppo.critic_warmup_frames=128", "ppo.frames=128"), demos)
+    assert "note: ppo.critic_warmup_frames=128 covers all of ppo.frames=128" in capsys.readouterr().out
+
+
 def test_two_workers(homes, demos, tmp_path):  # noqa: F811
     run = clone(configured(homes, tmp_path, *DAGGER, "workers=2", "vec.n_envs=2"), demos)
     state = load_checkpoint(latest(run)).state

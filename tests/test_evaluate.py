@@ -243,3 +243,15 @@ def test_plot_draws_curves(run: Path, tmp_path: Path) -> None:
     assert set(read_curves(run)) == {"rollout/success", "rollout/spl", "rollout/return", "train/alpha"}
     with pytest.raises(SideAgentsError):
         plot_runs([tmp_path], tmp_path / "none.png")
+
+
+def test_a_curve_of_one_point_is_seen(tmp_path: Path) -> None:
+    pictures = []
+    for lines in (1, 2):
+        run = tmp_path / f"run{lines}"
+        run.mkdir()
+        rows = "".join(f"{100 * n},{100 * n},{0.5 * n}\n" for n in range(1, lines + 1))
+        (run / "progress.csv").write_text(f"step,frames,rollout/success\n{rows}")
+        pictures.append(imageio.imread(plot_runs([run], tmp_path / f"{lines}.png"))[..., :3].astype(int))
+    blue = [int(((p[..., 2] - p[..., 0]) > 60).sum()) for p in pictures]
+    assert blue[0] > 40  # a dot, and the line of the legend

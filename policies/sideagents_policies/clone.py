@@ -29,6 +29,7 @@ from sideagents.run.progress import Progress
 from sideagents.run.seeding import capture_rng, restore_rng, seed_everything
 from sideagents_policies import parallel
 from sideagents_policies.build import agent_base, build_policy, build_venv, load_weights, observation_space
+from sideagents_policies.checks import remarks
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.dagger import Explorer, RoundFiles, dagger_seed, round_steps
 from sideagents_policies.demos import DemosError, check_fits, collect, count_frames, count_trajectories, read_demos
@@ -187,6 +188,8 @@ class Cloner:
         capacity = max(share, min(self._window, share + dagger))
         buffers = {"frames": capacity * FrameStore.frame_bytes(space)}
         session.say(describe(self.policy, buffers, self.world.size))
+        for line in remarks(self.config):
+            session.say(f"note: {line}")
         self.store = FrameStore(space, capacity)
         self._reader = DemoReader(self.config, space, base, self.world.device)
         groups = parameter_groups(self.policy, clone_.learning_rate, clone_.alpha_learning_rate)

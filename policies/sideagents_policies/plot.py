@@ -97,7 +97,8 @@ def plot_runs(runs: Sequence[Path], out: Path) -> Path:
                 continue
             frames, mean, low, high = average(curves)
             name = f"{label} ({len(curves)} seeds)" if len(curves) > 1 else label
-            (line,) = axis.plot(frames / 1e3, mean, label=name, linewidth=1.5)
+            alone = "o" if frames[0] == frames[-1] else ""  # a line of one point would not be seen
+            (line,) = axis.plot(frames / 1e3, mean, alone, label=name, linewidth=1.5)
             if len(curves) > 1:
                 axis.fill_between(frames / 1e3, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         axis.set_xlabel("frames trained on (thousands)")
