@@ -216,7 +216,7 @@ def test_a_run_says_how_many_demonstrations_it_learnt_from(homes, demos, whole, 
 
 
 def test_settings_that_are_seldom_meant_are_told(homes, demos, tmp_path, capsys):  # noqa: F811
-    clone(configured(homes, tmp_path, "clone.epochs=0", "ppo.critic_warmup_frames=128", "ppo.frames=128"), demos)
+    clone(configured(homes, tmp_path, "clone.epochs=0.2", "ppo.critic_warmup_frames=128", "ppo.frames=128"), demos)
     assert "note: ppo.critic_warmup_frames=128 covers all of ppo.frames=128" in capsys.readouterr().out
 
 
