@@ -19,6 +19,7 @@ from sideagents_envs.habitat.lab import (
     lab_config,
     make_follower,
     make_lab_env,
+    move_to_floor,
     navigation_episode,
 )
 from sideagents_envs.simulator import EmbeddedWorld
@@ -67,17 +68,17 @@ class HabitatBatch(PointNavBatch):
         if lab is None:
             # habitat-lab writes into its configuration: each environment has one of its own
             lab = self.lab[env] = make_lab_env(self._lab_config(), episode)
-        lab.current_episode = episode
-        self._seen[env] = lab.reset()
+        self._reset(env, episode)
+        if self.lab_simulator == "habitat_sim" and move_to_floor(episode, lab.sim.pathfinder):
+            self._reset(env, episode)
         wanted = self.poses[env].copy()
         self._read_pose(env)
         if not np.array_equal(wanted, start.pose):  # in the middle of a resumed episode
             self._put(env, wanted)
-        elif self.lab_simulator == "habitat_sim":
-            # a start that was drawn on our walkable space lies a little below or above habitat-sim's
-            there = np.array(lab.sim.pathfinder.snap_point(self.poses[env, :3]), np.float64)
-            if np.isfinite(there).all() and not np.allclose(there, self.poses[env, :3], atol=1e-3):
-                self._put(env, np.array([*there, wanted[3]]))
+
+    def _reset(self, env: int, episode: Any) -> None:
+        self.lab[env].current_episode = episode
+        self._seen[env] = self.lab[env].reset()
 
     def _put(self, env: int, pose: NDArray[np.float64]) -> None:
         """Move the agent of one environment to a pose, look, and measure its distance to the goal."""
@@ -123,7 +124,8 @@ class HabitatBatch(PointNavBatch):
         lab = self.lab[env]
         if self._followers[env] is None:
             self._followers[env] = make_follower(lab.sim, self.task.success_distance_m)
-        name = lab.task.get_action_name(int(self._followers[env].get_next_action(self.goals[env])))
+        goal = np.asarray(lab.current_episode.goals[0].position, np.float32)
+        name = lab.task.get_action_name(int(self._followers[env].get_next_action(goal)))
         action = _ACTIONS.index(name)
         # with the automatic stop whatever is chosen at the goal ends the episode
         return FORWARD if action == STOP and self.task.stop == "auto" else action

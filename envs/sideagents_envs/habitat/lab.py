@@ -27,6 +27,7 @@ from sideagents_envs.stage import SUFFIX, with_up
 
 SIMULATORS = ("auto", "habitat_sim", "sideagents")
 _MEASURES = ("distance_to_goal", "success", "spl", "soft_spl", "collisions")
+_OFF_FLOOR_M = 0.02
 _ACTIONS = ("stop", "move_forward", "turn_left", "turn_right")
 
 
@@ -146,6 +147,22 @@ def navigation_episode(episode: Episode, scene: Path) -> Any:
         start_rotation=[float(v) for v in episode.start_rotation],
         goals=[NavigationGoal(position=[float(v) for v in episode.goal], radius=episode.radius)],
     )
+
+
+def move_to_floor(episode: Any, pathfinder: Any) -> bool:
+    """Move start and goal of habitat-lab's episode onto habitat-sim's walkable space; tell whether they were off it.
+
+    It lies up to 0.2 m, a cell's height, above the floor. Episodes made with habitat-sim are on it already; from one
+    that is not, a goal on the floor would be further away than counts as success.
+    """
+    moved = False
+    for holder, name in ((episode, "start_position"), *((goal, "position") for goal in episode.goals)):
+        point = np.asarray(getattr(holder, name), np.float32)
+        there = np.array(pathfinder.snap_point(point), np.float64)
+        if np.isfinite(there).all() and abs(there[1] - point[1]) > _OFF_FLOOR_M:
+            setattr(holder, name, [float(v) for v in there])
+            moved = True
+    return moved
 
 
 def make_follower(sim: Any, radius_m: float) -> Any:
