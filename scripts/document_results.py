@@ -1,7 +1,7 @@
 """Write the figures of docs/results into README.md and docs/results.md: `python scripts/document_results.py`.
 
-docs/results/val/NAME.json and docs/results/house/NAME.json are files of `sideagents eval ... --json`, one row of a
-table each; navigation_TABLE.jsonl are rows of `scripts/reproduce_navigation.py`; benchmark_env.json,
+docs/results/val/NAME.json, house/NAME.json and habitat/NAME.json are files of `sideagents eval ... --json`, one row of
+a table each; navigation_TABLE.jsonl are rows of `scripts/reproduce_navigation.py`; benchmark_env.json,
 benchmark_train.json and benchmark_stacks.json are those of `scripts/benchmark.py`.
 """
 
@@ -88,6 +88,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "demos": lambda results: comparison("demos", results),
     "env": environment_speed,
     "stacks": stacks,
+    "habitat": lambda results: evaluations("habitat", results),
     "train": training_speed,
 }
 

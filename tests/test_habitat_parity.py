@@ -115,3 +115,13 @@ def test_the_expert_reaches_the_goal_on_both(name: Any) -> None:
     assert success >= 0.9
     assert spl >= 0.85
     batch.close()
+
+
+def test_buildings_are_switched_without_images() -> None:
+    task = TaskConfig(rgb=False)
+    batch: Any = make_batch(BatchSpec(1, "val", task=task, habitat=HabitatConfig(), habitat_simulator="habitat_sim"))
+    for number in (0, 80, 150, 0):
+        batch.begin(0, number)
+        assert set(batch.observe()) == {"goal", "map"}
+        batch.step(batch.expert_actions())
+    batch.close()

@@ -77,6 +77,7 @@ class HabitatBatch(PointNavBatch):
             self._put(env, wanted)
 
     def _reset(self, env: int, episode: Any) -> None:
+        self._followers[env] = None  # one that outlives its building takes the process with it
         self.lab[env].current_episode = episode
         self._seen[env] = self.lab[env].reset()
 

@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,9 @@ def lab_config(
     sensor = tree.habitat.task.lab_sensors.get("pointgoal_with_gps_compass_sensor")
     if sensor is not None and (sensor.goal_format != "POLAR" or sensor.dimensionality != 2):
         raise EnvsError(f"habitat.config {config.config}: the goal's sensor must be POLAR, of dimensionality 2")
+    if simulator == "habitat_sim" and not (task.rgb or task.depth):
+        # without a camera habitat-sim takes the process with it at the second building: it gets a tiny one
+        camera, task = replace(camera, width=4, height=4), replace(task, rgb=True)
     with read_write(tree):
         habitat = tree.habitat
         habitat.environment.max_episode_steps = task.max_steps
