@@ -13,7 +13,7 @@ from dataset_on_disk import make_dataset
 from sideagents_policies import parallel
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
-TOLERANCE = 1e-5  # of any weight: float32 sums are taken in another order
+TOLERANCE = 5e-5  # of any weight: float32 sums are taken in another order; a step of Adam is 3e-3
 
 
 def run(out, processes, dataset, mode):
