@@ -54,9 +54,7 @@ class Episode:
     @property
     def start_pose(self) -> Float:
         """The pose (4,) x, y, z, yaw in radians: the rotation's heading in the horizontal plane."""
-        x, y, z, w = self.start_rotation
-        yaw = math.atan2(2.0 * (x * z + w * y), 1.0 - 2.0 * (x * x + y * y))
-        return np.array([*self.start_position, yaw], np.float64)
+        return np.array([*self.start_position, yaw_of(*self.start_rotation)], np.float64)
 
     def to_json(self) -> dict[str, Any]:
         """Return the episode as PointNav-v1 writes it."""
@@ -128,6 +126,11 @@ def _number(value: Any, default: float, name: str, where: str) -> float:
     if not math.isfinite(number):
         raise EpisodeError(f"{where}: {name} must be a finite number or null, got {value!r}")
     return number
+
+
+def yaw_of(x: float, y: float, z: float, w: float) -> float:
+    """Return the heading in radians, to the left, of a quaternion x, y, z, w: its turn in the horizontal plane."""
+    return math.atan2(2.0 * (x * z + w * y), 1.0 - 2.0 * (x * x + y * y))
 
 
 def rotation_of(yaw: float) -> Float:

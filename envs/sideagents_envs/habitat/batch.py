@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from sideagents_envs.batch import FORWARD, STOP, PointNavBatch
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, TaskConfig
-from sideagents_envs.episodes import rotation_of
+from sideagents_envs.episodes import rotation_of, yaw_of
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat.lab import (
     chosen_simulator,
@@ -77,7 +76,7 @@ class HabitatBatch(PointNavBatch):
             self._put(env, wanted)
 
     def _reset(self, env: int, episode: Any) -> None:
-        self._followers[env] = None  # one that outlives its building takes the process with it
+        self._followers[env] = None  # it belongs to the building
         self.lab[env].current_episode = episode
         self._seen[env] = self.lab[env].reset()
 
@@ -95,8 +94,7 @@ class HabitatBatch(PointNavBatch):
     def _read_pose(self, env: int) -> None:
         state = self.lab[env].sim.get_agent_state()
         turn = state.rotation
-        self.poses[env, :3] = state.position
-        self.poses[env, 3] = math.atan2(2.0 * (turn.x * turn.z + turn.w * turn.y), 1.0 - 2.0 * (turn.x**2 + turn.y**2))
+        self.poses[env] = *state.position, yaw_of(turn.x, turn.y, turn.z, turn.w)
 
     def _act(self, env: int, action: int) -> bool:
         lab = self.lab[env]

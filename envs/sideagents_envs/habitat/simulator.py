@@ -15,7 +15,7 @@ from habitat.sims.habitat_simulator.actions import HabitatSimActions
 from numpy.typing import ArrayLike, NDArray
 
 from sideagents_envs.config import NavMeshConfig
-from sideagents_envs.episodes import SNAP_TOLERANCE_M, rotation_of
+from sideagents_envs.episodes import SNAP_TOLERANCE_M, rotation_of, yaw_of
 from sideagents_envs.errors import EpisodeError, SceneError
 from sideagents_envs.geodesic import DistanceField
 from sideagents_envs.habitat.importing import SIMULATOR_NAME
@@ -112,7 +112,7 @@ class SideAgentsSim(Simulator):
             which = f", episode {episode.episode_id!r}" if episode is not None else ""
             place = start.round(2).tolist()
             raise EpisodeError(f"{self._scene}{which}: the start {place} is not on the walkable space")
-        self._position, self._yaw, self._collided = snapped, yaw_of(rotation), False
+        self._position, self._yaw, self._collided = snapped, heading(rotation), False
 
     def reset(self) -> Any:
         """Return to the start of the episode and look."""
@@ -161,7 +161,7 @@ class SideAgentsSim(Simulator):
 
         position (3,) in metres; rotation is x, y, z, w or a quaternion, of which the heading counts.
         """
-        self._position, self._yaw, self._collided = np.array(position, np.float64), yaw_of(rotation), False
+        self._position, self._yaw, self._collided = np.array(position, np.float64), heading(rotation), False
         return True
 
     def get_observations_at(
@@ -244,10 +244,8 @@ class SideAgentsSim(Simulator):
         self._fields.clear()
 
 
-def yaw_of(rotation: Any) -> float:
+def heading(rotation: Any) -> float:
     """Return the heading in radians of a rotation: x, y, z, w or a `quaternion.quaternion`."""
     if isinstance(rotation, quaternion.quaternion):
-        x, y, z, w = rotation.x, rotation.y, rotation.z, rotation.w
-    else:
-        x, y, z, w = np.asarray(rotation, np.float64)
-    return math.atan2(2.0 * (x * z + w * y), 1.0 - 2.0 * (x * x + y * y))
+        return yaw_of(rotation.x, rotation.y, rotation.z, rotation.w)
+    return yaw_of(*np.asarray(rotation, np.float64))
