@@ -123,8 +123,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    code = 0
     try:
         main()
     except SideAgentsError as error:
         print(f"rank {os.environ.get('RANK')}: {error}", file=sys.stderr, flush=True)
-        os._exit(2)  # as the training processes do: gloo's threads would abort an ordinary exit
+        code = 2
+    os._exit(code)  # as the training processes do: gloo's threads can abort an ordinary exit
