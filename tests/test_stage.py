@@ -63,7 +63,9 @@ def test_an_axis_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"render_asset": "room.glb", "up": "z"}, "up must be three numbers, got 'z'"),
         ({"render_asset": "room.glb", "front": [0, 0, 0]}, "front must be three numbers"),
         ({"render_asset": "room.glb", "up": [0, 0, 1]}, "at right angles"),
-        ({"render_asset": "room.glb", "scale": [2, 2, 2]}, "scale"),
+        ({"render_asset": "room.glb", "scale": [2, 2, 2]}, "scale and units_to_meters"),
+        ({"render_asset": "room.glb", "scale": "large"}, "scale and units_to_meters"),
+        ({"render_asset": "room.glb", "units_to_meters": None}, "scale and units_to_meters"),
     ],
 )
 def test_bad_stage_configurations(tmp_path: Path, content: Any, message: str) -> None:

@@ -69,8 +69,7 @@ def _read(path: Path) -> Stage:
     name = content.get("render_asset")
     if not isinstance(name, str):
         raise SceneError(f"{path}: has no render_asset, the name of the building's .glb")
-    scale = np.array(content.get("scale", [1, 1, 1]), np.float64)
-    if not np.array_equal(scale, np.ones(3)) or float(content.get("units_to_meters", 1)) != 1.0:
+    if content.get("scale", [1, 1, 1]) != [1, 1, 1] or content.get("units_to_meters", 1) != 1:
         raise SceneError(f"{path}: scale and units_to_meters are not supported; scale the building when exporting it")
     up, front = (_axis(content, key, default, path) for key, default in zip(("up", "front"), UP_AXES["y"], strict=True))
     if abs(float(up @ front)) > 1e-6:

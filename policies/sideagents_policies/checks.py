@@ -19,6 +19,7 @@ from sideagents.run.config import differences, dump_config, load_config
 from sideagents_envs.episodes import content_files, read_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat import importing
+from sideagents_envs.habitat.lab import chosen_simulator
 from sideagents_policies.config import AgentConfig, ModelConfig
 from sideagents_policies.parallel import has_device
 from sideagents_policies.paths import config_path, locate
@@ -60,8 +61,7 @@ def checked(config: AgentConfig) -> AgentConfig:
     """
     config = locate(config)
     if config.env == "habitat" and config.habitat_simulator == "auto":
-        found = "habitat_sim" if importing.has_habitat_sim() else "sideagents"
-        config = config.model_copy(update={"habitat_simulator": found})
+        config = config.model_copy(update={"habitat_simulator": chosen_simulator("auto")})
     _check_names(config)
     if not any(line.startswith("model.") for line in absent_data(config)):
         _check_parts(config)

@@ -15,7 +15,7 @@ from sideagents_envs.config import CameraConfig, HabitatConfig, NavMeshConfig, S
 from sideagents_envs.episodes import generate_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat.batch import HabitatBatch
-from sideagents_envs.habitat.importing import has_habitat_lab, has_habitat_sim
+from sideagents_envs.habitat.importing import INSTALL_LAB, has_habitat_lab, has_habitat_sim
 from sideagents_envs.listed import building_name
 from sideagents_envs.navmesh import cached_navmesh
 from sideagents_envs.simulator import EmbeddedWorld
@@ -42,7 +42,7 @@ def benchmark_stacks(
         EnvsError: habitat-lab is not installed, or a number is out of range.
     """
     if not has_habitat_lab():
-        raise EnvsError("habitat-lab is not installed: pip install 'sideagents[habitat]'")
+        raise EnvsError(f"habitat-lab is not installed: {INSTALL_LAB}")
     if episodes < 1 or not sizes or min(sizes) < 1:
         raise EnvsError(f"sizes and episodes must be at least 1, got {list(sizes)} and {episodes}")
     stacks = ("embedded", "habitat_lab", *(("habitat_sim",) if has_habitat_sim() else ()))

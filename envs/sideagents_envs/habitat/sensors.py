@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -84,7 +83,5 @@ def make_sensors(agent_config: Any) -> list[Any]:
             raise EnvsError(f"sensor {name!r}: {config.type} is not supported; there are {', '.join(_SENSORS)}")
         sensor = _SENSORS[config.type](config=config)
         camera_of(config)  # told now, not at the first image
-        if not math.isfinite(float(config.hfov)):
-            raise EnvsError(f"sensor {name!r}: hfov must be finite")
         sensors.append(sensor)
     return sensors
