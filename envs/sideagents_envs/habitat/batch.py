@@ -67,6 +67,8 @@ class HabitatBatch(PointNavBatch):
         if lab is None:
             # habitat-lab writes into its configuration: each environment has one of its own
             lab = self.lab[env] = make_lab_env(self._lab_config(), episode)
+        if self.lab_simulator == "sideagents":
+            lab.sim.remember(episode.scene_id, start.episode.goal, start.field)
         self._reset(env, episode)
         if self.lab_simulator == "habitat_sim" and move_to_floor(episode, lab.sim.pathfinder):
             self._reset(env, episode)

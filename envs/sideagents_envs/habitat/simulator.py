@@ -26,7 +26,7 @@ from sideagents_envs.navmesh import NavMesh
 
 Float = NDArray[np.float64]
 
-_FIELDS_KEPT = 16  # distance fields of so many goals are remembered in each building
+_FIELDS_KEPT = 16  # distance fields of so many goals are remembered
 _SUPPORTED = ("move_forward", "turn_left", "turn_right", "stop")
 
 
@@ -56,7 +56,7 @@ class SideAgentsSim(Simulator):
         self._position: Float = np.zeros(3)
         self._yaw = 0.0
         self._collided = False
-        self._fields: dict[tuple[float, ...], DistanceField | None] = {}
+        self._fields: dict[tuple[str, float, float, float], DistanceField | None] = {}
         self._open(str(config.scene))
 
     @property
@@ -67,7 +67,6 @@ class SideAgentsSim(Simulator):
     def _open(self, scene: str) -> None:
         if scene != self._scene:
             self._building: Building = open_building(find_scene(scene), self._navmesh_config)
-            self._fields.clear()
             self._scene = scene
 
     # what habitat-lab's environment calls
@@ -187,13 +186,19 @@ class SideAgentsSim(Simulator):
 
     def _field(self, goal: Float) -> DistanceField | None:
         """Return the distances to a goal, None where it is off the walkable space."""
-        key = tuple(float(v) for v in goal)
+        key = _field_key(self._scene, goal)
         if key not in self._fields:
-            while len(self._fields) >= _FIELDS_KEPT:
-                self._fields.pop(next(iter(self._fields)))
             snapped = self.navmesh.snap(goal)
-            self._fields[key] = self.navmesh.distance_field(snapped) if np.isfinite(snapped).all() else None
+            self.remember(
+                self._scene, goal, self.navmesh.distance_field(snapped) if np.isfinite(snapped).all() else None
+            )
         return self._fields[key]
+
+    def remember(self, scene: str, goal: ArrayLike, field: DistanceField | None) -> None:
+        """Take over the distances to a goal in a building where they are known already."""
+        while len(self._fields) >= _FIELDS_KEPT:
+            self._fields.pop(next(iter(self._fields)))
+        self._fields[_field_key(scene, goal)] = field
 
     def get_straight_shortest_path_points(self, position_a: ArrayLike, position_b: ArrayLike) -> list[Float]:
         """Return the turning points (3,) of the shortest path, empty where there is none."""
@@ -242,6 +247,11 @@ class SideAgentsSim(Simulator):
     def close(self, destroy: bool = True) -> None:
         """Forget the distances; buildings are shared and stay."""
         self._fields.clear()
+
+
+def _field_key(scene: str, goal: ArrayLike) -> tuple[str, float, float, float]:
+    x, y, z = np.asarray(goal, np.float64)
+    return scene, float(x), float(y), float(z)
 
 
 def heading(rotation: Any) -> float:
