@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 from sideagents.errors import CheckpointError, ConfigError
@@ -28,7 +27,7 @@ from sideagents_policies.clone import Cloner, clone, resume
 from sideagents_policies.config import DemosConfig
 from sideagents_policies.dagger import dagger_seed
 from sideagents_policies.demos import DemosError, collect
-from sideagents_policies.frames import FrameStore, returns_to_go, stacked
+from sideagents_policies.frames import returns_to_go
 from sideagents_policies.train import resume as resume_ppo
 from sideagents_policies.train import train
 
@@ -69,6 +68,12 @@ def test_learns_what_the_expert_does(homes, demos, tmp_path):  # noqa: F811
     assert float(rows[-1]["clone/value_loss"]) < 0.5 * float(rows[0]["clone/value_loss"])
     assert float(rows[-1]["train/alpha"]) != 0.5
     assert float(rows[-1]["clone/learning_rate"]) == pytest.approx(0.0003, rel=0.05)  # cosine to a tenth
+
+
+def test_frames_in_files_are_learnt_from_alike_and_removed(homes, demos, whole, tmp_path):  # noqa: F811
+    run = clone(configured(homes, tmp_path, *DAGGER, "clone.frames_in=disk"), demos)
+    assert weights(run) == weights(whole)
+    assert not list(run.glob("frames*"))
 
 
 def test_dagger_rounds(whole):
@@ -264,40 +269,3 @@ def test_interrupted_while_collecting(homes, whole, tmp_path, monkeypatch, capsy
 def test_returns_to_go():
     assert returns_to_go(np.array([1.0, 2.0, 4.0], np.float32), 0.5).tolist() == [3.0, 4.0, 4.0]
     assert returns_to_go(np.array([1.0], np.float32), 0.5, last=6.0).tolist() == [4.0]
-
-
-def test_stacked():
-    readings = np.array([[1, 2], [3, 4], [5, 6]])
-    assert stacked(readings, 3, axis=1).tolist() == [[0, 0, 0, 0, 1, 2], [0, 0, 1, 2, 3, 4], [1, 2, 3, 4, 5, 6]]
-    assert stacked(readings[:1], 3, axis=1).tolist() == [[0, 0, 0, 0, 1, 2]]
-    assert stacked(readings, 1, axis=1) is readings
-
-
-def test_store_keeps_the_newest_and_every_value():
-    space = spaces.Dict(
-        {
-            "map": spaces.Box(0, 255, (5, 5, 3), np.uint8),
-            "rgb": spaces.Box(0, 255, (2, 2, 3), np.uint8),
-            "goal": spaces.Box(-1, 1, (3,), np.float32),
-        }
-    )
-    rng = np.random.default_rng(0)
-    frames = {
-        "map": rng.choice(np.array([128, 255], np.uint8), (7, 5, 5, 3)),
-        "rgb": rng.integers(0, 256, (7, 2, 2, 3), dtype=np.uint8),
-        "goal": rng.normal(size=(7, 3)).astype(np.float32),
-    }
-    store = FrameStore(space, 4)
-    labels, returns = np.arange(7, dtype=np.int8), np.arange(7, dtype=np.float32) / 2
-    for part in (slice(0, 3), slice(3, 4), slice(4, 7)):
-        packed = store.pack({key: values[part] for key, values in frames.items()})
-        store.add(packed, labels[part], returns[part])
-    assert len(store) == 4
-    taken, kept, values = store.take(np.array([3, 0, 1, 2]), torch.device("cpu"))
-    assert kept.tolist() == [6, 3, 4, 5]
-    assert values.tolist() == [3.0, 1.5, 2.0, 2.5]
-    for key, expected in frames.items():
-        assert (taken[key].numpy() == expected[[6, 3, 4, 5]]).all(), key
-    store.add(store.pack(frames), labels, returns)  # more than it holds at once
-    assert store.take(np.arange(4), torch.device("cpu"))[1].tolist() == [3, 4, 5, 6]
-    assert FrameStore.frame_bytes(space) == 10 + 12 + 12 + 5

@@ -81,15 +81,17 @@ class Critic:
 
 def test_beyond_the_time_limit_lies_the_value_of_the_state_reached():
     explorer = Explorer(config(), cast(Any, Steps()), cast(Any, Critic()), World())
-    store = SimpleNamespace(pack=lambda observations: {"x": observations["x"].copy()})
+    store = SimpleNamespace(newest=dict, pack=lambda readings: {"x": readings["x"].copy()})
     stop = SimpleNamespace(agreed=lambda device: False)
     found = explorer.collect(4, cast(Any, store), cast(Any, stop))
     assert found is not None
     # environment 0: three rewards of 1, then half of V(3) = 30; its new episode: 1 and half of V(1) = 10
     # environment 1: four rewards of 1, then half of V(4) = 40
     expected = [[1 + (1 + (1 + 15) / 2) / 2, 4.375], [1 + (1 + 15) / 2, 6.75], [16.0, 11.5], [6.0, 21.0]]
-    assert found.returns.reshape(4, 2).tolist() == expected
-    assert found.packed["x"].reshape(4, 2).tolist() == [[0, 0], [1, 1], [2, 2], [0, 3]]
+    assert found.frames.returns.reshape(4, 2).tolist() == expected
+    assert found.frames.packed["x"].reshape(4, 2).tolist() == [[0, 0], [1, 1], [2, 2], [0, 3]]
+    assert found.frames.ages.reshape(4, 2).tolist() == [[0, 0], [1, 1], [2, 2], [0, 3]]
+    assert found.frames.gap == 2
 
 
 def test_chance_is_other_than_that_of_ppo():

@@ -7,7 +7,14 @@ from contextlib import closing
 import pytest
 from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
-from sideagents_policies.build import agent_base, build_agent, build_policy, build_venv, observation_space
+from sideagents_policies.build import (
+    agent_base,
+    build_agent,
+    build_policy,
+    build_venv,
+    observation_space,
+    stacked_keys,
+)
 from sideagents_policies.checks import default_config
 from sideagents_policies.summary import describe, rollout_bytes
 
@@ -22,9 +29,11 @@ def test_the_processes_are_those_that_really_train(homes):  # noqa: F811
     assert several[-2].split() == ["total", f"{trained:,}", "0", f"{trained:,}"]
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("coefficient", [0.0, 0.5])
-def test_the_rollout_takes_the_memory_that_is_announced(homes, coefficient):  # noqa: F811
-    config = default_config([*homes, f"ppo.expert_coef={coefficient}"])
+def test_the_rollout_takes_the_memory_that_is_announced(homes, coefficient, stride):  # noqa: F811
+    words = [f"ppo.expert_coef={coefficient}", "model.frames=3", f"model.frame_stride={stride}"]
+    config = default_config([*homes, *words])
     base = agent_base(config)
     with closing(build_venv(config, base=base)) as venv:
         buffer = build_agent(config, venv, base).rollout_buffer
@@ -39,4 +48,4 @@ def test_the_rollout_takes_the_memory_that_is_announced(homes, coefficient):  # 
         buffer.returns,
     )
     stored = sum(array.nbytes for array in (*buffer.observations.values(), *scalars))
-    assert rollout_bytes(config, observation_space(config, base)) == stored
+    assert rollout_bytes(config, observation_space(config, base), stacked_keys(config, base)) == stored

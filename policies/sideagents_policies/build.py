@@ -29,7 +29,17 @@ from sideagents_policies.extractor import SideTunedExtractor
 from sideagents_policies.parallel import World, device_here
 from sideagents_policies.policy import PerEnvNoise, SideTunedPolicy
 from sideagents_policies.ppo import SideTunedPPO, expert_cross_entropy
-from sideagents_policies.stack import ExpertLabels, Observation, StackKeys, StepReturn, dict_space, stacked_space
+from sideagents_policies.rollout import rollout_stacks
+from sideagents_policies.stack import (
+    ExpertLabels,
+    Observation,
+    Stacking,
+    StackKeys,
+    StepReturn,
+    dict_space,
+    stacked_space,
+    stackings,
+)
 
 ALONE = World()
 
@@ -109,6 +119,12 @@ def observation_space(config: AgentConfig, base: FrozenBase | None) -> spaces.Di
         if count > 1 and isinstance(box, spaces.Box):
             parts[key] = stacked_space(box, count, axis=2 if key == "rgb" else 0)
     return spaces.Dict({key: space for key, space in parts.items() if key not in sight.drops})
+
+
+def stacked_keys(config: AgentConfig, base: FrozenBase | None) -> dict[str, Stacking]:
+    """Return how the keys of `observation_space` are stacked that hold several readings."""
+    sight = sight_of(config, base)
+    return stackings(observation_space(config, base), sight.stacks, sight.strides)
 
 
 def build_venv(
@@ -239,6 +255,7 @@ def build_agent(config: AgentConfig, venv: VecEnv, base: FrozenBase | None, worl
         target_kl=ppo.target_kl,
         auxiliary_loss=expert_cross_entropy(ppo.expert_coef) if labelled else None,
         critic_warmup=ppo.critic_warmup_frames,
+        rollout_buffer_kwargs={"stacks": rollout_stacks(stacked_keys(config, base))},
         policy_kwargs=policy_kwargs(config, base),
         seed=config.seed,
         device=world.device,

@@ -28,12 +28,19 @@ from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import capture_rng, restore_rng, seed_everything
 from sideagents_policies import parallel
-from sideagents_policies.build import agent_base, build_policy, build_venv, load_weights, observation_space
+from sideagents_policies.build import (
+    agent_base,
+    build_policy,
+    build_venv,
+    load_weights,
+    observation_space,
+    stacked_keys,
+)
 from sideagents_policies.checks import remarks
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.dagger import Explorer, RoundFiles, dagger_seed, round_steps
 from sideagents_policies.demos import DemosError, check_fits, collect, count_frames, count_trajectories, read_demos
-from sideagents_policies.frames import DemoReader, FrameStore
+from sideagents_policies.frames import DemoReader
 from sideagents_policies.session import (
     Session,
     StopRequest,
@@ -49,6 +56,7 @@ from sideagents_policies.session import (
     to_resume,
     under_launcher,
 )
+from sideagents_policies.store import FrameStore
 from sideagents_policies.summary import describe
 
 KIND = "clone"
@@ -186,11 +194,14 @@ class Cloner:
         dagger = sum(self._rounds) * self.config.vec.n_envs
         self._window = -(-clone_.dagger_buffer_frames // self.world.size)
         capacity = max(share, min(self._window, share + dagger))
-        buffers = {"frames": capacity * FrameStore.frame_bytes(space)}
+        stacks = stacked_keys(self.config, base)
+        on_disk = clone_.frames_in == "disk"
+        buffers = {f"frames{' on disk' if on_disk else ''}": capacity * FrameStore.frame_bytes(space, stacks)}
         session.say(describe(self.policy, buffers, self.world.size))
         for line in remarks(self.config):
             session.say(f"note: {line}")
-        self.store = FrameStore(space, capacity)
+        folder = session.folder / f"frames_process{self.world.rank}" if on_disk else None
+        self.store = FrameStore(space, capacity, stacks, gap=self.config.vec.n_envs, folder=folder)
         self._reader = DemoReader(self.config, space, base, self.world.device)
         groups = parameter_groups(self.policy, clone_.learning_rate, clone_.alpha_learning_rate)
         fused = self.world.device.type in ("cpu", "cuda")
@@ -231,7 +242,8 @@ class Cloner:
         self._files.remove_all()
 
     def close(self) -> None:
-        """End the environments."""
+        """End the environments; remove what a run that goes on reads anew."""
+        self.store.remove_files()
         if self._venv is not None:
             self._venv.close()
 
@@ -270,8 +282,8 @@ class Cloner:
             self._save(before)
             self._leave()
             return
-        self._files.write(number, found.packed, found.labels, found.returns)
-        self.store.add(found.packed, found.labels, found.returns)
+        self._files.write(number, found.frames)
+        self.store.add(found.frames)
         values = {"frames": self.place.frames, "time/dagger_fps": found.frames_per_second}
         self.session.log(self.place.steps, {**values, **found.scores(self.world)})
 
@@ -390,8 +402,8 @@ class Cloner:
             if self._explorer is not None and own["explorer"] is not None:
                 self._explorer.set_state(own["explorer"])
         self._needed = self._last_round()
-        for packed, labels, returns in self._files.read(self._needed):
-            self.store.add(packed, labels, returns)
+        for frames in self._files.read(self._needed):
+            self.store.add(frames)
         if "rng" in own:  # not in checkpoints of earlier versions
             with restoring(resumed):
                 restore_rng(own["rng"])

@@ -71,6 +71,11 @@ class CloneConfig(_Section):
     dagger_round_frames: int = Field(8192, ge=1)
     dagger_epochs: float = Field(1.0, gt=0.0)
     dagger_buffer_frames: int = Field(100_000, ge=1)
+    frames_in: Literal["memory", "disk"] = Field(
+        "memory",
+        description="where the frames to learn from are kept; disk: in files in the run's folder, removed at the end",
+        json_schema_extra={"neutral": True},
+    )
     checkpoint_every_s: float = Field(120.0, gt=0.0)
 
 

@@ -21,11 +21,11 @@ from sideagents_envs.cache import atomic_path
 from sideagents_policies import parallel
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.demos import NO_ACTION
-from sideagents_policies.frames import Arrays, FrameStore
 from sideagents_policies.parallel import World
 from sideagents_policies.policy import PerEnvNoise, SideTunedPolicy
 from sideagents_policies.session import StopRequest
 from sideagents_policies.stack import environment_state, restore_environment
+from sideagents_policies.store import Arrays, Frames, FrameStore
 
 _ASK_EVERY = 32  # steps between asking the peers whether to stop
 _SEED = 104729  # episodes and sampled actions are others than those that PPO draws from the same seed
@@ -46,11 +46,9 @@ def round_steps(config: AgentConfig, processes: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Round:
-    """Labelled frames of one round in the form the store keeps, and how the episodes that ended in it went."""
+    """Labelled frames of one round, and how the episodes that ended in it went."""
 
-    packed: Arrays
-    labels: NDArray[np.int8]
-    returns: NDArray[np.float32]
+    frames: Frames
     ended: list[Mapping[str, Any]]
     frames_per_second: float
 
@@ -72,6 +70,7 @@ class Explorer:
         first = world.rank * venv.num_envs
         self._noise = PerEnvNoise(dagger_seed(config), range(first, first + venv.num_envs))
         self._observations: Any = None
+        self._ages = np.zeros(venv.num_envs, np.int64)
 
     def collect(self, steps: int, store: FrameStore, stop: StopRequest) -> Round | None:
         """Take `steps` steps in every environment; None when training was asked to stop."""
@@ -79,13 +78,14 @@ class Explorer:
             self._observations = self._venv.reset()
         self._policy.set_training_mode(False)
         frames: list[Arrays] = []
-        labels, rewards, dones = [], [], []
+        labels, rewards, dones, ages = [], [], [], []
         ended: list[Mapping[str, Any]] = []
         started = time.perf_counter()
         for step in range(steps):
             if step % _ASK_EVERY == 0 and stop.agreed(self._world.device):
                 return None
-            frames.append(store.pack(self._observations))
+            frames.append(store.pack(store.newest(self._observations)))
+            ages.append(self._ages)
             asked = np.asarray(self._venv.unwrapped.expert_actions(), np.int8)  # type: ignore[attr-defined]
             actions = self._act()
             self._observations, reward, done, infos = self._venv.step(actions)
@@ -97,11 +97,13 @@ class Explorer:
             labels.append(asked)
             rewards.append(reward)
             dones.append(done)
+            self._ages = np.where(done, 0, self._ages + 1)
         seconds = time.perf_counter() - started
         returns = self._returns(np.stack(rewards), np.stack(dones), self._judge(self._observations)[1])
         packed = {key: np.concatenate([frame[key] for frame in frames]) for key in frames[0]}
-        rate = steps * self._venv.num_envs / seconds
-        return Round(packed, np.concatenate(labels), returns.reshape(-1), ended, rate)
+        n_envs = self._venv.num_envs
+        found = Frames(packed, np.concatenate(labels), returns.reshape(-1), np.concatenate(ages), gap=n_envs)
+        return Round(found, ended, steps * n_envs / seconds)
 
     def _act(self) -> NDArray[np.int64]:
         """Return sampled actions (n_envs,)."""
@@ -143,6 +145,7 @@ class Explorer:
         return {
             "environments": environment_state(self._venv),
             "noise": self._noise.get_state(),
+            "ages": self._ages,
             "observations": None if observations is None else {k: np.array(v) for k, v in observations.items()},
         }
 
@@ -151,6 +154,7 @@ class Explorer:
         restore_environment(self._venv, state["environments"])
         self._noise.set_state(state["noise"])
         self._observations = state["observations"]
+        self._ages = np.asarray(state["ages"], np.int64)
 
 
 class RoundFiles:
@@ -160,13 +164,13 @@ class RoundFiles:
         self._folder, self._rank = folder, rank
         self._sizes: dict[int, int] = {}
 
-    def write(self, number: int, packed: Arrays, labels: NDArray[np.int8], returns: NDArray[np.float32]) -> None:
+    def write(self, number: int, frames: Frames) -> None:
         """Keep one round."""
+        numbers: Arrays = {"labels": frames.labels, "returns": frames.returns, "ages": frames.ages}
+        readings = {f"obs_{key}": values for key, values in frames.packed.items()}
         with atomic_path(self._path(number)) as temporary, temporary.open("wb") as file:
-            np.savez(
-                file, allow_pickle=False, labels=labels, returns=returns, **{f"obs_{k}": v for k, v in packed.items()}
-            )
-        self._sizes[number] = len(labels)
+            np.savez(file, allow_pickle=False, gap=frames.gap, **numbers, **readings)
+        self._sizes[number] = len(frames)
 
     def keep_for(self, last: int, window: int) -> None:
         """Remove rounds that a run resumed after round `last` does not need: it reads the newest `window` frames."""
@@ -178,7 +182,7 @@ class RoundFiles:
             else:
                 held += self._sizes[known]
 
-    def read(self, last: int) -> Iterator[tuple[Arrays, NDArray[np.int8], NDArray[np.float32]]]:
+    def read(self, last: int) -> Iterator[Frames]:
         """Yield the rounds up to `last`, oldest first; raises `CheckpointError` when one is missing or cut."""
         for number in self._numbers():
             if number > last:
@@ -187,11 +191,11 @@ class RoundFiles:
             try:
                 with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
                     packed = {key.removeprefix("obs_"): file[key] for key in file.files if key.startswith("obs_")}
-                    labels, returns = file["labels"], file["returns"]
+                    frames = Frames(packed, file["labels"], file["returns"], file["ages"], int(file["gap"]))
             except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 raise CheckpointError(f"{path}: is cut off ({error})") from None
-            self._sizes[number] = len(labels)
-            yield packed, labels, returns
+            self._sizes[number] = len(frames)
+            yield frames
 
     def remove_all(self) -> None:
         """Remove every round of this process, and the folder when no other process has any."""

@@ -233,10 +233,16 @@ def _join(trajectories: list[Trajectory]) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def labelled_end(actions: NDArray[np.int8]) -> int:
+    """Return how many steps of a trajectory there are up to the last one with a label."""
+    labelled = np.flatnonzero(actions != NO_ACTION)
+    return int(labelled[-1]) + 1 if len(labelled) else 0
+
+
 def _labelled(arrays: dict[str, NDArray[Any]]) -> list[int]:
-    """Return how many steps of each trajectory have a label."""
+    """Return how many steps of each trajectory are learnt from."""
     starts = np.flatnonzero(arrays["episode_starts"])
-    return [int(count) for count in np.add.reduceat((arrays["actions"] != NO_ACTION).astype(np.int64), starts)]
+    return [labelled_end(actions) for actions in np.split(arrays["actions"], starts[1:])]
 
 
 def _write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:

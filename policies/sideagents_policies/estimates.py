@@ -8,9 +8,9 @@ from sideagents.bases import load_base
 from sideagents.bases.taskonomy import TaskonomyEncoder
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
-from sideagents_policies.build import observation_space
+from sideagents_policies.build import observation_space, stacked_keys
 from sideagents_policies.config import AgentConfig
-from sideagents_policies.frames import FrameStore
+from sideagents_policies.store import FrameStore
 from sideagents_policies.summary import rollout_bytes, size_text
 
 FRAMES_PER_TRAJECTORY = 60  # about, in the bundled buildings and in Gibson
@@ -19,15 +19,17 @@ FRAMES_PER_TRAJECTORY = 60  # about, in the bundled buildings and in Gibson
 def estimates(config: AgentConfig) -> Iterator[str]:
     """Yield a line on memory for PPO, for cloning, and on disk for demonstrations; none when the base is not known."""
     try:
-        space = observation_space(config, _stand_in(config))
+        base = _stand_in(config)
+        space, stacks = observation_space(config, base), stacked_keys(config, base)
     except SideAgentsError:
         return
     each = f" in each of {config.workers} processes" if config.workers > 1 else ""
-    yield f"memory of PPO's rollout: {size_text(rollout_bytes(config, space))}{each}"
+    yield f"memory of PPO's rollout: {size_text(rollout_bytes(config, space, stacks))}{each}"
     frames = config.demos.trajectories * FRAMES_PER_TRAJECTORY
     kept = max(frames, min(config.clone.dagger_buffer_frames, frames + config.clone.dagger_frames))
-    total = size_text(kept // config.workers * FrameStore.frame_bytes(space))
-    yield f"memory of cloning's frames: about {total}{each}"
+    total = size_text(kept // config.workers * FrameStore.frame_bytes(space, stacks))
+    place = "disk for" if config.clone.frames_in == "disk" else "memory of"
+    yield f"{place} cloning's frames: about {total}{each}"
     camera = config.camera
     image = 3 * camera.width * camera.height if config.demos.images else 0
     yield f"disk for demonstrations: at most {size_text(frames * (image + 48))}, before compression"

@@ -32,11 +32,10 @@ def export_minari(folder: Path, config: AgentConfig, dataset_id: str) -> str:
             'Minari is not installed (pip install "minari[hdf5]"; it needs numpy 2, so not beside habitat-lab)'
         ) from None
     check_fits(folder, config)
-    bare = config.model_copy(update={"model": config.model.model_copy(update={"goal_history": 1, "frames": 1})})
     space = batch.observation_space(config.camera, config.task)
-    reader = DemoReader(bare, space, None, torch.device("cpu"))
+    reader = DemoReader(config, space, None, torch.device("cpu"))
     buffers = [
-        EpisodeBuffer(id=number, **_episode(trajectory, reader.observations(trajectory)))
+        EpisodeBuffer(id=number, **_episode(trajectory, reader.readings(trajectory)))
         for number, trajectory in enumerate(read_demos(folder))
     ]
     try:

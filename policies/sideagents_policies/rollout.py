@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 from torch import Tensor
+
+from sideagents_policies.stack import Stacking, stackings
 
 _SAMPLED = ("actions", "values", "log_probs", "advantages", "returns")  # in the order of SB3's samples
 
@@ -63,19 +65,61 @@ class Rollout(RolloutBuffer):
             yield RolloutBufferSamples(batches.take(observations, rows), *batches.samples(rows))
 
 
+def rollout_stacks(stacks: Mapping[str, Stacking]) -> dict[str, int]:
+    """Return how many readings each key holds that a rollout keeps singly: those with one step between them."""
+    return {key: stacking.count for key, stacking in stacks.items() if stacking.stride == 1}
+
+
 class DictRollout(DictRolloutBuffer):
-    """SB3's rollout buffer for Dict observations without its copies; allocated once."""
+    """SB3's rollout buffer for Dict observations without its copies; allocated once.
+
+    `stacks` says how many readings, one step apart, `StackKeys` put into a key: they are kept once and stacked when
+    mini-batches are cut. What was read before the rollout is in its first observation.
+    """
+
+    def __init__(self, *args: Any, stacks: Mapping[str, int] | None = None, **kwargs: Any) -> None:
+        self._counts = dict(stacks or {})
+        super().__init__(*args, **kwargs)
 
     def reset(self) -> None:
         """Start over; the arrays are written again from the beginning."""
         if not hasattr(self, "observations"):
             super().reset()
+            self._stacks = stackings(self.observation_space, self._counts, {})
+            for key, stacking in self._stacks.items():
+                stacked = self.observations[key]
+                # the readings from before the rollout come last: counting back from its first ends there
+                shape = (len(stacked) + stacking.reach, self.n_envs, *stacking.single(stacked.shape[2:]))
+                self.observations[key] = np.zeros(shape, stacked.dtype)
         self.pos, self.full = 0, False
+
+    def add(self, obs: dict[str, NDArray[Any]], *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """Add one step of all environments, as SB3's buffer does."""
+        single = dict(obs)
+        for key, stacking in self._stacks.items():
+            *earlier, single[key] = stacking.split(np.asarray(obs[key]))
+            if self.pos == 0:
+                self.observations[key][self.buffer_size :] = np.stack(earlier)
+        super().add(single, *args, **kwargs)
 
     def get(self, batch_size: int | None = None) -> Generator[DictRolloutBufferSamples, None, None]:  # type: ignore[override]
         """Yield one epoch of mini-batches in random order."""
         batches = _Batches(self, batch_size)
         views = {key: _flat(array) for key, array in self.observations.items()}
+        ages = self._ages().reshape(-1)
         for rows in batches.rows():
-            observations = {key: batches.take(view, rows) for key, view in views.items()}
+            observations = {}
+            for key, view in views.items():
+                if key in self._stacks:
+                    stacked = self._stacks[key].gather(view, rows, ages[rows], self.n_envs)
+                    observations[key] = torch.from_numpy(stacked).to(self.device)
+                else:
+                    observations[key] = batches.take(view, rows)
             yield DictRolloutBufferSamples(observations, *batches.samples(rows))
+
+    def _ages(self) -> NDArray[np.int64]:
+        """Return the steps since the last start of an episode (steps, n_envs); many where none is in the rollout."""
+        before = max((stacking.reach for stacking in self._stacks.values()), default=0)
+        steps = np.arange(self.buffer_size)[:, None]
+        starts = np.where(self.episode_starts > 0, steps, -before)
+        return np.asarray(steps - np.maximum.accumulate(starts, axis=0))

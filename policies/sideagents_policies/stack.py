@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,53 @@ def dict_space(venv: VecEnv, wrapper: str) -> spaces.Dict:
     if not isinstance(venv.observation_space, spaces.Dict):
         raise SideAgentsError(f"{wrapper} needs a Dict observation space, got {venv.observation_space}")
     return venv.observation_space
+
+
+@dataclass(frozen=True)
+class Stacking:
+    """How a key's readings are joined: `count` of them, `stride` steps apart, along `axis` of one, newest last.
+
+    What is stacked can so be stored as single readings: `newest` before storing, `gather` after.
+    """
+
+    count: int
+    stride: int
+    axis: int
+
+    @property
+    def reach(self) -> int:
+        """Steps back to the oldest reading."""
+        return (self.count - 1) * self.stride
+
+    def single(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of one reading, given that of a stack."""
+        return *shape[: self.axis], shape[self.axis] // self.count, *shape[self.axis + 1 :]
+
+    def split(self, stacks: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return views of the readings (B, ...) in stacks (B, ...), oldest first."""
+        return np.split(stacks, self.count, axis=self.axis + 1)
+
+    def gather(self, kept: NDArray[Any], rows: NDArray[np.int64], ages: NDArray[Any], gaps: Any) -> NDArray[Any]:
+        """Return the stacks (B, ...) that end at `rows` (B,) of the readings (N, ...) kept in a ring.
+
+        ages (B,): steps since the episode began, before which readings are zero; gaps: rows from one step to the next.
+        """
+        shape = list(kept.shape[1:])
+        shape[self.axis] *= self.count
+        stacks = np.empty((len(rows), *shape), kept.dtype)
+        for back, part in zip(range(self.reach, -1, -self.stride), self.split(stacks), strict=True):
+            part[...] = kept[(rows - back * gaps) % len(kept)]
+            part[ages < back] = 0
+        return stacks
+
+
+def stackings(space: spaces.Dict, counts: Mapping[str, int], strides: Mapping[str, int]) -> dict[str, Stacking]:
+    """Return how the keys of a space of stacked observations are stacked, those of one reading left out."""
+    return {
+        key: Stacking(count, strides.get(key, 1), _channel_axis(key, box))
+        for key, count in counts.items()
+        if count > 1 and isinstance(box := space.spaces.get(key), spaces.Box)
+    }
 
 
 class StackKeys(VecEnvWrapper):

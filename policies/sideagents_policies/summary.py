@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,21 +12,26 @@ from torch import nn
 
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.policy import SideTunedPolicy
-from sideagents_policies.stack import LABEL
+from sideagents_policies.rollout import rollout_stacks
+from sideagents_policies.stack import LABEL, Stacking
 
 _SCALARS_BYTES = 8 + 6 * 4  # action int64; reward, episode start, value, log-probability, advantage, return float32
 
 
-def frame_bytes(space: spaces.Dict) -> int:
-    """Return the bytes of one stored observation."""
-    return sum(math.prod(box.shape or ()) * box.dtype.itemsize for box in space.values() if box.dtype is not None)
+def rollout_bytes(config: AgentConfig, space: spaces.Dict, stacks: Mapping[str, Stacking]) -> int:
+    """Return the bytes of PPO's rollout buffer in one process.
 
-
-def rollout_bytes(config: AgentConfig, space: spaces.Dict) -> int:
-    """Return the bytes of PPO's rollout buffer in one process; `space` is that of what the network reads."""
-    steps = config.vec.n_envs * config.ppo.n_steps
+    space: that of what the network reads; stacks: how its keys are stacked.
+    """
+    steps = config.ppo.n_steps
+    once = rollout_stacks(stacks)
+    total = 0
+    for key, box in space.items():
+        size = math.prod(box.shape or ()) * np.dtype(box.dtype).itemsize
+        count = once.get(key, 1)
+        total += (steps + count - 1) * size // count
     label = np.dtype(LABEL).itemsize if config.ppo.expert_coef > 0.0 else 0
-    return steps * (frame_bytes(space) + label + _SCALARS_BYTES)
+    return config.vec.n_envs * (total + steps * (label + _SCALARS_BYTES))
 
 
 def weight_table(policy: SideTunedPolicy) -> str:

@@ -19,7 +19,15 @@ from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import seed_everything
 from sideagents_policies import checks, parallel
-from sideagents_policies.build import agent_base, build_agent, build_policy, build_venv, load_weights, observation_space
+from sideagents_policies.build import (
+    agent_base,
+    build_agent,
+    build_policy,
+    build_venv,
+    load_weights,
+    observation_space,
+    stacked_keys,
+)
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.evaluate import Examiner
 from sideagents_policies.ppo import SideTunedPPO
@@ -84,8 +92,8 @@ def train_here(session: Session, start: Checkpoint | None) -> Path:
     torch.set_num_threads(config.threads)
     seed_everything(config.seed)
     base = agent_base(config)
-    space = observation_space(config, base)
-    session.say(describe(build_policy(config, base), {"rollout": rollout_bytes(config, space)}, world.size))
+    rollout = rollout_bytes(config, observation_space(config, base), stacked_keys(config, base))
+    session.say(describe(build_policy(config, base), {"rollout": rollout}, world.size))
     for line in checks.remarks(config):
         session.say(f"note: {line}")
     venv = build_venv(config, base=base, world=world)
