@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sideagents_envs.habitat import importing
 
@@ -19,6 +21,7 @@ from sideagents_envs.build import BatchSpec, make_batch
 from sideagents_envs.config import CameraConfig, HabitatConfig, ScenesConfig, TaskConfig
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat import HabitatPointNavEnv
+from sideagents_envs.habitat.lab import gpu_of
 from sideagents_envs.vec import make_vec
 
 EXPLICIT = TaskConfig(stop="explicit", rgb=False)
@@ -143,6 +146,36 @@ def test_worker_processes_play_the_same(homes: list[str]) -> None:  # noqa: F811
     finally:
         here.close()
         there.close()
+
+
+def test_sb3s_worker_processes_are_dealt_the_same_buildings(homes: list[str]) -> None:  # noqa: F811
+    scenes = ScenesConfig(dataset=dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+    options: dict[str, Any] = {"seed": 2, "camera": CameraConfig(8, 8), "scenes": scenes, "habitat": OURS}
+    options["task"] = TaskConfig(max_steps=6)
+    ours = make_vec(2, **options)
+    theirs = SubprocVecEnv([partial(HabitatPointNavEnv, first_env=i, total_envs=2, **options) for i in range(2)])
+    try:
+        a, b = ours.reset(), theirs.reset()
+        for step in range(14):
+            assert isinstance(b, dict)
+            for key, value in a.items():
+                np.testing.assert_array_equal(b[key], value, key)
+            actions = np.array([step % 3, 0])
+            (a, rewards, dones, infos), (b, *others) = ours.step(actions), theirs.step(actions)
+            np.testing.assert_allclose(others[0], rewards, atol=1e-6)
+            np.testing.assert_array_equal(others[1], dones)
+            for env in np.flatnonzero(dones):
+                assert others[2][env]["TimeLimit.truncated"]
+                assert others[2][env]["episode_id"] == infos[env]["episode_id"]
+                assert others[2][env]["scene_id"] == infos[env]["scene_id"]
+    finally:
+        ours.close()
+        theirs.close()
+
+
+def test_gpus_are_dealt_to_workers_in_turn() -> None:
+    assert [gpu_of(HabitatConfig(gpu_device_ids=(2, 5)), worker) for worker in range(3)] == [2, 5, 2]
+    assert [gpu_of(HabitatConfig(gpu_device_ids=(-1,)), worker) for worker in range(2)] == [-1, -1]
 
 
 @pytest.mark.parametrize(

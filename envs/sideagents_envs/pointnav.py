@@ -25,7 +25,8 @@ class PointNavEnv(gymnasium.Env[Observation, np.int64]):
     Observations are a dict of `rgb` uint8 (H, W, 3), `map` uint8 (84, 84, 3), `goal` float32 (3,) = metres, cos phi,
     sin phi, and on request `depth` float32 (H, W, 1) in metres; actions are forward, left, right (and stop). `info`
     holds the measures of the episode so far. A fixed list of episodes is walked through in order, again and again.
-    With `habitat` the episodes are played by habitat-lab.
+    With `habitat` the episodes are played by habitat-lab. `first_env` of `total_envs`, equal seeds given, deals
+    training buildings (and GPUs) to environments that are put together, as in SB3's `SubprocVecEnv`.
     """
 
     metadata = {  # noqa: RUF012  (gymnasium declares it on the instance)
@@ -45,6 +46,8 @@ class PointNavEnv(gymnasium.Env[Observation, np.int64]):
         render_mode: str | None = None,
         habitat: HabitatConfig | None = None,
         habitat_simulator: HabitatSimulator = "auto",
+        first_env: int = 0,
+        total_envs: int = 1,
     ) -> None:
         spec = BatchSpec(
             1,
@@ -54,6 +57,8 @@ class PointNavEnv(gymnasium.Env[Observation, np.int64]):
             task,
             scenes,
             episodes_file,
+            first_env,
+            total_envs,
             habitat=habitat,
             habitat_simulator=habitat_simulator,
         )
