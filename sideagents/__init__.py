@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from sideagents.adapt import Adapted, adapt
 from sideagents.bases import BASES, list_bases, load_base, register_base, save_base
 from sideagents.core.alpha import ALPHAS, make_alpha
 from sideagents.core.base import FrozenBase
@@ -21,6 +22,7 @@ __all__ = [
     "MERGES",
     "METHODS",
     "SIDES",
+    "Adapted",
     "BaseError",
     "CheckpointError",
     "ConfigError",
@@ -28,6 +30,7 @@ __all__ = [
     "SideAgentsError",
     "SideTuned",
     "TrainableBase",
+    "adapt",
     "build_perception",
     "list_bases",
     "load_base",

@@ -66,6 +66,7 @@ def load_base(name: str, weights: str | Path | None = None, **options: Any) -> F
         `random` (option seed) and `pixels` (option grid): untrained controls;
         `taskonomy:TASK`: the published mid-level encoders, (3, 256, 256) -> (8, 16, 16), with `weights=FILE`, or the
             folder that holds `TASK_encoder*.pth`;
+        `cifar:resnet44` and its kin, (3, 32, 32) -> (64,), with `weights=FILE`;
         `timm:MODEL` (options stage, pretrained file in `weights`): features of a timm model;
         a name given to `register_base`;
         `FILE.safetensors`: a base made by `sideagents pretrain`;
@@ -198,6 +199,14 @@ register_base(
     models=TASKS,
     needs="weights=FILE or FOLDER, the published ones (model.base_weights); nothing is downloaded",
     ready=lambda name, weights: weights is not None and published_file(name.partition(":")[2], weights) is not None,
+)
+register_base(
+    "cifar",
+    "sideagents.bases.cifar_resnet:cifar_base",
+    kind="vision",
+    models=("resnet20", "resnet32", "resnet44", "resnet56"),
+    needs="weights=FILE of the network trained on CIFAR-10; without it the weights are random",
+    ready=lambda name, weights: weights is not None,
 )
 register_base(
     "timm",

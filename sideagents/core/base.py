@@ -30,7 +30,8 @@ class FrozenBase(nn.Module):
         encoder: maps (B, C, H, W) normalised images to (B, *out_shape) codes.
         name: for messages, tables and checkpoints.
         input_size: (height, width) in pixels; images of another size are resized bilinearly.
-        mean, std: per channel, applied to images in [0, 1].
+        mean, std: per channel, applied to images in [0, 1]; None: the encoder takes its inputs as they are given (three
+            channels, any range), neither checked nor resized.
         resize: False refuses images of another size instead.
         dtype: `torch.bfloat16` computes under autocast in that type; codes are float32 all the same.
 
@@ -42,13 +43,16 @@ class FrozenBase(nn.Module):
         encoder: nn.Module,
         name: str = "base",
         input_size: tuple[int, int] = (64, 64),
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        mean: Sequence[float] | None = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
         *,
         resize: bool = True,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        self.raw = mean is None
+        if mean is None:
+            mean, std = (0.0,) * 3, (1.0,) * 3
         if len(mean) != len(std) or not mean or min(std) <= 0:
             raise BaseError(f"base {name!r}: mean and std need one number per channel, std above 0")
         self.name = name
@@ -91,6 +95,8 @@ class FrozenBase(nn.Module):
         such settings tells them in a text attribute `code_settings`, which is empty for the usual ones.
         """
         digest = hashlib.sha256(f"input {self.input_size} code {self.out_shape}\n".encode())
+        if self.raw:
+            digest.update(b"inputs as given\n")
         settings = getattr(self.encoder, "code_settings", "")
         if isinstance(settings, str) and settings:
             digest.update(f"settings {settings}\n".encode())
@@ -107,7 +113,11 @@ class FrozenBase(nn.Module):
         Raises `BaseError` for a wrong channel count, type, range or size, and for NaN.
         """
         with torch.no_grad():
-            return self._encode(unit_images(images, self.channels, f"base {self.name!r}"))
+            return self._encode(self.prepare(images, f"base {self.name!r}"))
+
+    def prepare(self, images: Tensor, reader: str) -> Tensor:
+        """Return images as `reader`, a network beside this base, takes them: in [0, 1], or as given to a raw base."""
+        return images if self.raw else unit_images(images, self.channels, reader)
 
     def encode_hwc(self, images: Tensor | npt.NDArray[np.uint8]) -> Tensor:
         """Encode uint8 images (B, H, W, C), numpy or torch, as environments give them; see `forward`."""
@@ -125,8 +135,9 @@ class FrozenBase(nn.Module):
                 f"base {self.name!r} takes {_size(self.input_size)} images (height x width), got "
                 f"{_size(images.shape[-2:])}; load it with resize=True to have them resized"
             )
-        mean, std = self._moments
-        images = (fit_images(images, self.input_size) - mean) / std
+        if not self.raw:
+            mean, std = self._moments
+            images = (fit_images(images, self.input_size) - mean) / std
         images = images.contiguous(memory_format=torch.channels_last)
         # The caller's autocast must not change the code: this base computes as it was told, wherever it is called.
         with torch.autocast(images.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):

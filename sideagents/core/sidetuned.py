@@ -11,7 +11,7 @@ from sideagents.core.alpha import Alpha, make_alpha
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
 from sideagents.core.groups import parameter_groups
-from sideagents.core.images import fit_images, unit_images
+from sideagents.core.images import fit_images
 from sideagents.core.merge import Merge, make_merge
 from sideagents.core.side import check_side, make_side
 from sideagents.core.trainable import TrainableBase
@@ -58,7 +58,7 @@ class SideTuned(nn.Module):
     def forward(self, images: Tensor | None = None, base_code: Tensor | None = None) -> Tensor:
         """Return the merged code (B, *out_shape), float32.
 
-        images: (B, C, H, W), uint8 or float in [0, 1]; not needed where `needs_images` is false and codes are given.
+        images: (B, C, H, W), as the base takes them; not needed where `needs_images` is false and codes are given.
         base_code: (B, *out_shape) float, the frozen base's code computed before; it saves the base's forward pass.
         A base with alpha 0 and a side with alpha 1 are not run at all.
         """
@@ -138,5 +138,5 @@ class SideTuned(nn.Module):
                 "the side network needs images: base codes alone are enough for method 'features' only"
             )
         side = cast(nn.Module, self.side)
-        images = unit_images(images, self.base.channels, "the side network")
+        images = self.base.prepare(images, "the side network")
         return cast(Tensor, side(fit_images(images, self.input_size))).float()

@@ -21,31 +21,44 @@ class TrainableBase(nn.Module):
 
     `batchnorm="frozen"` keeps BatchNorm's statistics constant while its scale and shift learn: reinforcement learning
     evaluates the same policy in eval and in train mode, and both must agree. `"batch"` is torch's own behaviour.
-    Images (B, C, H, W), uint8 or float in [0, 1] -> codes (B, *out_shape).
+    Images (B, C, H, W), as the base takes them -> codes (B, *out_shape). With `shared` the encoder's modules are its
+    own but its parameters those of the frozen base, without gradient: see `shared_view`.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, base: FrozenBase, batchnorm: Literal["frozen", "batch"] = "frozen") -> None:
+    def __init__(
+        self, base: FrozenBase, batchnorm: Literal["frozen", "batch"] = "frozen", *, shared: bool = False
+    ) -> None:
         super().__init__()
         self.name = base.name
         self.input_size = base.input_size
         self.out_shape = base.out_shape
         self.channels = base.channels
+        self.raw = base.raw
         self.batchnorm = batchnorm
-        self.encoder = copy.deepcopy(base.encoder).requires_grad_(True)
-        for parameter in self.encoder.parameters():
-            parameter.data = parameter.data.contiguous()  # safetensors writes no other layout
+        if shared:
+            self.encoder = copy.deepcopy(base.encoder, {id(p): p for p in base.encoder.parameters()})
+        else:
+            self.encoder = copy.deepcopy(base.encoder).requires_grad_(True)
+            for parameter in self.encoder.parameters():
+                parameter.data = parameter.data.contiguous()  # safetensors writes no other layout
         self.register_buffer("mean", torch.tensor(base.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(base.std).view(1, -1, 1, 1), persistent=False)
         self.train()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode images (B, C, H, W), uint8 or float in [0, 1], to codes (B, *out_shape) with gradient."""
-        images = fit_images(unit_images(images, self.channels, f"trainable base {self.name!r}"), self.input_size)
-        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        """Encode images (B, C, H, W), as the base takes them, to codes (B, *out_shape) with gradient."""
+        if not self.raw:
+            images = fit_images(unit_images(images, self.channels, f"trainable base {self.name!r}"), self.input_size)
+            images = (images - self.mean) / self.std
+        images = images.contiguous(memory_format=torch.channels_last)
         return cast(Tensor, self.encoder(images)).contiguous()
+
+    def prepare(self, images: Tensor, reader: str) -> Tensor:
+        """Return images as `reader`, a network beside this base, takes them; see `FrozenBase.prepare`."""
+        return images if self.raw else unit_images(images, self.channels, reader)
 
     def train(self, mode: bool = True) -> Self:
         """Switch the mode, except BatchNorm's when its statistics are kept."""
@@ -66,6 +79,20 @@ def trainable_copy(base: FrozenBase, *, random: bool = False) -> TrainableBase:
     if random:
         redraw(copied.encoder)
     return copied
+
+
+def shared_view(base: FrozenBase) -> TrainableBase:
+    """Return modules of a task's own over the frozen base's parameters, for methods that change what is between them.
+
+    Parameters are shared and stay without gradient; BatchNorm's, which differ from domain to domain, are the task's
+    own, trained, with statistics of their own. A deep copy of base and view together shares in the same way.
+    """
+    view = TrainableBase(base, "batch", shared=True)
+    for module in view.encoder.modules():
+        if isinstance(module, _BatchNorm):
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, nn.Parameter(parameter.detach().clone()))
+    return view
 
 
 @torch.no_grad()

@@ -1,0 +1,255 @@
+"""`adapt`: a frozen network shared by any number of named tasks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from sideagents.adapt.method import ADAPTATIONS, Adaptation, copy_into
+from sideagents.adapt.split import as_base
+from sideagents.core.base import FrozenBase
+from sideagents.core.counting import activation_bytes, weights_of
+from sideagents.core.groups import parameter_groups
+from sideagents.errors import CheckpointError, SideAgentsError, nearest
+from sideagents.run.files import read_json, write_json
+from sideagents.run.tensors import load_tensors, save_tensors
+
+FORMAT = 1
+_READOUT = "readout."
+
+
+class Task(nn.Module):
+    """A task's network and readout."""
+
+    def __init__(self, net: nn.Module, readout: nn.Module, classes: int | None, options: dict[str, Any]) -> None:
+        super().__init__()
+        self.net, self.readout = net, readout
+        self.classes, self.options = classes, options
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the readout of the network's code."""
+        return cast(Tensor, self.readout(self.net(images)))
+
+
+class Adapted(nn.Module):
+    """A frozen base, a method, and tasks; made by `adapt`.
+
+    Which task is meant is an argument of every call; `set_task` names the one that is meant when none is given.
+    """
+
+    def __init__(self, base: FrozenBase, method: str, options: dict[str, Any]) -> None:
+        super().__init__()
+        self.base, self.method, self.options = base, method, options
+        self.adaptation.check_options(method, options)
+        self._tasks = nn.ModuleDict()
+        self._chosen: str | None = None
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """The method itself."""
+        return ADAPTATIONS.get(self.method)()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks, oldest first."""
+        return tuple(name.removeprefix("task_") for name in self._tasks)
+
+    def add_task(self, name: str, classes: int | None = None, readout: nn.Module | None = None, **options: Any) -> Task:
+        """Add a task with fresh weights and return it.
+
+        classes: outputs of a linear readout (on the mean over the grid, where codes are maps); readout: a network of
+        your own from codes (B, *base.out_shape); neither: the code itself. options: of the method, over those of
+        `adapt`. Raises `SideAgentsError` for a name that is taken or no word, and for unknown options.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise SideAgentsError(f"a task's name is letters, digits, - and _, got {name!r}")
+        if name in self.tasks:
+            raise SideAgentsError(f"there is a task {name!r} already (tasks: {', '.join(self.tasks)})")
+        if classes is not None and (readout is not None or classes < 1):
+            raise SideAgentsError(f"task {name!r}: give classes (at least 1) or a readout, got classes={classes}")
+        options = self.options | options
+        self.adaptation.check_options(self.method, options)
+        net = self.adaptation.build(self.base, **options)
+        own = make_readout(self.base.out_shape, classes) if readout is None else readout
+        task = Task(net, own, classes, options)
+        device = next((p.device for p in self.base.parameters()), torch.device("cpu"))
+        self._tasks[f"task_{name}"] = task.to(device)
+        return task
+
+    def remove_task(self, name: str) -> None:
+        """Forget a task."""
+        self.task(name)
+        del self._tasks[f"task_{name}"]
+        self._chosen = None if self._chosen == name else self._chosen
+
+    def task(self, name: str | None = None) -> Task:
+        """Return a task, by default the one that was set or the only one; raises `SideAgentsError`."""
+        known = ", ".join(self.tasks) or "none"
+        if name is None:
+            name = self._chosen or (self.tasks[0] if len(self.tasks) == 1 else None)
+        if name is None:
+            raise SideAgentsError(
+                f"which task? give task=NAME or call set_task (tasks: {', '.join(self.tasks) or 'none'})"
+            )
+        if f"task_{name}" not in self._tasks:
+            known = ", ".join(self.tasks) or "none"
+            raise SideAgentsError(f"there is no task {name!r}{nearest(name, self.tasks)} (tasks: {known})")
+        return cast(Task, self._tasks[f"task_{name}"])
+
+    def set_task(self, name: str) -> None:
+        """Name the task that is meant when none is given."""
+        self.task(name)
+        self._chosen = name
+
+    def forward(self, images: Tensor, task: str | None = None) -> Tensor:
+        """Return the task's outputs for images as the base takes them."""
+        return cast(Tensor, self.task(task)(images))
+
+    def penalty(self, task: str | None = None) -> Tensor:
+        """Return what the method adds to the task's loss (TAPS: the price of its own layers)."""
+        return self.adaptation.penalty(self.task(task).net)
+
+    def trainable_parameters(self, task: str | None = None) -> Iterator[nn.Parameter]:
+        """Yield what an optimizer of the task should see."""
+        return (parameter for parameter in self.task(task).parameters() if parameter.requires_grad)
+
+    def parameter_groups(
+        self, task: str | None = None, lr: float | None = None, weight_decay: float = 0.0
+    ) -> list[dict[str, Any]]:
+        """Return optimizer groups of a task: biases, norms, alpha and scores do not decay."""
+        return parameter_groups(self.task(task), lr, weight_decay=weight_decay, decay_vectors=False)
+
+    # what it costs
+
+    def costs(self, task: str | None = None, batch: int | None = None) -> dict[str, Any]:
+        """Return a task's weights (without the readout's) and, for a batch size, the memory of a training step.
+
+        `trainable`: what the optimizer sees; `stored`: what the task's file holds; `active`: what a forward pass of the
+        exported network uses; `multiple`: 1 + stored / base; `activation_bytes`: what one training step keeps for its
+        backward pass.
+        """
+        found = self.task(task)
+        frozen = weights_of(self.base)
+        stored = sum(t.numel() for t in self.adaptation.stored(found.net, self.base).values() if t.is_floating_point())
+        row: dict[str, Any] = {
+            "base": frozen,
+            "trainable": weights_of(found.net, trainable_only=True),
+            "stored": stored,
+            "active": self._active(found),
+            "readout": weights_of(found.readout),
+            "multiple": 1.0 + stored / max(frozen, 1),
+        }
+        if batch is not None:
+            images = torch.full((batch, self.base.channels, *self.base.input_size), 0.5)
+            device = next(found.parameters(), torch.zeros(0)).device
+            row["activation_bytes"] = activation_bytes(found, images.to(device))
+        return row
+
+    def _active(self, task: Task) -> int:
+        hidden = weights_of(self.base) if any(module is self.base for module in task.net.modules()) else 0
+        return weights_of(task.net) + hidden - sum(map(weights_of, self.adaptation.vanishing(task.net)))
+
+    def summary(self, batch: int = 32) -> dict[str, dict[str, Any]]:
+        """Print a table of all tasks' costs and return it; the memory is that of a training step of `batch` images."""
+        rows = {name: self.costs(name, batch) for name in self.tasks}
+        frozen = weights_of(self.base)
+        own = [self.adaptation.stored(self.task(name).net, self.base).values() for name in self.tasks]
+        together = {id(tensor): tensor.numel() for tensors in own for tensor in tensors if tensor.is_floating_point()}
+        total = 1.0 + sum(together.values()) / max(frozen, 1)  # what tasks share counts once
+        print(f"{self.method} on {self.base.name}: {frozen:,} frozen weights, {total:.2f} x with all tasks")
+        print(f"{'task':20}{'trainable':>14}{'stored':>14}{'active':>14}{'multiple':>10}{'activations':>14}")
+        for name, row in rows.items():
+            sizes = "".join(f"{row[key]:>14,}" for key in ("trainable", "stored", "active"))
+            print(f"{name:20}{sizes}{row['multiple']:>10.3f}{row['activation_bytes'] / 1e6:>11.1f} MB")
+        return rows
+
+    # files
+
+    def save_task(self, name: str, folder: str | Path) -> Path:
+        """Write a task to FOLDER/task.safetensors and task.json; the base is named by its fingerprint. Return FOLDER.
+
+        Raises `SideAgentsError` when the task was built from options that a file cannot hold.
+        """
+        folder, task = Path(folder), self.task(name)
+        plain = {key: value for key, value in task.options.items() if _is_plain(value)}
+        if len(plain) < len(task.options):
+            odd = ", ".join(key for key in task.options if key not in plain)
+            raise SideAgentsError(f"task {name!r} was built from {odd} given as objects, which a file cannot name")
+        tensors = dict(self.adaptation.stored(task.net, self.base))
+        tensors |= {_READOUT + key: tensor for key, tensor in task.readout.state_dict().items()}
+        save_tensors(folder / "task.safetensors", tensors)
+        about = {"format": FORMAT, "task": name, "method": self.method, "options": plain, "classes": task.classes}
+        write_json(folder / "task.json", about | {"base": self.base.name, "fingerprint": self.base.fingerprint})
+        return folder
+
+    def load_task(self, folder: str | Path, name: str | None = None, readout: nn.Module | None = None) -> Task:
+        """Add the task that `save_task` wrote, under its own or another name; `readout` where it had one of its own.
+
+        Raises `CheckpointError` for a task of another method or another base, and for damaged files.
+        """
+        folder = Path(folder)
+        about = read_json(folder / "task.json", CheckpointError)
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise CheckpointError(f"{folder / 'task.json'}: is no task of format {FORMAT}")
+        if about.get("method") != self.method:
+            raise CheckpointError(f"{folder}: is a task of method {about.get('method')!r}, this is {self.method!r}")
+        if about.get("fingerprint") != self.base.fingerprint:
+            given = f"base {about.get('base')!r} with fingerprint {str(about.get('fingerprint'))[:12]!r}"
+            raise CheckpointError(f"{folder}: was saved for {given}, this one has {self.base.fingerprint[:12]!r}")
+        tensors = load_tensors(folder / "task.safetensors")
+        name = str(about.get("task")) if name is None else name
+        task = self.add_task(name, about.get("classes"), readout, **dict(about.get("options") or {}))
+        own = {key: tensor for key, tensor in tensors.items() if not key.startswith(_READOUT)}
+        rest = {key.removeprefix(_READOUT): t for key, t in tensors.items() if key.startswith(_READOUT)}
+        where = str(folder / "task.safetensors")
+        try:
+            self.adaptation.restore(task.net, self.base, own, where)
+            copy_into(task.readout.state_dict(), rest, f"{where}: readout")
+        except CheckpointError:
+            self.remove_task(name)
+            raise
+        return task
+
+    def export(self, name: str | None = None) -> nn.Module:
+        """Return a plain network of a task, without this package's layers; raises where the maths forbids it."""
+        task = self.task(name)
+        return nn.Sequential(self.adaptation.export(task.net, self.base), task.readout).eval()
+
+
+def adapt(
+    model: nn.Module | str,
+    method: str = "sidetune",
+    *,
+    input_size: tuple[int, int] | None = None,
+    classifier: str | None = None,
+    **options: Any,
+) -> Adapted:
+    """Turn a network into a frozen base that any number of tasks are added to.
+
+    model: an nn.Module (timm's and torchvision's networks, your own), a `FrozenBase`, or a name for `load_base`. A
+    module reads its inputs as ever; its parameters are shared and stop requiring gradients. method: `sidetune`,
+    `features`, `finetune`, `scratch`, `taps`, `residual_adapters`, `lora`, `ia3` or a registered one; options: its own.
+    input_size, classifier: see `as_base`. Raises `SideAgentsError`.
+    """
+    return Adapted(as_base(model, input_size, classifier), method, options)
+
+
+def make_readout(out_shape: tuple[int, ...], classes: int | None) -> nn.Module:
+    """Return a linear readout of codes (C,), or of the mean over the grid of codes (C, h, w)."""
+    if classes is None:
+        return nn.Identity()
+    linear = nn.Linear(out_shape[0], classes)
+    return linear if len(out_shape) == 1 else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(entry) for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(entry) for entry in value)
+    return value is None or isinstance(value, str | int | float)

@@ -1,0 +1,83 @@
+"""What a method of adaptation is: how it builds a task's network, regularises, stores and exports it.
+
+A method is one class and one registration; the invariants in tests/test_adapt_invariants.py run over all of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sideagents.core.base import FrozenBase
+from sideagents.errors import CheckpointError, SideAgentsError, nearest
+from sideagents.registry import Registry
+
+
+class Adaptation:
+    """A method; subclasses define `build`, whose keyword arguments are the method's options."""
+
+    additive = True  # training one task leaves the outputs of all others alone
+
+    def build(self, base: FrozenBase, *args: Any, **options: Any) -> nn.Module:
+        """Return the network of a new task, images -> codes (B, *base.out_shape)."""
+        raise NotImplementedError
+
+    def penalty(self, net: nn.Module) -> Tensor:
+        """Return what the method adds to the loss."""
+        return torch.zeros(())
+
+    def stored(self, net: nn.Module, base: FrozenBase) -> dict[str, Tensor]:
+        """Return the tensors of a task's file: all that are not the base's own."""
+        shared = {id(parameter) for parameter in base.parameters()}
+        return {name: tensor for name, tensor in net.state_dict(keep_vars=True).items() if id(tensor) not in shared}
+
+    def restore(self, net: nn.Module, base: FrozenBase, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Put the tensors of a task's file back; raises `CheckpointError` when they are of another network."""
+        copy_into(self.stored(net, base), tensors, where)
+
+    def vanishing(self, net: nn.Module) -> Iterator[nn.Module]:
+        """Yield the parts of a network whose weights are merged into others when it is exported."""
+        return iter(())
+
+    def export(self, net: nn.Module, base: FrozenBase) -> nn.Module:
+        """Return the network without this package's layers; raises `SideAgentsError` where the maths forbids it."""
+        raise SideAgentsError(
+            f"{type(self).__name__} keeps a network beside the base: there is nothing to fuse it into"
+        )
+
+    def check_options(self, name: str, options: Mapping[str, Any]) -> None:
+        """Raise `SideAgentsError` for an option that `build` does not have."""
+        known = [key for key in inspect.signature(self.build).parameters if key not in ("base", "options")]
+        for key in options:
+            if key not in known:
+                allowed = ", ".join(known) or "none"
+                raise SideAgentsError(
+                    f"method {name!r} has no option {key!r}{nearest(key, known)} (allowed: {allowed})"
+                )
+
+
+ADAPTATIONS: Registry[type[Adaptation]] = Registry("method")
+ADAPTATIONS.register("sidetune", "sideagents.adapt.plain:SideTuning")
+ADAPTATIONS.register("features", "sideagents.adapt.plain:Features")
+ADAPTATIONS.register("finetune", "sideagents.adapt.plain:FineTuning")
+ADAPTATIONS.register("scratch", "sideagents.adapt.plain:Scratch")
+ADAPTATIONS.register("taps", "sideagents.adapt.taps:Taps")
+ADAPTATIONS.register("residual_adapters", "sideagents.adapt.residual:ResidualAdapters")
+ADAPTATIONS.register("lora", "sideagents.adapt.peft_methods:Lora")
+ADAPTATIONS.register("ia3", "sideagents.adapt.peft_methods:IA3")
+
+
+@torch.no_grad()
+def copy_into(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copy named tensors in place; raises `CheckpointError` naming the first that does not fit."""
+    for name in sorted(own.keys() ^ tensors.keys()):
+        raise CheckpointError(f"{where}: {name!r} is {'missing' if name in own else 'not part of this network'}")
+    for name, tensor in own.items():
+        if tensor.shape != tensors[name].shape:
+            shapes = f"{tuple(tensors[name].shape)}, the network needs {tuple(tensor.shape)}"
+            raise CheckpointError(f"{where}: {name!r} has shape {shapes}")
+        tensor.copy_(tensors[name])

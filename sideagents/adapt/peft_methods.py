@@ -1,0 +1,83 @@
+"""LoRA and IA3 through the PEFT library, for comparison: `pip install 'sideagents[nlp]'` brings it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any, cast
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sideagents.adapt.method import Adaptation
+from sideagents.adapt.plain import encoder_of
+from sideagents.bases.timm_base import import_torchvision
+from sideagents.core.base import FrozenBase
+from sideagents.core.trainable import shared_view
+from sideagents.errors import SideAgentsError
+
+
+def import_peft() -> Any:
+    """Import PEFT; raises `SideAgentsError` with the mend when it is not installed."""
+    try:
+        if find_spec("torchvision") is not None:
+            import_torchvision()  # transformers, which PEFT imports, would fail on one that was built for another torch
+        import peft
+    except ImportError as error:
+        raise SideAgentsError(f"lora and ia3 need PEFT, pip install 'sideagents[nlp]' ({error})") from error
+    return peft
+
+
+class _Injected(Adaptation):
+    def _inject(self, base: FrozenBase, settings: Any, layers: str | None) -> nn.Module:
+        view = shared_view(base)
+        kinds = (nn.Linear, nn.Conv2d)
+        names = [name for name, part in view.encoder.named_modules() if isinstance(part, kinds)]
+        if layers is None and not names:
+            raise SideAgentsError(f"{type(self).__name__}: base {base.name!r} has no linear layer or convolution")
+        settings.target_modules = layers if layers is not None else names
+        try:
+            import_peft().inject_adapter_in_model(settings, view.encoder)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise SideAgentsError(f"{type(self).__name__}: layers={layers!r} does not fit: {reason}") from error
+        for part in view.encoder.modules():  # PEFT froze them
+            if isinstance(part, _BatchNorm):
+                part.requires_grad_(True)
+        return view.train()
+
+    def vanishing(self, net: nn.Module) -> Iterator[nn.Module]:
+        """Yield what PEFT put beside the layers."""
+        for part in net.modules():
+            if isinstance(part, import_peft().tuners.tuners_utils.BaseTunerLayer):
+                yield from (getattr(part, name) for name in cast(Any, part).adapter_layer_names)
+
+    def export(self, net: nn.Module, base: FrozenBase) -> nn.Module:
+        """Return the network with the adapters merged into its weights."""
+        plain = copy.deepcopy(net).eval()
+        for name, module in list(plain.named_modules()):
+            if isinstance(module, import_peft().tuners.tuners_utils.BaseTunerLayer):
+                cast(Any, module).merge()
+                owner, _, last = name.rpartition(".")
+                setattr(plain.get_submodule(owner), last, cast(Any, module).get_base_layer())
+        return encoder_of(plain)
+
+
+class Lora(_Injected):
+    """LoRA. Options: rank, scale (PEFT's lora_alpha), dropout, layers (PEFT's target_modules, by default all)."""
+
+    def build(
+        self, base: FrozenBase, rank: int = 8, scale: float = 8.0, dropout: float = 0.0, layers: str | None = None
+    ) -> nn.Module:
+        """Build a view of the base with low-rank differences."""
+        settings = import_peft().LoraConfig(r=rank, lora_alpha=scale, lora_dropout=dropout)
+        return self._inject(base, settings, layers)
+
+
+class IA3(_Injected):
+    """IA3: learned scales of activations. Option: layers (PEFT's target_modules, by default all)."""
+
+    def build(self, base: FrozenBase, layers: str | None = None) -> nn.Module:
+        """Build a view of the base with scales."""
+        return self._inject(base, import_peft().IA3Config(feedforward_modules=[]), layers)

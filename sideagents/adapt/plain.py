@@ -1,0 +1,72 @@
+"""The methods of the side-tuning paper on any network: side-tuning, fixed features, fine-tuning, from scratch."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import nn
+
+from sideagents.adapt.method import Adaptation
+from sideagents.core.base import FrozenBase
+from sideagents.core.methods import build_perception
+from sideagents.core.sidetuned import SideTuned
+from sideagents.core.trainable import TrainableBase, trainable_copy
+from sideagents.errors import SideAgentsError
+
+
+class SideTuning(Adaptation):
+    """The base beside a trained side network: merge(alpha, B(x), S(x)); options as in `build_perception`."""
+
+    def build(
+        self,
+        base: FrozenBase,
+        side: str | nn.Module = "copy",
+        merge: str = "alpha",
+        alpha: str | float = "learned",
+        side_init: str = "default",
+        side_options: dict[str, Any] | None = None,
+    ) -> nn.Module:
+        """Build base, side and merge."""
+        if isinstance(side, nn.Module):
+            return SideTuned(base, side, merge, alpha)
+        return build_perception("sidetune", base, side, merge, alpha, side_init, side_options=side_options)
+
+
+class Features(Adaptation):
+    """The base as it is: only the readout learns."""
+
+    def build(self, base: FrozenBase) -> nn.Module:
+        """Build the base alone."""
+        return SideTuned(base, None, "alpha", 1.0)
+
+    def export(self, net: nn.Module, base: FrozenBase) -> nn.Module:
+        """Return the base's encoder, or the base where it owns a normalisation."""
+        return base.encoder if base.raw else base
+
+
+class FineTuning(Adaptation):
+    """A copy of the base for each task, all of it trained; BatchNorm uses and keeps its own statistics."""
+
+    def build(self, base: FrozenBase) -> nn.Module:
+        """Build the copy."""
+        return TrainableBase(base, "batch")
+
+    def export(self, net: nn.Module, base: FrozenBase) -> nn.Module:
+        """Return the copy's encoder, or the copy where it owns a normalisation."""
+        return encoder_of(net)
+
+
+class Scratch(FineTuning):
+    """The base's architecture with fresh weights, all of it trained."""
+
+    def build(self, base: FrozenBase) -> nn.Module:
+        """Build the network and draw its weights."""
+        if not any(True for _ in base.parameters()):
+            raise SideAgentsError(f"method 'scratch': base {base.name!r} has no weights that could be drawn anew")
+        return trainable_copy(base, random=True)
+
+
+def encoder_of(net: nn.Module) -> nn.Module:
+    """Return a trainable base's encoder, or the base itself where it owns a normalisation."""
+    net = cast(TrainableBase, net)
+    return net.encoder if net.raw else net

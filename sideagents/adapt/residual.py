@@ -1,0 +1,176 @@
+"""Residual adapters (Rebuffi et al. 2018): 1x1 convolutions beside or after a frozen network's k x k convolutions.
+
+Parallel (section 3.1): y = f * x + a * x. Series (Rebuffi et al. 2017): z = f * x, y = z + a * BN(z). BatchNorm is the
+task's own throughout.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from sideagents.adapt.method import Adaptation
+from sideagents.adapt.plain import encoder_of
+from sideagents.core.base import FrozenBase
+from sideagents.core.trainable import shared_view
+from sideagents.errors import SideAgentsError, nearest
+
+Kind = Literal["parallel", "series"]
+_PLACEMENTS = ("all", "early", "mid", "late", "half")
+
+
+class AdaptedConv(nn.Module):
+    """A frozen convolution with its adapter; fused, one convolution that costs what the frozen one does."""
+
+    def __init__(self, conv: nn.Conv2d, kind: Kind, dropout: float, init: str) -> None:
+        super().__init__()
+        self.conv, self.kind = conv, kind
+        outputs, groups = conv.out_channels, conv.groups
+        self.dropout = nn.Dropout2d(dropout)
+        if kind == "parallel":
+            self.adapter = nn.Conv2d(conv.in_channels, outputs, 1, cast(Any, conv.stride), groups=groups, bias=False)
+            self.norm: nn.Module = nn.Identity()
+        else:
+            self.adapter = nn.Conv2d(outputs, outputs, 1, bias=False)
+            self.norm = nn.BatchNorm2d(outputs)
+        if init == "zero":
+            nn.init.zeros_(self.adapter.weight)  # the base exactly; the authors draw like any convolution
+        else:
+            nn.init.kaiming_normal_(self.adapter.weight, mode="fan_out")
+        self.fused: nn.Conv2d | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve images or activations (B, C, H, W)."""
+        if self.fused is not None:
+            return cast(Tensor, self.fused(x))
+        out = self.conv(x)
+        if self.kind == "parallel":
+            return cast(Tensor, out + self.adapter(self.dropout(x)))
+        return cast(Tensor, out + self.adapter(self.norm(self.dropout(out))))
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Conv2d:
+        """Return the one convolution that computes the same in eval mode: f + a at the centre tap, or (I + a S) f."""
+        weight, bias = self.conv.weight.clone(), self.conv.bias
+        adapter = self._whole_adapter()
+        if self.kind == "parallel":
+            rows, columns = (size // 2 for size in weight.shape[-2:])
+            weight[:, :, rows, columns] += self.adapter.weight[:, :, 0, 0]
+            shift = bias.clone() if bias is not None else None
+        else:
+            norm = cast(nn.BatchNorm2d, self.norm)
+            mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+            scale = norm.weight / (variance + norm.eps).sqrt()
+            mixing = torch.eye(len(scale)).to(scale) + adapter * scale
+            weight = torch.einsum("oi,ihwk->ohwk", mixing, weight)
+            shift = adapter @ (norm.bias - mean * scale)
+            shift = shift + mixing @ bias if bias is not None else shift
+        conv = self.conv
+        fused = nn.Conv2d(
+            conv.in_channels, conv.out_channels, cast(Any, conv.kernel_size), cast(Any, conv.stride),
+            cast(Any, conv.padding), cast(Any, conv.dilation), conv.groups, shift is not None,
+        ).to(weight)  # fmt: skip
+        fused.weight.copy_(weight)
+        if shift is not None and fused.bias is not None:
+            fused.bias.copy_(shift)
+        return fused.requires_grad_(False)
+
+    def _whole_adapter(self) -> Tensor:
+        return self.adapter.weight[:, :, 0, 0]
+
+
+class ResidualAdapters(Adaptation):
+    """Series and parallel adapters on any network of convolutions.
+
+    Options: kind; placement (`early`, `mid`, `late`: that third of the convolutions; `half`: every second one);
+    layers (a regular expression over their names); dropout before the adapter; init (`zero` starts as the base, `he` as
+    the authors' code).
+    """
+
+    def build(
+        self,
+        base: FrozenBase,
+        kind: Kind = "parallel",
+        placement: str = "all",
+        layers: str | None = None,
+        dropout: float = 0.0,
+        init: Literal["zero", "he"] = "zero",
+    ) -> nn.Module:
+        """Build a view of the base with adapters; raises `SideAgentsError` for unknown words and where none fits."""
+        for word, known in ((kind, ("parallel", "series")), (placement, _PLACEMENTS), (init, ("zero", "he"))):
+            if word not in known:
+                hint = f"{nearest(str(word), known)} (known: {', '.join(known)})"
+                raise SideAgentsError(f"residual_adapters: unknown {word!r}{hint}")
+        view = shared_view(base)
+        for name in chosen_convs(view.encoder, kind, placement, layers, base.name):
+            owner, _, last = name.rpartition(".")
+            conv = cast(nn.Conv2d, view.encoder.get_submodule(name))
+            setattr(view.encoder.get_submodule(owner), last, AdaptedConv(conv, kind, dropout, init))
+        return view.train()
+
+    def vanishing(self, net: nn.Module) -> Iterator[nn.Module]:
+        """Yield adapters and their norms, which a fused convolution contains."""
+        for module in adapted_convs(net).values():
+            yield from (module.adapter, module.norm)
+
+    def export(self, net: nn.Module, base: FrozenBase) -> nn.Module:
+        """Return a plain network in which each adapter is part of its convolution."""
+        plain = copy.deepcopy(net).eval()
+        for name, module in list(plain.named_modules()):
+            if isinstance(module, AdaptedConv):
+                owner, _, last = name.rpartition(".")
+                setattr(plain.get_submodule(owner), last, module.fuse())
+        return encoder_of(plain)
+
+
+def adapted_convs(net: nn.Module) -> dict[str, AdaptedConv]:
+    """Return the convolutions with adapters of a task's network, by name."""
+    return {name: module for name, module in net.named_modules() if isinstance(module, AdaptedConv)}
+
+
+def fuse(net: nn.Module) -> None:
+    """Let each adapted convolution of a task's network in eval mode run as one; `unfuse` before training goes on."""
+    if net.training:
+        raise SideAgentsError("fuse: BatchNorm and dropout compute something else in train mode; call eval() first")
+    for module in adapted_convs(net).values():
+        module.fused = module.fuse()
+
+
+def unfuse(net: nn.Module) -> None:
+    """Take `fuse` back; the adapters were never changed."""
+    for module in adapted_convs(net).values():
+        module.fused = None
+
+
+def chosen_convs(encoder: nn.Module, kind: Kind, placement: str, layers: str | None, owner: str) -> list[str]:
+    """Return the names of the convolutions that get an adapter: k x k, k odd and above 1, padded by half of it.
+
+    A parallel adapter reads the centre of each window, which other paddings move. Raises `SideAgentsError`.
+    """
+    fitting = [n for n, m in encoder.named_modules() if isinstance(m, nn.Conv2d) and _fits(m, kind)]
+    third = _PLACEMENTS.index(placement) - 1
+    if placement == "half":
+        placed = fitting[::2]  # a ResNet's stem and the second one of each block
+    else:
+        placed = [n for i, n in enumerate(fitting) if placement == "all" or i * 3 // len(fitting) == third]
+    try:
+        names = [name for name in placed if re.search(layers or "", name)]
+    except re.error as error:
+        raise SideAgentsError(f"residual_adapters: layers={layers!r} is no regular expression ({error})") from None
+    if not names:
+        hint = f"layers={layers!r} matches none of them{nearest(layers or '', fitting)}" if layers else "none fits"
+        raise SideAgentsError(f"residual_adapters: {owner} has {len(fitting)} convolutions that can have one; {hint}")
+    return names
+
+
+def _fits(conv: nn.Conv2d, kind: Kind) -> bool:
+    if kind == "series" and conv.groups > 1:
+        return False  # mixing all channels afterwards could not be fused into it
+    sizes = zip(conv.kernel_size, cast(Any, conv.padding), conv.dilation, strict=False)
+    plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    return plain and all(k > 1 and k % 2 == 1 and p == d * (k // 2) for k, p, d in sizes)

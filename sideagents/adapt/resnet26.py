@@ -1,0 +1,64 @@
+"""ResNet-26 of the residual adapters (Rebuffi et al. 2018, section 3.5; Visual Decathlon)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+_WIDTHS = (64, 128, 256)
+_STEM = 32
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions; a halving block's shortcut averages 2x2 pixels and doubles the channels with zeros."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self._halves, self._pad = stride == 2, outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
+        if self._halves:
+            x = functional.avg_pool2d(x, 2)
+        if self._pad:
+            x = functional.pad(x, (0, 0, 0, 0, 0, self._pad))
+        return functional.relu(out + x)
+
+
+class ResNet26(nn.Module):
+    """25 convolutions of 3x3 and a classifier: images (B, 3, H, W), H and W multiples of 8, -> (B, classes).
+
+    The stem has no non-linearity, the first block of every stage halves, BatchNorm and ReLU stand before the pooling.
+    5,806,944 convolution weights; `factor` widens all layers. Without `classes` it gives the vectors (B, 256 factor).
+    """
+
+    def __init__(self, classes: int | None = None, factor: float = 1.0) -> None:
+        super().__init__()
+        stem, *widths = (round(factor * width) for width in (_STEM, *_WIDTHS))
+        self.conv1 = nn.Conv2d(3, stem, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        stages: list[nn.Module] = []
+        inputs = stem
+        for width in widths:
+            blocks = [_Block(inputs, width, 2), *(_Block(width, width, 1) for _ in range(3))]
+            stages.append(nn.Sequential(*blocks))
+            inputs = width
+        self.layer1, self.layer2, self.layer3 = stages
+        self.end_bn = nn.BatchNorm2d(inputs)
+        self.fc: nn.Module = nn.Identity() if classes is None else nn.Linear(inputs, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify normalised images."""
+        x = self.bn1(self.conv1(images))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        x = functional.relu(self.end_bn(x)).mean(dim=(2, 3))
+        return cast(Tensor, self.fc(x))

@@ -1,0 +1,152 @@
+"""Labelled images in memory, and how image files become pixels: the same for every data set of classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sideagents.errors import SideAgentsError
+from sideagents.run.files import missing_message
+from sideagents.run.progress import Progress
+
+Fit = Callable[[Image.Image], Image.Image]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images and one class each, all in memory.
+
+    images: uint8 (N, 3, H, W). labels: int64 (N,) in 0..len(classes) - 1. classes: their names, by label. Raises
+    `SideAgentsError` for another type or shape, and for a label without a class.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
+            raise SideAgentsError(f"images must be uint8 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise SideAgentsError(
+                f"labels must be int64 ({len(images)},), one for each image, got {labels.dtype} {tuple(labels.shape)}"
+            )
+        if len(labels):
+            low, high = (int(bound) for bound in torch.aminmax(labels))
+            if low < 0 or high >= len(self.classes):
+                raise SideAgentsError(
+                    f"labels must lie in 0..{len(self.classes) - 1} for {len(self.classes)} classes, got {low}..{high}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor) -> ImageSet:
+        """Return the images at `index`, int64 (M,) or a mask bool (N,), with all classes kept."""
+        return ImageSet(self.images[index], self.labels[index], self.classes)
+
+    def of_classes(self, first: int, count: int) -> ImageSet:
+        """Return the images of the classes first .. first + count - 1 alone, their labels counted from 0.
+
+        Raises `SideAgentsError` when there are no such classes.
+        """
+        if first < 0 or count < 1 or first + count > len(self.classes):
+            raise SideAgentsError(
+                f"classes {first}..{first + count - 1} are not there: the data has 0..{len(self.classes) - 1}"
+            )
+        chosen = (self.labels >= first) & (self.labels < first + count)
+        return ImageSet(self.images[chosen], self.labels[chosen] - first, self.classes[first : first + count])
+
+    def split_per_class(self, held_out: int, seed: int) -> tuple[ImageSet, ImageSet]:
+        """Return (rest, held out): `held_out` images of each class, drawn by `seed`, are kept apart.
+
+        Both keep the order of the data. Raises `SideAgentsError` when a class would have no image left.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        apart = torch.zeros(len(self), dtype=torch.bool)
+        for members in self._members(held_out, left=1):
+            apart[members[torch.randperm(len(members), generator=generator)[:held_out]]] = True
+        return self.take(~apart), self.take(apart)
+
+    def first_per_class(self, count: int) -> ImageSet:
+        """Return the first `count` images of each class, in the order of the data.
+
+        Raises `SideAgentsError` when a class has fewer.
+        """
+        return self.take(torch.cat([members[:count] for members in self._members(count)]).sort().values)
+
+    def _members(self, count: int, left: int = 0) -> tuple[Tensor, ...]:
+        """Return the index of the images of each class; `count` are about to be taken, `left` must stay."""
+        if count < 1:
+            raise SideAgentsError(f"the number of images of each class must be at least 1, got {count}")
+        sizes: list[int] = torch.bincount(self.labels, minlength=len(self.classes)).tolist()
+        for name, size in zip(self.classes, sizes, strict=True):
+            if size < count + left:
+                left_over = f" and leave {left}" if left else ""
+                raise SideAgentsError(f"class {name!r} has {size} images, too few to take {count}{left_over}")
+        return torch.split(torch.argsort(self.labels, stable=True), sizes)
+
+
+def read_image(path: Path) -> Image.Image:
+    """Return an image file as RGB; raises `SideAgentsError` with one line when it is missing or no 8-bit image."""
+    try:
+        with Image.open(path) as image:
+            if image.mode == "F" or image.mode.startswith("I"):
+                raise ValueError(f"pixels must be 8-bit, not of Pillow's mode {image.mode}")  # it would clip them
+            if image.mode == "P" and "transparency" in image.info:  # straight to RGB, Pillow warns of these
+                return image.convert("RGBA").convert("RGB")
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise SideAgentsError(missing_message(path)) from None
+    except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
+        raise SideAgentsError(f"{path}: cannot be read as an image ({first_line(error)})") from None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its type when it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def fit_square(image: Image.Image, size: int) -> Image.Image:
+    """Return `image` as size x size pixels, bicubic and antialiased; its aspect ratio is not kept."""
+    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def fit_short(image: Image.Image, short: int, crop: int) -> Image.Image:
+    """Return the crop x crop pixels in the centre of `image` after its short side became `short`.
+
+    Bicubic and antialiased; the long side and the corner round as torchvision's Resize and CenterCrop do.
+    """
+    width, height = image.size
+    least = min(width, height)
+    if least != short:
+        width, height = width * short // least, height * short // least
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - crop) / 2), round((height - crop) / 2)
+    return image.crop((left, top, left + crop, top + crop))
+
+
+def read_images(paths: Sequence[Path], fit: Fit, size: int, title: str) -> Tensor:
+    """Return the image files as uint8 (N, 3, size, size); `fit` brings each to size x size.
+
+    Raises `SideAgentsError` with one line for the first file that cannot be read.
+    """
+    images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
+
+    def read(index: int) -> None:
+        pixels = np.array(fit(read_image(paths[index])))  # a copy: torch warns of arrays that cannot be written
+        images[index] = torch.from_numpy(pixels).permute(2, 0, 1)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, Progress(len(paths), f"reading {title}", unit="image") as bar:
+        for _ in pool.map(read, range(len(paths))):
+            bar.update()
+    return images

@@ -1,0 +1,186 @@
+"""What every method of adaptation must keep to, one table for all of them: a new method is picked up by itself."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import nn
+
+from sideagents.adapt import ADAPTATIONS, Adapted, adapt
+from sideagents.adapt.resnet26 import ResNet26
+from sideagents.core.base import FrozenBase
+from sideagents.errors import CheckpointError
+
+OPTIONS: dict[str, dict[str, object]] = {"sidetune": {"side": "conv"}}
+NEEDS_PEFT = {"lora", "ia3"}
+CLASSES = {"cats": 3, "dogs": 4}
+
+
+def _methods() -> list[object]:
+    missing = find_spec("peft") is None
+    skip = pytest.mark.skipif(missing, reason="PEFT is not installed (the `nlp` extra)")
+    return [pytest.param(name, marks=skip) if name in NEEDS_PEFT else name for name in ADAPTATIONS.names()]
+
+
+def network(seed: int = 0) -> ResNet26:
+    """A small residual network whose BatchNorm has seen something."""
+    torch.manual_seed(seed)
+    net = ResNet26(5, factor=0.125).train()
+    with torch.no_grad():
+        net(torch.randn(16, 3, 16, 16))
+    return net.eval()
+
+
+def adapted(method: str, seed: int = 0) -> Adapted:
+    made = adapt(network(seed), method, input_size=(16, 16), **OPTIONS.get(method, {}))
+    torch.manual_seed(1)
+    for name, classes in CLASSES.items():
+        made.add_task(name, classes=classes)
+    return made
+
+
+def train(made: Adapted, task: str, steps: int = 3) -> None:
+    optimizer = torch.optim.SGD(made.parameter_groups(task, lr=0.05), momentum=0.9)
+    made.train()
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(steps):
+        images = torch.randn(8, 3, 16, 16, generator=generator)
+        labels = torch.randint(0, CLASSES[task], (8,), generator=generator)
+        loss = nn.functional.cross_entropy(made(images, task), labels) + made.penalty(task)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    made.eval()
+
+
+@pytest.fixture(params=_methods(), scope="module")
+def case(request: pytest.FixtureRequest) -> tuple[str, Adapted, torch.Tensor]:
+    """A method, a network with two tasks of which one is trained, and images."""
+    made = adapted(request.param)
+    train(made, "dogs")
+    return request.param, made, torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+
+
+def test_training_a_task_changes_it_and_no_other(case: tuple[str, Adapted, torch.Tensor]) -> None:
+    method, made, images = case
+    fresh = adapted(method).eval()
+    with torch.no_grad():
+        assert torch.equal(made(images, "cats"), fresh(images, "cats"))
+        assert not torch.equal(made(images, "dogs"), fresh(images, "dogs"))
+
+
+def test_the_base_is_frozen(case: tuple[str, Adapted, torch.Tensor]) -> None:
+    method, made, _ = case
+    fresh = adapted(method)
+    assert made.base.fingerprint == fresh.base.fingerprint  # no weight, no statistic has moved
+    frozen = {id(p) for p in made.base.parameters()}
+    assert not any(p.requires_grad or p.grad is not None for p in made.base.parameters())
+    assert not any(id(p) in frozen for task in CLASSES for p in made.trainable_parameters(task))
+    stored = made.adaptation.stored(made.task("dogs").net, made.base)
+    assert not any(id(tensor) in frozen for tensor in stored.values())
+    assert not any(part.training for part in made.train().base.encoder.modules())
+    made.eval()
+
+
+def test_every_trained_weight_is_in_one_group(case: tuple[str, Adapted, torch.Tensor]) -> None:
+    _, made, _ = case
+    grouped = [id(p) for group in made.parameter_groups("dogs", lr=0.1) for p in group["params"]]
+    assert sorted(grouped) == sorted({id(p) for p in made.trainable_parameters("dogs")})
+
+
+def test_a_saved_task_comes_back_to_the_bit(case: tuple[str, Adapted, torch.Tensor], tmp_path) -> None:
+    method, made, images = case
+    made.save_task("dogs", tmp_path / "dogs")
+    other = adapt(network(), method, input_size=(16, 16))
+    other.load_task(tmp_path / "dogs", "again")
+    other.eval()
+    with torch.no_grad():
+        assert torch.equal(other(images), made(images, "dogs"))
+    stranger = adapt(network(seed=7), method, input_size=(16, 16))
+    with pytest.raises(CheckpointError, match="was saved for base 'ResNet26' with fingerprint"):
+        stranger.load_task(tmp_path / "dogs")
+    assert stranger.tasks == ()
+
+
+def test_the_exported_network_computes_the_same_without_our_layers(case: tuple[str, Adapted, torch.Tensor]) -> None:
+    method, made, images = case
+    if method == "sidetune":
+        pytest.skip("a side network stays beside the base")
+    with torch.no_grad():
+        expected = made(images, "dogs")
+        plain = made.export("dogs")
+        assert torch.allclose(plain(images), expected, atol=1e-5, rtol=1e-5)
+        assert torch.equal(made(images, "dogs"), expected)  # exporting changed nothing
+    ours = {type(part).__name__ for part in plain.modules() if type(part).__module__.startswith("sideagents")}
+    assert ours <= {"ResNet26", "_Block"}  # the user's own network, here
+    active = sum(p.numel() for p in plain.parameters()) - made.costs("dogs")["readout"]
+    assert made.costs("dogs")["active"] == active
+
+
+def test_threads_with_different_tasks_do_not_meet(case: tuple[str, Adapted, torch.Tensor]) -> None:
+    _, made, images = case
+    with torch.no_grad():
+        expected = {task: made(images, task) for task in CLASSES}
+    wrong: list[str] = []
+
+    def run(task: str) -> None:
+        with torch.no_grad():
+            for _ in range(10):
+                if not torch.equal(made(images, task), expected[task]):
+                    wrong.append(task)
+
+    threads = [threading.Thread(target=run, args=(task,)) for task in (*CLASSES, *CLASSES)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_copies_and_compiled_networks_compute_the_same(case: tuple[str, Adapted, torch.Tensor]) -> None:
+    _, made, images = case
+    copied = copy.deepcopy(made)
+    compiled = torch.compile(made, backend="eager")
+    with torch.no_grad():
+        for task in CLASSES:
+            expected = made(images, task)
+            assert torch.equal(copied(images, task), expected)
+            assert torch.equal(compiled(images, task), expected)
+    shared = {p.data_ptr() for p in copied.base.parameters()}
+    assert shared.isdisjoint(p.data_ptr() for p in made.base.parameters())
+    # a copy's views share the copy's base
+    inside = {id(p) for p in copied.parameters() if not p.requires_grad}
+    assert inside <= {id(p) for p in copied.base.parameters()} | {id(p) for p in copied.buffers()} | {
+        id(p) for task in CLASSES for p in copied.adaptation.stored(copied.task(task).net, copied.base).values()
+    }
+
+
+def test_costs_add_up(case: tuple[str, Adapted, torch.Tensor], capsys: pytest.CaptureFixture[str]) -> None:
+    method, made, _ = case
+    rows = made.summary(batch=2)
+    assert method in capsys.readouterr().out
+    row = rows["dogs"]
+    readout = 32 * 4 + 4
+    assert row["readout"] == readout
+    assert row["trainable"] == sum(p.numel() for p in made.trainable_parameters("dogs")) - readout
+    assert row["multiple"] == 1 + row["stored"] / row["base"]
+    # features keep the code for the readout's gradient, all others more
+    assert (row["activation_bytes"] <= 2 * 2 * 32 * 4) == (method == "features")
+
+
+def test_bases_that_own_their_normalisation_are_adapted_too(case: tuple[str, Adapted, torch.Tensor]) -> None:
+    method, *_ = case
+    base = FrozenBase(nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU()), "grid", (16, 16))
+    made = adapt(base, method, **OPTIONS.get(method, {}))
+    made.add_task("a", classes=2)
+    made.eval()
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        found = made(images)
+        assert found.shape == (2, 2)
+        if method != "sidetune":
+            assert torch.allclose(made.export("a")(images), found, atol=1e-6)

@@ -1,0 +1,123 @@
+"""The object that `adapt` makes: tasks by name, what goes wrong with them, and their files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from test_adapt_invariants import adapted, network
+from torch import nn
+
+import sideagents
+from sideagents.adapt import ADAPTATIONS, Adaptation, adapt
+from sideagents.core.base import FrozenBase
+from sideagents.core.trainable import shared_view
+from sideagents.errors import CheckpointError, SideAgentsError
+
+IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_it_is_reached_from_the_top():
+    assert sideagents.adapt is adapt
+
+
+def test_the_task_is_given_or_set_or_the_only_one():
+    made = adapted("features").eval()
+    assert made.tasks == ("cats", "dogs")
+    with pytest.raises(SideAgentsError, match=r"which task\? give task=NAME or call set_task \(tasks: cats, dogs\)"):
+        made(IMAGES)
+    made.set_task("dogs")
+    assert torch.equal(made(IMAGES), made(IMAGES, "dogs"))
+    made.remove_task("dogs")
+    assert torch.equal(made(IMAGES), made(IMAGES, "cats"))
+    with pytest.raises(SideAgentsError, match=r"there is no task 'cat', did you mean 'cats'\? \(tasks: cats\)"):
+        made(IMAGES, "cat")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("cats", {"classes": 3}, "there is a task 'cats' already"),
+        ("a.b", {}, "a task's name is letters, digits, - and _, got 'a.b'"),
+        ("new", {"classes": 0}, "task 'new': give classes"),
+        ("new", {"classes": 2, "readout": nn.Identity()}, "task 'new': give classes"),
+        ("new", {"taw": 0.2}, r"method 'taps' has no option 'taw', did you mean 'tau'\? \(allowed: tau, start"),
+        ("new", {"layers": "laier"}, "layers='laier' matches none of 25 layers"),
+        ("new", {"layers": "("}, "is no regular expression"),
+        ("new", {"start": 0.05}, "0 < tau <= start must hold"),
+    ],
+)  # fmt: skip
+def test_a_task_that_cannot_be_added_is_one_line(name, options, message):
+    made = adapted("taps")
+    with pytest.raises(SideAgentsError, match=message):
+        made.add_task(name, **options)
+    assert made.tasks == ("cats", "dogs")
+
+
+def test_unknown_methods_and_options():
+    with pytest.raises(SideAgentsError, match="unknown method 'tabs', did you mean 'taps'"):
+        adapt(network(), "tabs", input_size=(16, 16))
+    with pytest.raises(SideAgentsError, match="method 'features' has no option 'side'"):
+        adapt(network(), "features", input_size=(16, 16), side="conv")
+
+
+def test_readouts_of_ones_own_and_none():
+    made = adapt(network(), "features", input_size=(16, 16))
+    made.add_task("code")
+    made.add_task("own", readout=nn.Sequential(nn.Linear(32, 8), nn.ReLU()))
+    made.eval()
+    assert made(IMAGES, "code").shape == (2, 32)
+    assert made(IMAGES, "own").shape == (2, 8)
+
+
+def test_files_that_do_not_belong_are_refused_and_nothing_is_added(tmp_path):
+    made = adapted("taps")
+    made.save_task("dogs", tmp_path / "dogs")
+    about = json.loads((tmp_path / "dogs" / "task.json").read_text())
+    assert about["method"] == "taps"
+    assert about["fingerprint"] == made.base.fingerprint
+    with pytest.raises(CheckpointError, match="is a task of method 'taps', this is 'features'"):
+        adapt(network(), "features", input_size=(16, 16)).load_task(tmp_path / "dogs")
+    (tmp_path / "dogs" / "task.json").write_text(json.dumps(about | {"classes": 5}))
+    other = adapt(network(), "taps", input_size=(16, 16))
+    with pytest.raises(CheckpointError, match=r"readout: 'weight' has shape \(4, 32\), the network needs \(5, 32\)"):
+        other.load_task(tmp_path / "dogs")
+    assert other.tasks == ()
+    with pytest.raises(SideAgentsError, match="there is a task 'dogs' already"):
+        made.load_task(tmp_path / "dogs")
+    (tmp_path / "dogs" / "task.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="is no task of format 1"):
+        made.load_task(tmp_path / "dogs", "new")
+
+
+def test_a_side_given_as_an_object_cannot_be_named_in_a_file(tmp_path):
+    made = adapt(network(), "sidetune", input_size=(16, 16))
+    made.add_task("a", classes=2, side=nn.Sequential(nn.Flatten(), nn.Linear(768, 32)))
+    with pytest.raises(SideAgentsError, match="task 'a' was built from side given as objects"):
+        made.save_task("a", tmp_path)
+    with pytest.raises(SideAgentsError, match="SideTuning keeps a network beside the base"):
+        made.export("a")
+
+
+class Biases(Adaptation):
+    """Trains the biases of a view of the base and nothing else."""
+
+    def build(self, base: FrozenBase) -> nn.Module:
+        """Give each layer with a bias one of its own."""
+        view = shared_view(base)
+        for part in view.encoder.modules():
+            if isinstance(part, nn.Conv2d | nn.Linear) and part.bias is not None:
+                part.bias = nn.Parameter(part.bias.detach().clone())
+        return view
+
+
+def test_a_method_is_a_class_and_a_registration(monkeypatch):
+    monkeypatch.setattr(ADAPTATIONS, "_targets", dict(ADAPTATIONS._targets))
+    ADAPTATIONS.register("biases", Biases)
+    base = FrozenBase(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), "grid", (8, 8))
+    made = adapt(base, "biases")
+    made.add_task("a", classes=2)
+    assert made.costs("a")["trainable"] == 4
+    with pytest.raises(SideAgentsError, match="method 'biases' is registered already"):
+        ADAPTATIONS.register("biases", Biases)

@@ -1,0 +1,76 @@
+"""Networks lose their classifier and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sideagents.adapt.split import as_base, classifier_of
+from sideagents.bases import load_base
+from sideagents.bases.timm_base import import_timm
+from sideagents.errors import BaseError
+
+
+class Net(nn.Module):
+    """A body and a classifier of the given name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6))
+        self.last = name
+        several = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 10))
+        setattr(self, name, several if name == "classifier" else nn.Linear(6, 10))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return getattr(self, self.last)(self.body(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "width"),
+    [("fc", "fc", 6), ("head", "head", 6), ("classifier", "classifier.2", 6), ("projection", "", 10)],
+)
+def test_the_classifier_is_found_by_its_usual_names(name, found, width):
+    net = Net(name)
+    assert classifier_of(net) == found
+    images = torch.randn(2, 3, 8, 8)
+    whole = net(images)
+    base = as_base(net, (8, 8))
+    assert base.out_shape == (width,)
+    assert torch.allclose(net(images), whole, atol=1e-6)  # the network itself stays whole
+    assert base.encoder.body[0].weight is net.body[0].weight  # and its weights are held once
+    if found in ("fc", "head"):
+        assert torch.allclose(net.get_submodule(found)(base(images)), whole, atol=1e-6)
+
+
+def test_it_can_be_named_or_named_wrongly():
+    assert as_base(Net("projection"), (8, 8), "projection").out_shape == (6,)
+    with pytest.raises(BaseError, match=r"Net has no layer 'projektion' to replace, did you mean 'projection'\?"):
+        as_base(Net("projection"), (8, 8), "projektion")
+    base = load_base("random")
+    assert as_base(base) is base
+    assert as_base("random", (32, 32)).input_size == (32, 32)
+    with pytest.raises(BaseError, match="its own size and no classifier"):
+        as_base(base, (8, 8))
+
+
+def test_what_the_network_reads_is_neither_scaled_nor_checked():
+    base = as_base(Net("fc"), (8, 8))
+    images = 100.0 * torch.randn(1, 3, 12, 12)
+    assert torch.equal(base(images), base.encoder(images.contiguous(memory_format=torch.channels_last)))
+
+
+def test_an_image_too_small_for_the_network_is_one_clear_error():
+    with pytest.raises(BaseError, match="cannot encode 3-channel 2x2 images"):
+        as_base(Net("fc"), (2, 2))
+
+
+@pytest.mark.parametrize(("model", "width"), [("resnet18", 512), ("vit_tiny_patch16_224", 192), ("convnext_atto", 320)])
+def test_timm_s_networks(model, width):
+    try:
+        timm = import_timm()
+    except BaseError:
+        pytest.skip("timm is not installed (the `vision` extra)")
+    base = as_base(timm.create_model(model))
+    assert base.out_shape == (width,)
+    assert base.input_size == (224, 224)
