@@ -20,8 +20,8 @@ WEIGHTS = DATA / "checkpoints" / "resnet44-cifar.safetensors"
 def test_resnet_44_has_the_published_weights_and_shapes():
     net = CifarResNet(44)
     assert sum(p.numel() for p in net.parameters()) == 657_936
-    assert [tuple(stage.shape[1:]) for stage in net.stages(torch.zeros(1, 3, 32, 32))] == [
-        (16, 32, 32), (32, 16, 16), (64, 8, 8)
+    assert [tuple(tap.shape[1:]) for tap in net.taps(torch.zeros(1, 3, 32, 32))] == [
+        (16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8)
     ]  # fmt: skip
     assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 64)
     with pytest.raises(BaseError, match="6 n \\+ 2"):

@@ -37,7 +37,7 @@ class _Block(nn.Module):
 class CifarResNet(nn.Module):
     """Three stages of 16, 32 and 64 channels, (B, 3, 32, 32) -> (B, 64): the network without its last layer.
 
-    depth 44 has 657,936 weights. `stages` are the taps of networks that read its activations.
+    depth 44 has 657,936 weights. `taps` is for networks that read its activations.
     """
 
     def __init__(self, depth: int = 44) -> None:
@@ -59,18 +59,16 @@ class CifarResNet(nn.Module):
         first = _Block(inputs, outputs, stride)
         return nn.Sequential(first, *(_Block(outputs, outputs, 1) for _ in range(blocks - 1)))
 
-    def stages(self, images: Tensor) -> list[Tensor]:
-        """Return the activations after each stage: (B, 16, 32, 32), (B, 32, 16, 16), (B, 64, 8, 8)."""
-        x = functional.relu(self.bn1(self.conv1(images)))
-        found = []
+    def taps(self, images: Tensor) -> list[Tensor]:
+        """Return the activations after stem and stages: (B, 16, 32, 32) twice, (B, 32, 16, 16), (B, 64, 8, 8)."""
+        found = [functional.relu(self.bn1(self.conv1(images)))]
         for stage in (self.layer1, self.layer2, self.layer3):
-            x = stage(x)
-            found.append(x)
+            found.append(stage(found[-1]))
         return found
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode normalised images to vectors."""
-        return self.stages(images)[-1].mean(dim=(2, 3))
+        return self.taps(images)[-1].mean(dim=(2, 3))
 
 
 def cifar_base(

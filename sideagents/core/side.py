@@ -100,10 +100,18 @@ class FCN5(nn.Module):
 
 
 class FCN4(nn.Module):
-    """The paper's four-layer side net for CIFAR: 25,904 weights, (B, 3, 32, 32) in [0, 1] -> (B, 64)."""
+    """The paper's four-layer side net for CIFAR: 25,904 weights, (B, 3, 32, 32) in [0, 1] -> (B, 64).
 
-    def __init__(self, in_channels: int = 3) -> None:
+    mean, std: normalisation of the images, per channel or for all; the published student expects ImageNet's.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, in_channels: int = 3, mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.5,)) -> None:
         super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.conv1 = _layer(in_channels, 16, 3)
         self.conv2 = _layer(16, 16, 3, 2, 0)
         self.conv3 = _layer(16, 32, 3, 2, 0)
@@ -111,7 +119,7 @@ class FCN4(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images (B, in_channels, H, W) in [0, 1] to vectors (B, 64)."""
-        x = self.conv5(self.conv3(self.conv2(self.conv1(2.0 * images - 1.0))))
+        x = self.conv5(self.conv3(self.conv2(self.conv1((images - self.mean) / self.std))))
         return cast(Tensor, x.mean(dim=(2, 3)))
 
     def output_layers(self) -> list[nn.Module]:

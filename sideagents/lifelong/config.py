@@ -1,0 +1,80 @@
+"""What a run over a sequence of tasks needs to know."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class EWCConfig(BaseModel):
+    """Elastic weight consolidation; see `sideagents.lifelong.ewc`."""
+
+    model_config = _STRICT
+
+    strength: float = Field(1e3, ge=0.0, description="lambda of lambda / 2 times the penalty")
+    mode: Literal["separate", "online"] = "separate"
+    gamma: float = Field(1.0, ge=0.0, le=1.0, description="online: how much of the older information is kept")
+    fisher: Literal["exact", "empirical", "batched"] = "exact"
+    samples: int = Field(200, ge=1, description="images of each task that the Fisher information is computed on")
+
+
+class PSPConfig(BaseModel):
+    """Parameter superposition; see `sideagents.lifelong.psp`."""
+
+    model_config = _STRICT
+
+    kind: Literal["binary", "complex", "rotation"] = "binary"
+    skip_first: bool = Field(True, description="the first convolution has no key, as in the side-tuning authors' code")
+
+
+class PNNConfig(BaseModel):
+    """Progressive networks; see `sideagents.lifelong.pnn`."""
+
+    model_config = _STRICT
+
+    dense: bool = Field(False, description="laterals from all earlier columns, not from the base alone")
+    stem: bool = Field(True, description="the first layer has a lateral from the base's stem")
+
+
+class LifelongConfig(BaseModel):
+    """A sequence of classification tasks, a method, and how each task is trained."""
+
+    model_config = _STRICT
+
+    kind: Literal["lifelong"] = "lifelong"
+    name: str = Field("lifelong", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    runs: str = Field("runs", description="folder of all runs")
+    seed: int = Field(1, ge=0)
+    threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's choice")
+
+    data: str = Field("cifar100", description="folder of CIFAR-100 or CIFAR-10, as given or below SIDEAGENTS_DATA")
+    tasks: int = Field(10, ge=1, description="the classes, in their order, are cut into so many tasks")
+    held_out: int = Field(0, ge=0, description="training images of each class to evaluate on in place of the test set")
+
+    base: str = "cifar:resnet44"
+    base_weights: str | None = Field(None, description="weights file of the base, as given or below SIDEAGENTS_DATA")
+    method: str = Field("sidetune", description="sidetune, features, finetune, independent, ewc, psp or pnn")
+    side: str = "fcn4"
+    side_init: str = Field("default", description="default, copy, low_energy, or a .safetensors file")
+    side_options: dict[str, Any] = Field(default_factory=dict)
+    merge: str = "alpha"
+    alpha: str | float = "learned"
+    norm_groups: int = Field(8, ge=0, description="GroupNorm between merge and readout; 0 leaves it out")
+
+    steps: int = Field(157, ge=1, description="optimizer steps for each task")
+    batch_size: int = Field(128, ge=1)
+    optimizer: Literal["adam", "adamw", "sgd", "radam"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0.0)
+    alpha_learning_rate: float | None = Field(None, gt=0.0, description="of alpha, by default the common one")
+    weight_decay: float = Field(0.0, ge=0.0, description="not applied to vectors (norms, biases) and alpha")
+    final_lr_fraction: float = Field(1.0, ge=0.0, le=1.0, description="cosine decay down to this share of the rate")
+    max_grad_norm: float = Field(1.0, gt=0.0)
+    augment: Literal["none", "flip", "flip_crop"] = Field("none", description="crops are of images padded by 4")
+    cache: str | None = Field(None, description="folder for the base's codes, by default the user's cache")
+
+    ewc: EWCConfig = EWCConfig()
+    psp: PSPConfig = PSPConfig()
+    pnn: PNNConfig = PNNConfig()

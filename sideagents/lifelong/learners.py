@@ -1,0 +1,285 @@
+"""Ways to learn one task after another: side-tuning and what it is measured against (side-tuning paper, section 4.2).
+
+Every task has a readout of its own in every method. Methods that train one network for all tasks train base and side,
+as the paper's comparisons do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from sideagents.bases.cifar_resnet import CifarResNet
+from sideagents.core.base import FrozenBase
+from sideagents.core.init import initialise_side
+from sideagents.core.methods import build_perception
+from sideagents.core.side import make_side
+from sideagents.core.sidetuned import SideTuned
+from sideagents.core.trainable import TrainableBase
+from sideagents.errors import ConfigError, SideAgentsError
+from sideagents.lifelong.config import LifelongConfig
+from sideagents.lifelong.ewc import EWC
+from sideagents.lifelong.fisher import fisher_information
+from sideagents.lifelong.pnn import ProgressiveFCN4
+from sideagents.lifelong.psp import Superposed, superpose
+from sideagents.lifelong.stream import StreamTask
+from sideagents.registry import Registry
+
+
+class Learner(nn.Module):
+    """A method over a sequence of tasks; `nets` and `readouts` are all that is trained.
+
+    A task begins (`begin`), is trained by whoever calls `forward` and `penalty`, and ends (`end`). Tasks are numbers
+    from 0.
+    """
+
+    reads_codes = False  # whether the base's codes can be given instead of the base being run
+
+    def __init__(self, config: LifelongConfig, base: FrozenBase, tasks: Sequence[StreamTask]) -> None:
+        super().__init__()
+        self.config, self.base, self.tasks = config, base, tasks
+        self.nets = nn.ModuleList()
+        self.readouts = nn.ModuleList()
+
+    def begin(self, task: int) -> None:
+        """Make what a new task needs."""
+        if task >= len(self.nets):
+            self.nets.append(self.make_net())
+        self._add_readout(task)
+
+    def _add_readout(self, task: int) -> None:
+        width = self.base.out_shape[0]
+        norm = [nn.GroupNorm(self.config.norm_groups, width, affine=False)] if self.config.norm_groups else []
+        self.readouts.append(nn.Sequential(*norm, nn.Linear(width, self.tasks[task].classes)))
+
+    def make_net(self) -> nn.Module:
+        """Make the network of a task."""
+        raise NotImplementedError
+
+    def code(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
+        """Return the code (B, width) that a task's readout reads; images uint8 or in [0, 1]."""
+        net = cast(SideTuned, self.nets[task])
+        return cast(Tensor, net(images, codes) if self.reads_codes else net(images))
+
+    def forward(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
+        """Return logits (B, classes) of a task."""
+        return cast(Tensor, self.readouts[task](self.code(images, task, codes)))
+
+    def trained(self, task: int) -> nn.Module:
+        """Return what an optimizer trains in a task."""
+        return nn.ModuleList([self.nets[task], self.readouts[task]])
+
+    def penalty(self) -> Tensor:
+        """Return what is added to the loss."""
+        return torch.zeros(())
+
+    def end(self, task: int, generator: torch.Generator) -> None:
+        """Take notice that a task was trained."""
+
+    def alpha(self, task: int) -> float:
+        """Return the weight of the base that a task learned; nan where the method has none."""
+        found = [part for part in self.trained(task).modules() if isinstance(part, SideTuned)]
+        return found[0].alpha_value() if found else float("nan")
+
+    def memory(self) -> dict[str, Tensor]:
+        """Return what a resumed run needs beside the weights."""
+        return {}
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        """Put `memory()` back."""
+
+    def _side(self) -> nn.Module:
+        config, base = self.config, self.base
+        side = make_side(
+            config.side, base.out_shape, base.channels, base.input_size, base=base, options=config.side_options
+        )
+        initialise_side(side, config.side_init, base, base.input_size)
+        return side
+
+    def _composite(self) -> SideTuned:
+        """Return a trained copy of the base with a side beside it."""
+        return SideTuned(TrainableBase(self.base, "batch"), self._side(), self.config.merge, self.config.alpha)
+
+
+class SideTune(Learner):
+    """A side network, a merge and an alpha for each task; the base is frozen."""
+
+    reads_codes = True
+
+    def make_net(self) -> nn.Module:
+        """Make base, side and merge."""
+        config = self.config
+        return build_perception(
+            "sidetune",
+            self.base,
+            config.side,
+            config.merge,
+            config.alpha,
+            config.side_init,
+            side_options=config.side_options,
+        )
+
+
+class Features(Learner):
+    """The frozen base: only readouts are trained."""
+
+    reads_codes = True
+
+    def make_net(self) -> nn.Module:
+        """Take the base alone."""
+        return SideTuned(self.base, None, "alpha", 1.0)
+
+
+class Independent(Learner):
+    """Base and side trained anew, from the pretrained base, for every task: the most that can be stored."""
+
+    def make_net(self) -> nn.Module:
+        """Make the composite."""
+        return self._composite()
+
+
+class FineTune(Learner):
+    """One network for all tasks, trained on one after the other."""
+
+    def begin(self, task: int) -> None:
+        """Make the network once."""
+        if not len(self.nets):
+            self.nets.append(self._composite())
+        self._add_readout(task)
+
+    def code(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
+        """Return the one network's code."""
+        return cast(Tensor, self.nets[0](images))
+
+    def trained(self, task: int) -> nn.Module:
+        """Return the network and the task's readout."""
+        return nn.ModuleList([self.nets[0], self.readouts[task]])
+
+
+class ElasticWeights(FineTune):
+    """Fine-tuning that holds the weights which earlier tasks need (EWC)."""
+
+    _held: EWC | None = None
+
+    @property
+    def held(self) -> EWC:
+        """The penalty."""
+        if self._held is None:
+            settings = self.config.ewc
+            shared = {name: p for name, p in self.nets[0].named_parameters() if p.requires_grad}
+            self._held = EWC(shared, settings.strength, settings.mode, settings.gamma)
+        return self._held
+
+    def penalty(self) -> Tensor:
+        """Return EWC's penalty."""
+        return self.held.penalty()
+
+    def end(self, task: int, generator: torch.Generator) -> None:
+        """Measure what the task's weights are worth to it."""
+        settings, data = self.config.ewc, self.tasks[task].train
+        network = nn.Sequential(self.nets[0], self.readouts[task])
+        index = torch.randperm(len(data), generator=generator)[: settings.samples]
+        found = fisher_information(
+            network,
+            self.held.parameters,
+            network,
+            data.images[index].float() / 255,
+            data.labels[index],
+            settings.fisher,
+        )
+        self.held.remember(found)
+
+    def memory(self) -> dict[str, Tensor]:
+        """Return anchors and information."""
+        return self.held.state_dict()
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        """Put them back."""
+        self.held.load_state_dict(memory)
+
+
+class Superposition(Learner):
+    """All tasks in one set of weights under keys (PSP)."""
+
+    def begin(self, task: int) -> None:
+        """Superpose the network once."""
+        if not len(self.nets):
+            settings = self.config.psp
+            self.nets.append(
+                superpose(
+                    self._composite(),
+                    len(self.tasks),
+                    settings.kind,
+                    self.config.seed,
+                    skip_first=settings.skip_first,
+                )
+            )
+        self._add_readout(task)
+
+    def code(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
+        """Return the code under the task's key."""
+        return cast(Tensor, self.nets[0](images, task))
+
+    def trained(self, task: int) -> nn.Module:
+        """Return the task's view of the shared weights, and its readout."""
+        return nn.ModuleList([cast(Superposed, self.nets[0]).view(task), self.readouts[task]])
+
+
+class Progressive(Learner):
+    """A column for each task beside the frozen base, with laterals from its activations (PNN)."""
+
+    def __init__(self, config: LifelongConfig, base: FrozenBase, tasks: Sequence[StreamTask]) -> None:
+        super().__init__(config, base, tasks)
+        if not isinstance(base.encoder, CifarResNet) or config.side != "fcn4":
+            raise ConfigError("method pnn: columns of fcn4 beside a base cifar:resnet... are what it is made for")
+        self.nets.append(ProgressiveFCN4(stem=config.pnn.stem, dense=config.pnn.dense))
+
+    @property
+    def columns(self) -> ProgressiveFCN4:
+        """The columns."""
+        return cast(ProgressiveFCN4, self.nets[0])
+
+    def begin(self, task: int) -> None:
+        """Add a column."""
+        self.columns.add_column()
+        self._add_readout(task)
+
+    def code(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
+        """Return the column's code, read from images and the base's activations."""
+        images = self.base.prepare(images, "the column")
+        encoder = cast(CifarResNet, self.base.encoder)
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.base.mean, self.base.std))
+        with torch.no_grad():
+            taps = encoder.taps(((images - mean) / std).contiguous(memory_format=torch.channels_last))
+        return cast(Tensor, self.columns(images, task, taps if self.config.pnn.stem else taps[1:]))
+
+    def trained(self, task: int) -> nn.Module:
+        """Return the column and the task's readout."""
+        return nn.ModuleList([self.columns.columns[task], self.readouts[task]])
+
+
+LEARNERS: Registry[type[Learner]] = Registry("method")
+LEARNERS.register("sidetune", SideTune)
+LEARNERS.register("features", Features)
+LEARNERS.register("finetune", FineTune)
+LEARNERS.register("independent", Independent)
+LEARNERS.register("ewc", ElasticWeights)
+LEARNERS.register("psp", Superposition)
+LEARNERS.register("pnn", Progressive)
+
+
+def optimizer_of(config: LifelongConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Return the optimizer that the configuration names; raises `SideAgentsError` when nothing would be trained."""
+    if not groups:
+        raise SideAgentsError(f"method {config.method!r} has nothing to train")
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, config.learning_rate, momentum=0.9)
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "radam": torch.optim.RAdam,
+    }
+    return kinds[config.optimizer](groups, config.learning_rate)

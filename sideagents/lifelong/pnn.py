@@ -1,0 +1,203 @@
+"""Progressive networks: a new column per task, with lateral adapters from what is frozen (Rusu et al. 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+from typing_extensions import Self
+
+from sideagents.core.side import FCN4
+from sideagents.errors import SideAgentsError
+
+_SCALE = 0.9  # the side-tuning authors' start of the learned scale; Rusu et al. say small and random
+
+
+class Lateral(nn.Module):
+    """Lateral adapter: scale, 1x1 convolution, GroupNorm, ReLU, 1x1 convolution (Rusu et al. 2016, equation 2).
+
+    (B, inputs, h, w) of an earlier column or the base -> (B, outputs, *size), what is added before the non-linearity.
+    The grid is fitted first, by adaptive average pooling: the side-tuning authors' code max-pools the adapter's result
+    and crops. 1 + inputs outputs + 2 outputs + outputs^2 weights. The norm undoes all but the sign of the scale, here
+    as in that code; it is kept so that the counts agree.
+    """
+
+    def __init__(self, inputs: int, outputs: int, scale: float = _SCALE) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+        self.adapter = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, bias=False),
+            nn.GroupNorm(2 if outputs % 2 == 0 else 1, outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 1, bias=False),
+        )
+
+    def forward(self, activation: Tensor, size: tuple[int, int]) -> Tensor:
+        """Adapt (B, inputs, h, w) to (B, outputs, *size)."""
+        if tuple(activation.shape[-2:]) != size:
+            activation = adaptive_avg_pool2d(activation, size)
+        return cast(Tensor, self.adapter(self.scale * activation))
+
+
+class Column(nn.Module):
+    """One task's network: stages of a convolution and what follows it, with lateral adapters in between.
+
+    h_i = rest_i(conv_i(h_(i-1)) + sum over earlier columns j of lateral(h_(i-1) of j) + lateral(tap_i of the base)).
+    """
+
+    def __init__(
+        self, stages: Sequence[nn.Sequential], earlier: int, base_channels: Sequence[int | None], scale: float
+    ) -> None:
+        super().__init__()
+        convs = [_first_conv(stage, index) for index, stage in enumerate(stages)]
+        self.stages = nn.ModuleList(stages)
+        # All columns are built alike, so the channels that enter a stage here leave the one before it there.
+        self.from_columns = nn.ModuleList(
+            nn.ModuleList(
+                Lateral(conv.in_channels, conv.out_channels, scale) for _ in range(earlier if index > 0 else 0)
+            )
+            for index, conv in enumerate(convs)
+        )
+        self.from_base = nn.ModuleDict(
+            {
+                str(index): Lateral(channels, convs[index].out_channels, scale)
+                for index, channels in enumerate(base_channels)
+                if channels is not None
+            }
+        )
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """Stop training this column for good: no gradients, eval mode whatever the parent does."""
+        self.requires_grad_(False)
+        self.frozen = True
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mode, unless frozen."""
+        return super().train(mode and not self.frozen)
+
+    def forward(self, images: Tensor, earlier: Sequence[Sequence[Tensor]], taps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the activation after each stage, given those of the earlier columns and the base's taps."""
+        of_base = dict(zip(self.from_base, taps, strict=True))
+        activations: list[Tensor] = []
+        x = images
+        for index, stage in enumerate(self.stages):
+            conv, *rest = cast(nn.Sequential, stage)
+            total = conv(x)
+            size = tuple(total.shape[-2:])
+            laterals = cast(nn.ModuleList, self.from_columns[index])
+            for lateral, activation in zip(laterals, earlier if index > 0 else (), strict=True):
+                total = total + lateral(activation[index - 1].detach(), size)
+            if str(index) in of_base:
+                total = total + self.from_base[str(index)](of_base[str(index)].detach(), size)
+            x = total
+            for layer in rest:
+                x = layer(x)
+            activations.append(x)
+        return activations
+
+
+class ProgressiveNet(nn.Module):
+    """Columns of convolutional stages; each new one reads all earlier columns, a frozen base, or both.
+
+    Laterals join before the non-linearity (and before the norm, if that follows the convolution). The first stage gets
+    none from other columns, whose input is the raw image too; it may get one from the base. Earlier columns are frozen,
+    detached and in eval mode, so training a column leaves the outputs of all others as they were, bit for bit.
+
+    With `dense` the weights of a column grow with its number. To load a state dict, add as many columns first.
+
+    Args:
+        make_stages: makes the fresh stages of a column, each an nn.Sequential that starts with a Conv2d.
+        base_channels: per stage, the channels of the base's activation that is fed into it, or None for no lateral.
+        dense: laterals from all earlier columns; False for the base only.
+        scale: starting value of the learned scale of each lateral.
+
+    Raises `SideAgentsError` for stages that do not fit and when nothing is given to read from.
+    """
+
+    def __init__(
+        self,
+        make_stages: Callable[[], Sequence[nn.Sequential]],
+        base_channels: Sequence[int | None] = (),
+        *,
+        dense: bool = True,
+        scale: float = _SCALE,
+    ) -> None:
+        super().__init__()
+        stages = len([_first_conv(stage, index) for index, stage in enumerate(make_stages())])
+        if base_channels and len(base_channels) != stages:
+            raise SideAgentsError(
+                f"progressive net: base_channels needs one entry (or None) for each of the {stages} stages, "
+                f"got {len(base_channels)}"
+            )
+        self.base_channels = tuple(base_channels)
+        self.tapped = [channels for channels in self.base_channels if channels is not None]
+        if not dense and not self.tapped:
+            raise SideAgentsError("progressive net: without dense and base_channels there is nothing to read from")
+        self.make_stages = make_stages
+        self.dense = dense
+        self.scale = scale
+        self.columns = nn.ModuleList()
+
+    def add_column(self) -> int:
+        """Freeze all columns, add a fresh one, and return its task number, counted from 0."""
+        for column in self.columns:
+            cast(Column, column).freeze()
+        earlier = len(self.columns) if self.dense else 0
+        column = Column(self.make_stages(), earlier, self.base_channels, self.scale).train(self.training)
+        existing = next(self.parameters(), None)
+        self.columns.append(column if existing is None else column.to(existing))
+        return len(self.columns) - 1
+
+    def forward(self, images: Tensor, task: int, taps: Sequence[Tensor] = ()) -> Tensor:
+        """Return the last activation of column `task` (B, C, h, w) on images as its stages take them.
+
+        taps: the base's activations (B, channels, h, w), one for each entry of `base_channels` that is not None, in
+        that order; they are detached. Raises `SideAgentsError` for a task without a column and for other taps.
+        """
+        if not 0 <= task < len(self.columns):
+            raise SideAgentsError(
+                f"progressive net has {len(self.columns)} columns, none for task {task}; add_column() first"
+            )
+        if [tap.shape[1] for tap in taps] != self.tapped:
+            found = [tap.shape[1] for tap in taps]
+            raise SideAgentsError(f"progressive net reads base activations of {self.tapped} channels, got {found}")
+        earlier: list[list[Tensor]] = []
+        if self.dense:
+            with torch.no_grad():
+                for column in self.columns[:task]:
+                    earlier.append(column(images, earlier, taps))
+        return cast(list[Tensor], self.columns[task](images, earlier, taps))[-1]
+
+
+class ProgressiveFCN4(ProgressiveNet):
+    """Progressive net for CIFAR: columns are the four layers of `FCN4`, images (B, 3, 32, 32) in [0, 1] -> (B, 64).
+
+    The base is a CIFAR ResNet, tapped after its stem and each of its three stages (16, 16, 32 and 64 channels), one tap
+    per layer. Base only, that makes 37,428 weights per task, as the side-tuning authors' code has. Without `stem` the
+    first layer gets no lateral, as Rusu et al. have it: 36,883 weights and three taps. With `dense` each earlier column
+    adds 8,419.
+    """
+
+    def __init__(self, *, stem: bool = True, dense: bool = False, in_channels: int = 3, scale: float = _SCALE) -> None:
+        base_channels = (16 if stem else None, 16, 32, 64)
+        super().__init__(lambda: _fcn4_stages(in_channels), base_channels, dense=dense, scale=scale)
+
+    def forward(self, images: Tensor, task: int, taps: Sequence[Tensor] = ()) -> Tensor:
+        """Encode images (B, in_channels, H, W) in [0, 1] to vectors (B, 64) by column `task`; see `ProgressiveNet`."""
+        return super().forward(2.0 * images - 1.0, task, taps).mean(dim=(2, 3))
+
+
+def _fcn4_stages(in_channels: int) -> list[nn.Sequential]:
+    side = FCN4(in_channels)
+    return [side.conv1, side.conv2, side.conv3, side.conv5]
+
+
+def _first_conv(stage: nn.Module, index: int) -> nn.Conv2d:
+    if not isinstance(stage, nn.Sequential) or len(stage) == 0 or not isinstance(stage[0], nn.Conv2d):
+        raise SideAgentsError(f"progressive net: stage {index} must be an nn.Sequential that starts with a Conv2d")
+    return stage[0]

@@ -1,0 +1,234 @@
+"""`sideagents lifelong`: train on one task after another, judge all of them after each, resume between tasks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sideagents.bases import load_base
+from sideagents.core.base import FrozenBase
+from sideagents.core.counting import weights_of
+from sideagents.core.groups import parameter_groups
+from sideagents.data.codes import cached_codes
+from sideagents.errors import CheckpointError, ConfigError
+from sideagents.lifelong.config import LifelongConfig
+from sideagents.lifelong.learners import LEARNERS, Learner, optimizer_of
+from sideagents.lifelong.metrics import final_mean, forgetting
+from sideagents.lifelong.stream import StreamTask, augmented, batches, read_stream
+from sideagents.run.checkpoint import load_checkpoint, restore_tensors, save_checkpoint
+from sideagents.run.config import config_hash, differences, dump_config, load_config
+from sideagents.run.files import find_data, write_json
+from sideagents.run.folder import RunFolder
+from sideagents.run.progress import Progress
+from sideagents.run.seeding import seed_everything
+
+_EVALUATED_AT_ONCE = 250
+_LOG_EVERY = 20  # steps
+
+
+def lifelong(config: LifelongConfig, resume: bool = False) -> tuple[Path, dict[str, Any]]:
+    """Run the sequence; return the run's folder and its result.
+
+    The result holds `mean_accuracy` (of all tasks at the end, in [0, 1]), `per_task`, `forgetting` (the mean rise of
+    error), `accuracy` and `loss` (after each task x tasks, None where not seen yet), `alpha`, `weights_per_task`.
+    `resume` goes on with the newest run of that name after its last finished task. Raises `SideAgentsError`.
+    """
+    LEARNERS.get(config.method)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    tasks = read_stream(config)
+    base = load_base(config.base, weights=None if config.base_weights is None else find_data(config.base_weights))
+    run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
+    if resume:
+        _same_config(config, run)
+        run.note_resume()
+    sequence = TaskSequence(config, base, tasks, run)
+    try:
+        result = sequence.play(resume)
+    finally:
+        run.close()
+    write_json(run.path / "result.json", result)
+    return run.path, result
+
+
+class TaskSequence:
+    """A run over tasks in this process."""
+
+    def __init__(self, config: LifelongConfig, base: FrozenBase, tasks: list[StreamTask], run: RunFolder) -> None:
+        self.config, self.base, self.tasks, self.run = config, base, tasks, run
+        self.learner: Learner = LEARNERS.get(config.method)(config, base, tasks)
+        self._accuracy = np.full((len(tasks), len(tasks)), np.nan)
+        self._loss = np.full((len(tasks), len(tasks)), np.nan)
+        self._weights: list[int] = []
+        self._alphas: list[float] = []
+        self._seconds = 0.0
+        self._codes: dict[tuple[int, str], Tensor] = {}
+
+    def play(self, resume: bool) -> dict[str, Any]:
+        """Train what is left and return the result."""
+        first = self._restore() if resume else 0
+        self.run.rewind(first * self.config.steps)
+        total = self.config.steps * len(self.tasks)
+        with Progress(total, f"{self.config.method}", unit="step", done=first * self.config.steps) as shown:
+            for task in range(first, len(self.tasks)):
+                started = time.perf_counter()
+                self._begin(task)
+                self._train(task, shown)
+                self.learner.end(task, torch.Generator().manual_seed(self._seed(task) + 1))
+                self._weights.append(weights_of(self.learner.trained(task), trainable_only=True))
+                self._alphas.append(self.learner.alpha(task))
+                for seen in range(task + 1):
+                    self._accuracy[task, seen], self._loss[task, seen] = self._judge(seen)
+                self._seconds += time.perf_counter() - started
+                mean = float(np.nanmean(self._accuracy[task]))
+                self.run.log((task + 1) * self.config.steps, {"eval/mean_accuracy": mean})
+                shown.update(0, accuracy=mean)
+                self._save(task + 1)
+        return self._result()
+
+    def _begin(self, task: int) -> None:
+        seed_everything(self._seed(task))  # fresh weights depend on seed and task alone
+        self.learner.begin(task)
+
+    def _seed(self, task: int) -> int:
+        return int(np.random.SeedSequence([self.config.seed, task]).generate_state(1)[0])
+
+    # one task
+
+    def _train(self, task: int, shown: Progress) -> None:
+        config, learner, data = self.config, self.learner, self.tasks[task].train
+        trained = learner.trained(task)
+        groups = parameter_groups(
+            trained, config.learning_rate, config.alpha_learning_rate, config.weight_decay, decay_vectors=False
+        )
+        optimizer = optimizer_of(config, groups)
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        generator = torch.Generator().manual_seed(self._seed(task))
+        codes = self._codes_of(task, "train") if config.augment == "none" else None
+        trained.train()
+        losses: list[float] = []
+        for step, index in enumerate(batches(len(data), config.batch_size, config.steps, generator)):
+            share = config.final_lr_fraction + (1 - config.final_lr_fraction) * _cosine(step / config.steps)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * share
+            images = augmented(data.images[index].float() / 255, config.augment, generator)
+            logits = learner(images, task, None if codes is None else codes[index])
+            loss = functional.cross_entropy(logits, data.labels[index]) + learner.penalty()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(trained.parameters(), config.max_grad_norm)
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
+                raise ConfigError(f"task {self.tasks[task].name}, step {step + 1}: the loss became {losses[-1]}")
+            shown.update(1, loss=losses[-1])
+            if len(losses) == _LOG_EVERY or step + 1 == config.steps:
+                self.run.log(task * config.steps + step + 1, {"train/loss": sum(losses) / len(losses), "task": task})
+                losses = []
+        trained.eval()
+
+    @torch.no_grad()
+    def _judge(self, task: int) -> tuple[float, float]:
+        """Return accuracy and mean cross-entropy on a task's test images."""
+        data, learner = self.tasks[task].test, self.learner
+        learner.eval()
+        codes = self._codes_of(task, "test")
+        right, loss = 0, 0.0
+        for index in torch.split(torch.arange(len(data)), _EVALUATED_AT_ONCE):
+            logits = learner(data.images[index].float() / 255, task, None if codes is None else codes[index])
+            right += int((logits.argmax(dim=1) == data.labels[index]).sum())
+            loss += float(functional.cross_entropy(logits, data.labels[index], reduction="sum"))
+        return right / len(data), loss / len(data)
+
+    def _codes_of(self, task: int, part: str) -> Tensor | None:
+        """Return the base's codes of a task's images, where the method reads them."""
+        if not self.learner.reads_codes:
+            return None
+        if (task, part) not in self._codes:
+            images = self.tasks[task].train.images if part == "train" else self.tasks[task].test.images
+            folder = None if self.config.cache is None else Path(self.config.cache)
+            self._codes[task, part] = cached_codes(self.base, images, folder)
+        return self._codes[task, part]
+
+    # stopping and going on
+
+    def _save(self, done: int) -> None:
+        state = {
+            "accuracy": self._accuracy,
+            "loss": self._loss,
+            "weights": list(self._weights),
+            "alphas": list(self._alphas),
+            "seconds": self._seconds,
+            "memory": self.learner.memory(),
+        }
+        save_checkpoint(
+            self.run.checkpoints,
+            done,
+            self.learner.state_dict(),
+            state,
+            keep=2,
+            config_hash=config_hash(self.config),
+            base=self.base.name,
+            fingerprint=self.base.fingerprint,
+        )
+
+    def _restore(self) -> int:
+        checkpoint = load_checkpoint(self.run.checkpoint(), fingerprint=self.base.fingerprint)
+        for task in range(checkpoint.step):
+            self._begin(task)
+        restore_tensors(self.learner.state_dict(), checkpoint.tensors, checkpoint.path)
+        state = checkpoint.state
+        try:
+            self._accuracy, self._loss = np.array(state["accuracy"]), np.array(state["loss"])
+            self._weights, self._alphas = list(state["weights"]), list(state["alphas"])
+            self._seconds = float(state["seconds"])
+            self.learner.remember(state["memory"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{checkpoint.path}: its state is damaged ({error})") from None
+        return checkpoint.step
+
+    def _result(self) -> dict[str, Any]:
+        last = self._accuracy[-1]
+        return {
+            "method": self.config.method,
+            "tasks": [task.name for task in self.tasks],
+            "mean_accuracy": final_mean(self._accuracy),
+            "per_task": [float(value) for value in last],
+            "forgetting": float(np.mean(forgetting(self._accuracy, higher_is_better=True))),
+            "accuracy": _plain(self._accuracy),
+            "loss": _plain(self._loss),
+            "alpha": [None if math.isnan(value) else value for value in self._alphas],
+            "weights_per_task": self._weights,
+            "seconds": round(self._seconds, 1),
+        }
+
+
+def _plain(matrix: np.ndarray[Any, Any]) -> list[list[float | None]]:
+    return [[None if math.isnan(value) else float(value) for value in row] for row in matrix]
+
+
+def _cosine(done: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _same_config(config: LifelongConfig, run: RunFolder) -> None:
+    earlier = load_config(LifelongConfig, run.config_path)
+    changed = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in differences(earlier, config).items()]
+    if changed:
+        raise ConfigError(f"{run.config_path}: to resume, the configuration must be the same ({'; '.join(changed)})")
+
+
+def table_of(result: Mapping[str, Any]) -> str:
+    """Return a result as lines for people."""
+    names, values = result["tasks"], result["per_task"]
+    cells = "  ".join(f"{name} {100 * value:.1f}" for name, value in zip(names, values, strict=True))
+    mean, lost = 100 * result["mean_accuracy"], 100 * result["forgetting"]
+    return f"{result['method']}: mean accuracy {mean:.2f} %, forgetting {lost:.2f} points\n{cells}"
