@@ -11,11 +11,30 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from sideagents.lifelong.config import LifelongConfig
 from sideagents.train.pretrain import PretrainConfig
 from sideagents_policies.checks import MAY_CHANGE_ON_RESUME
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.listing import rows
 from sideagents_policies.tables import markdown_table
+
+LIFELONG_MEANINGS = {
+    "kind": "what the file is for",
+    "name": "of the run's folder",
+    "seed": "of everything random; each task draws from it and its number alone",
+    "base": "as in `model.base`, one whose codes are vectors",
+    "side": "as in `model.side`",
+    "side_options": "of the side's constructor",
+    "merge": "as in `model.merge`",
+    "alpha": "as in `model.alpha`",
+    "batch_size": "images in each step",
+    "optimizer": "`sgd` has momentum 0.9",
+    "learning_rate": "at the start",
+    "max_grad_norm": "gradients are scaled down to this norm",
+    "ewc.mode": "one penalty for each earlier task, or one for all",
+    "ewc.fisher": "see `sideagents.lifelong.fisher`",
+    "psp.kind": "of the keys",
+}
 
 # What a key means where its definition carries no description; one entry for each of those keys and for no other.
 MEANINGS = {
@@ -127,8 +146,9 @@ sideagents check pointnav/sidetune_curvature model.base=denoising ppo.frames=100
 
 - `SIDEAGENTS_DATA`: where `scenes.dataset`, `scenes.episodes`, `model.base_weights`, the `.safetensors` files of
   `model.base` and `model.side_init`, and `data`, `held_out` and `splits`
-  of `pretrain` are looked for when they are not found as given.
-- `SIDEAGENTS_CACHE`: where bundled buildings and walkable spaces are kept; by default `~/.cache/sideagents`.
+  of `pretrain`, `data`, `base_weights` and `side_init` of `lifelong` are looked for when they are not found as given.
+- `SIDEAGENTS_CACHE`: where bundled buildings, walkable spaces and codes of images are kept; by default
+  `~/.cache/sideagents`.
 """
 
 
@@ -145,6 +165,15 @@ def page() -> str:
     parts.append("One base, one task; see [bases.md](bases.md).\n")
     parts.append(_table(PretrainConfig, "", PRETRAIN_MEANINGS, used))
     _all_used(PRETRAIN_MEANINGS, used)
+    used = set()
+    parts.append("## Keys of `sideagents lifelong`\n")
+    parts.append("A sequence of tasks; see [adapt.md](adapt.md). Such a file says `kind: lifelong`.\n")
+    parts.append(_table(LifelongConfig, "", LIFELONG_MEANINGS, used))
+    for name in ("ewc", "psp", "pnn"):
+        section = LifelongConfig.model_fields[name].annotation
+        assert section is not None
+        parts.append(f"{_prose(section)}\n\n{_table(section, f'{name}.', LIFELONG_MEANINGS, used)}")
+    _all_used(LIFELONG_MEANINGS, used)
     return "\n".join(parts)
 
 
@@ -185,7 +214,12 @@ def _fields(owner: type[Any]) -> dict[str, tuple[Any, Any, str, list[str]]]:
     """Return name -> (annotation, default, description, limits) of a pydantic model or a dataclass."""
     if issubclass(owner, BaseModel):
         return {
-            name: (field.annotation, field.default, field.description or "", _limits(field.metadata))
+            name: (
+                field.annotation,
+                field.default if field.default_factory is None else field.get_default(call_default_factory=True),
+                field.description or "",
+                _limits(field.metadata),
+            )
             for name, field in owner.model_fields.items()
         }
     hints = typing.get_type_hints(owner)
@@ -206,17 +240,21 @@ def _is_section(annotation: Any) -> bool:
 def _kind(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         *most, last = (f"`{value}`" for value in typing.get_args(annotation))
-        return f"{', '.join(most)} or {last}"
+        return f"{', '.join(most)} or {last}" if most else last
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return " or ".join(_kind(part) for part in typing.get_args(annotation))
     if typing.get_origin(annotation) is tuple:
         return f"list of {_kind(typing.get_args(annotation)[0])}"
+    if typing.get_origin(annotation) is dict:
+        return "mapping"
     return {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}[annotation]
 
 
 def _default(value: Any) -> str:
     if value is PydanticUndefined:
         return "required"
+    if value == {}:
+        return "empty"
     return "`null`" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

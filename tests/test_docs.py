@@ -17,8 +17,11 @@ import torch
 import yaml
 
 from sideagents import ALPHAS, MERGES, METHODS, SIDES, FrozenBase, list_bases, save_base
+from sideagents.adapt import ADAPTATIONS
 from sideagents.bases import SHIPPED
 from sideagents.bases.encoder import MidLevelEncoder
+from sideagents.lifelong.config import LifelongConfig
+from sideagents.lifelong.learners import LEARNERS
 from sideagents.run.config import key_paths, load_config
 from sideagents.train.pretrain import PretrainConfig
 from sideagents_envs.config import TaskConfig
@@ -81,6 +84,7 @@ def test_configuration_page_is_what_the_code_says():
     page = (ROOT / "docs" / "configuration.md").read_text()
     assert page == script("document_config").page(), "run: python scripts/document_config.py > docs/configuration.md"
     assert all(f"`{key}`" in page for key in key_paths(AgentConfig) if key != "scenes.navmesh")
+    assert all(f"`{key}`" in page for key in key_paths(LifelongConfig) if key not in ("ewc", "psp", "pnn"))
 
 
 def test_a_key_without_meaning_is_noticed(monkeypatch):
@@ -176,6 +180,9 @@ def check_command(words: list[str], line: str) -> None:
     targets = [word for word in free if word not in overrides]
     if words[0] == "pretrain":
         load_config(PretrainConfig, None, ["task=depth", "data=x", *overrides])
+    elif words[0] == "lifelong":
+        assert set(targets) <= set(config_names()), line
+        load_config(LifelongConfig, config_path(targets[0]) if targets else None, overrides)
     elif words[0] in ("train", "demos", "clone", "check"):
         bundled = [name for name in targets if name.startswith("pointnav/")]
         assert set(bundled) <= set(config_names()), line
@@ -195,6 +202,8 @@ def check_command(words: list[str], line: str) -> None:
         "eval --agent straigth",
         "eval runs/a --episodes many",
         "pretrain task=depht data=x",
+        "lifelong lifelong/icifa",
+        "lifelong lifelong/icifar stepz=3",
         "scenes episodes house.glb",
     ],
 )
@@ -282,6 +291,8 @@ def test_yaml_and_json_blocks_are_valid(page, tmp_path):
 
 def test_everything_that_can_be_named_is_named():
     text = (ROOT / "docs" / "perception.md").read_text()
+    adapting = (ROOT / "docs" / "adapt.md").read_text()
+    assert [name for name in (*ADAPTATIONS.names(), *LEARNERS.names()) if f"`{name}`" not in adapting] == []
     names = {*SHIPPED, *METHODS.names(), *MERGES.names(), *SIDES.names()}
     names |= {row["name"] for row in list_bases() if row["kind"] == "control"}
     missing = {name for name in names if f"`{name}`" not in text}

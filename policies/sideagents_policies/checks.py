@@ -15,14 +15,18 @@ from sideagents.core.alpha import make_alpha
 from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS
 from sideagents.errors import ConfigError, SideAgentsError
-from sideagents.run.config import differences, dump_config, load_config
+from sideagents.lifelong.config import LifelongConfig
+from sideagents.lifelong.run import checked as checked_lifelong
+from sideagents.run.config import differences, load_config
 from sideagents_envs.episodes import content_files, read_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat import importing
 from sideagents_envs.habitat.lab import chosen_simulator
 from sideagents_policies.config import AgentConfig, ModelConfig
 from sideagents_policies.parallel import has_device
-from sideagents_policies.paths import config_path, locate
+from sideagents_policies.paths import config_kind, config_path, locate
+
+KINDS = ("lifelong",)  # of configurations that are not an agent's
 
 # What may differ when a run goes on: how long it trains, how often it saves, where and how fast it computes, and where
 # its data is: that it is the same, the names of the buildings and the base's fingerprint in the checkpoint tell.
@@ -46,7 +50,18 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> AgentConfig:
 
     Raises `ConfigError` with the key path for unknown keys, wrong types, unknown names and parts that do not fit.
     """
-    return checked(load_config(AgentConfig, config_path(name), list(overrides)))
+    path = config_path(name)
+    if (kind := config_kind(path)) in KINDS:
+        raise ConfigError(f"{name}: is a configuration of `sideagents {kind}`, an agent's is needed here")
+    return checked(load_config(AgentConfig, path, list(overrides)))
+
+
+def read_lifelong(name: str, overrides: Sequence[str] = ()) -> LifelongConfig:
+    """Resolve and check a configuration for a sequence of tasks; raises `ConfigError`."""
+    path = config_path(name)
+    if (kind := config_kind(path)) != "lifelong":
+        raise ConfigError(f"{name}: is a configuration of kind {kind!r}, one of `kind: lifelong` is needed here")
+    return checked_lifelong(load_config(LifelongConfig, path, list(overrides)))
 
 
 def default_config(overrides: Sequence[str] = ()) -> AgentConfig:
@@ -67,11 +82,6 @@ def checked(config: AgentConfig) -> AgentConfig:
         _check_parts(config)
     _check_episodes(config)
     return config
-
-
-def resolved_yaml(config: AgentConfig) -> str:
-    """Return the whole configuration as YAML that reads back as the same configuration."""
-    return dump_config(config)
 
 
 def absent_data(config: AgentConfig) -> Iterator[str]:

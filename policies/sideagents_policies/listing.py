@@ -64,7 +64,8 @@ def _first_sentence(target: object) -> str:
 def _config(name: str) -> Row:
     path = config_path(name)
     text = path.read_text(encoding="utf-8")
-    model = (yaml.safe_load(text) or {}).get("model", {})
+    tree: Row = yaml.safe_load(text) or {}
+    model: Row = tree.get("model", tree)  # an agent's is in a section of its own
     comment = " ".join(
         line.strip("# ") for line in itertools.takewhile(lambda line: line[:1] == "#", text.splitlines())
     )

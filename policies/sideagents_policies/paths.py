@@ -7,6 +7,8 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
+import yaml
+
 from sideagents.errors import ConfigError, nearest
 from sideagents.run.files import find_data
 from sideagents_policies.config import AgentConfig
@@ -19,7 +21,7 @@ def configs_folder() -> Path:
 
 
 def config_names() -> list[str]:
-    """Return the short names of the bundled configurations of agents, such as `pointnav/sidetune_curvature`."""
+    """Return the short names of the bundled configurations, such as `pointnav/sidetune_curvature`."""
     root = configs_folder()
     return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
 
@@ -36,6 +38,16 @@ def config_path(name: str) -> Path:
         raise ConfigError(f"{name}: is a folder; a configuration is a YAML file or a name (`sideagents list configs`)")
     hint = nearest(name, [*names, *(short.split("/")[-1] for short in names)])
     raise ConfigError(f"{name}: neither a file nor a bundled configuration{hint} (see `sideagents list configs`)")
+
+
+def config_kind(path: Path) -> str:
+    """Return what a configuration file is for, its key `kind`: `agent` when it says nothing, or nothing readable."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        return "agent"  # who reads the file in earnest says what is wrong with it
+    kind = tree.get("kind", "agent") if isinstance(tree, dict) else "agent"
+    return str(kind)
 
 
 def locate(config: AgentConfig) -> AgentConfig:

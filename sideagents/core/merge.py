@@ -82,29 +82,29 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(2 if channels % 2 == 0 else 1, channels)
 
 
-def _adapter(out_shape: Sequence[int]) -> nn.Sequential:
-    """Make the lateral adapter of progressive nets: 145 weights on 8-channel maps, 8,448 on 64-vectors.
-
-    On vectors GroupNorm stands where the original has BatchNorm: the same weights, but alike in train and eval mode.
-    """
+def _adapter(out_shape: Sequence[int], batchnorm: bool) -> nn.Sequential:
+    """Make the lateral adapter of progressive nets: 145 weights on 8-channel maps, 8,448 on 64-vectors."""
     channels = out_shape[0]
     if len(out_shape) == 1:
-        return nn.Sequential(nn.Linear(channels, channels), _norm(channels), nn.ReLU(), nn.Linear(channels, channels))
+        norm = nn.BatchNorm1d(channels) if batchnorm else _norm(channels)
+        return nn.Sequential(nn.Linear(channels, channels), norm, nn.ReLU(), nn.Linear(channels, channels))
     return nn.Sequential(
         _Scale(),
         nn.Conv2d(channels, channels, 1, bias=False),
-        _norm(channels),
+        nn.BatchNorm2d(channels) if batchnorm else _norm(channels),
         nn.ReLU(),
         nn.Conv2d(channels, channels, 1, bias=False),
     )
 
 
 class MLPMerge(Merge):
-    """F(B) + S, with F a small trained adapter, as in progressive nets."""
+    """F(B) + S, with F a small trained adapter, as in progressive nets; GroupNorm inside."""
+
+    batchnorm: ClassVar[bool] = False
 
     def __init__(self, out_shape: Sequence[int]) -> None:
         super().__init__(out_shape)
-        self.base_adapter = _adapter(out_shape)
+        self.base_adapter = _adapter(out_shape, self.batchnorm)
 
     def forward(self, base: Tensor, side: Tensor, alpha: Tensor | None = None) -> Tensor:
         """Adapt the base code and add the side's."""
@@ -112,15 +112,27 @@ class MLPMerge(Merge):
 
 
 class MLP2Merge(MLPMerge):
-    """F(B) + G(S): both codes adapted, as the original's iCIFAR demonstration does."""
+    """F(B) + G(S): both codes adapted; GroupNorm inside."""
 
     def __init__(self, out_shape: Sequence[int]) -> None:
         super().__init__(out_shape)
-        self.side_adapter = _adapter(out_shape)
+        self.side_adapter = _adapter(out_shape, self.batchnorm)
 
     def forward(self, base: Tensor, side: Tensor, alpha: Tensor | None = None) -> Tensor:
         """Adapt both codes and add them."""
         return cast(Tensor, self.base_adapter(base)) + cast(Tensor, self.side_adapter(side))
+
+
+class MLPBatchNormMerge(MLPMerge):
+    """F(B) + S with BatchNorm in F, as the original has it on vectors; not for PPO, where train and eval must agree."""
+
+    batchnorm = True
+
+
+class MLP2BatchNormMerge(MLP2Merge):
+    """F(B) + G(S) with BatchNorm in both, as the original's iCIFAR demonstration does."""
+
+    batchnorm = True
 
 
 class FilmMerge(Merge):
@@ -169,6 +181,8 @@ MERGES.register("sum", SumMerge)
 MERGES.register("product", ProductMerge)
 MERGES.register("mlp", MLPMerge)
 MERGES.register("mlp2", MLP2Merge)
+MERGES.register("mlp_batchnorm", MLPBatchNormMerge)
+MERGES.register("mlp2_batchnorm", MLP2BatchNormMerge)
 MERGES.register("film", FilmMerge)
 MERGES.register("concat", ConcatMerge)
 

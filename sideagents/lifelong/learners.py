@@ -59,6 +59,10 @@ class Learner(nn.Module):
         """Make the network of a task."""
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Raise `SideAgentsError` where the configured parts do not fit; called before anything is trained."""
+        self.make_net()
+
     def code(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
         """Return the code (B, width) that a task's readout reads; images uint8 or in [0, 1]."""
         net = cast(SideTuned, self.nets[task])
@@ -144,10 +148,14 @@ class Independent(Learner):
 class FineTune(Learner):
     """One network for all tasks, trained on one after the other."""
 
+    def make_net(self) -> nn.Module:
+        """Make the composite."""
+        return self._composite()
+
     def begin(self, task: int) -> None:
         """Make the network once."""
         if not len(self.nets):
-            self.nets.append(self._composite())
+            self.nets.append(self.make_net())
         self._add_readout(task)
 
     def code(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
@@ -204,19 +212,16 @@ class ElasticWeights(FineTune):
 class Superposition(Learner):
     """All tasks in one set of weights under keys (PSP)."""
 
+    def make_net(self) -> nn.Module:
+        """Superpose the composite."""
+        settings = self.config.psp
+        count = max(1, len(self.tasks))
+        return superpose(self._composite(), count, settings.kind, self.config.seed, skip_first=settings.skip_first)
+
     def begin(self, task: int) -> None:
-        """Superpose the network once."""
+        """Make the network once."""
         if not len(self.nets):
-            settings = self.config.psp
-            self.nets.append(
-                superpose(
-                    self._composite(),
-                    len(self.tasks),
-                    settings.kind,
-                    self.config.seed,
-                    skip_first=settings.skip_first,
-                )
-            )
+            self.nets.append(self.make_net())
         self._add_readout(task)
 
     def code(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
@@ -241,6 +246,9 @@ class Progressive(Learner):
     def columns(self) -> ProgressiveFCN4:
         """The columns."""
         return cast(ProgressiveFCN4, self.nets[0])
+
+    def check(self) -> None:
+        """Have nothing else to check."""
 
     def begin(self, task: int) -> None:
         """Add a column."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sideagents.bases import load_base
+from sideagents.core.alpha import make_alpha
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
 from sideagents.core.groups import parameter_groups
+from sideagents.core.merge import MERGES
 from sideagents.data.codes import cached_codes
-from sideagents.errors import CheckpointError, ConfigError
+from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.learners import LEARNERS, Learner, optimizer_of
 from sideagents.lifelong.metrics import final_mean, forgetting
@@ -41,11 +43,10 @@ def lifelong(config: LifelongConfig, resume: bool = False) -> tuple[Path, dict[s
     error), `accuracy` and `loss` (after each task x tasks, None where not seen yet), `alpha`, `weights_per_task`.
     `resume` goes on with the newest run of that name after its last finished task. Raises `SideAgentsError`.
     """
-    LEARNERS.get(config.method)
     if config.threads:
         torch.set_num_threads(config.threads)
     tasks = read_stream(config)
-    base = load_base(config.base, weights=None if config.base_weights is None else find_data(config.base_weights))
+    base = load_base(config.base, weights=config.base_weights)
     run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
     if resume:
         _same_config(config, run)
@@ -57,6 +58,46 @@ def lifelong(config: LifelongConfig, resume: bool = False) -> tuple[Path, dict[s
         run.close()
     write_json(run.path / "result.json", result)
     return run.path, result
+
+
+def checked(config: LifelongConfig) -> LifelongConfig:
+    """Return the configuration with its data looked up; raises `ConfigError` for unknown names and parts."""
+    found: dict[str, Any] = {key: find_data(str(getattr(config, key))) for key in ("data", "side_init")}
+    if not config.side_init.endswith(".safetensors"):
+        del found["side_init"]
+    if config.base_weights is not None:
+        found["base_weights"] = find_data(config.base_weights)
+    config = config.model_copy(update=found)
+    try:
+        learner = LEARNERS.get(config.method)
+        MERGES.get(config.merge)
+        make_alpha(config.alpha)
+        if not list(absent_data(config)):
+            base = load_base(config.base, weights=config.base_weights)
+            if len(base.out_shape) != 1:
+                raise ConfigError(f"base {config.base!r} gives maps {base.out_shape}, tasks read vectors")
+            learner(config, base, []).check()
+    except ConfigError:
+        raise
+    except SideAgentsError as error:
+        raise ConfigError(str(error)) from None
+    return config
+
+
+def absent_data(config: LifelongConfig) -> Iterator[str]:
+    """Yield one line for everything on disk that the configuration needs and that is not there."""
+    if not Path(config.data).exists():
+        yield f"data: no such folder {config.data} (CIFAR-100: https://www.cs.toronto.edu/~kriz/cifar.html)"
+    files = {"base_weights": config.base_weights or "", "side_init": config.side_init, "base": config.base}
+    for key, name in files.items():
+        if name.endswith((".safetensors", ".pth")) and not Path(name).is_file():
+            yield f"{key}: no such file {name}"
+
+
+def require_data(config: LifelongConfig) -> None:
+    """Raise `ConfigError` with the first thing that is absent."""
+    for line in absent_data(config):
+        raise ConfigError(line)
 
 
 class TaskSequence:

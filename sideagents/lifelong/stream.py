@@ -12,7 +12,6 @@ from sideagents.data.cifar import load_cifar
 from sideagents.data.images import ImageSet
 from sideagents.errors import SideAgentsError
 from sideagents.lifelong.config import LifelongConfig
-from sideagents.run.files import find_data
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ def read_stream(config: LifelongConfig) -> list[StreamTask]:
 
     Raises `SideAgentsError` where data is missing, and for a number of tasks that does not divide the classes.
     """
-    root = Path(find_data(config.data))
+    root = Path(config.data)
     train = load_cifar(root, "train")
     if config.held_out:
         train, test = train.split_per_class(config.held_out, seed=0)

@@ -35,12 +35,22 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from sideagents_policies.checks import absent_data, read_config, remarks, resolved_yaml
+    from sideagents.run.config import dump_config
+    from sideagents_policies.checks import absent_data, read_config, read_lifelong, remarks
     from sideagents_policies.estimates import estimates
+    from sideagents_policies.paths import config_kind, config_path
 
     name, overrides = one_target(args, "a CONFIG: a YAML file or a name that `sideagents list configs` prints")
+    if config_kind(config_path(name)) == "lifelong":
+        from sideagents.lifelong.run import absent_data as absent
+
+        sequence = read_lifelong(name, overrides)
+        print(dump_config(sequence), end="")
+        for line in absent(sequence):
+            print(f"# absent: {line}")
+        return 0
     config = read_config(name, overrides)
-    print(resolved_yaml(config), end="")
+    print(dump_config(config), end="")
     for line in absent_data(config):
         print(f"# absent: {line}")
     for line in remarks(config):

@@ -1,0 +1,191 @@
+"""Sequences of tasks: every method learns, additive ones forget nothing, a stopped run goes on to the same bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_cifar import put
+
+from sideagents.errors import ConfigError, SideAgentsError
+from sideagents.lifelong import run as run_module
+from sideagents.lifelong.config import LifelongConfig
+from sideagents.lifelong.learners import LEARNERS
+from sideagents.lifelong.run import checked, lifelong, table_of
+from sideagents.run.checkpoint import load_checkpoint
+from sideagents.run.config import load_config
+from sideagents.run.folder import RunFolder
+from sideagents.run.scalars import read_scalars
+from sideagents_policies.cli.main import main
+
+CLASSES, TRAIN, TEST = 4, 24, 8
+FORGET_NOTHING = ("sidetune", "features", "independent", "pnn")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four classes of images whose colour gives them away, in CIFAR-100's files."""
+    root = tmp_path_factory.mktemp("cifar")
+    rng = np.random.default_rng(0)
+    colours = rng.integers(40, 216, (CLASSES, 3))
+    for name, count in (("train", TRAIN), ("test", TEST)):
+        labels = rng.permutation(np.repeat(np.arange(CLASSES), count))
+        images = colours[labels][:, :, None] + rng.normal(0, 25, (len(labels), 3, 1024))
+        rows = images.clip(0, 255).astype(np.uint8).reshape(len(labels), -1)
+        put(root / name, {"fine_labels": labels.tolist(), "coarse_labels": [0] * len(labels), "data": rows})
+    put(root / "meta", {"fine_label_names": [f"colour {i}" for i in range(CLASSES)], "coarse_label_names": ["all"]})
+    return root
+
+
+def configured(data: Path, runs: Path, **changes: Any) -> LifelongConfig:
+    values: dict[str, Any] = {
+        "data": str(data), "runs": str(runs), "cache": str(data / "codes"), "tasks": 2, "steps": 8, "batch_size": 16,
+        "base": "cifar:resnet20", "learning_rate": 0.01, "threads": 1, "ewc": {"samples": 4},
+    }  # fmt: skip
+    return checked(LifelongConfig.model_validate(values | changes))
+
+
+@pytest.fixture(params=LEARNERS.names(), scope="module")
+def played(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A method's run folder and result."""
+    runs = tmp_path_factory.mktemp(request.param)
+    return request.param, *lifelong(configured(data, runs, method=request.param))
+
+
+def test_every_method_learns_and_says_what_it_cost(played: Any) -> None:
+    method, run, result = played
+    assert result["method"] == method
+    assert result["tasks"] == ["0-1", "2-3"]
+    assert result["accuracy"][0][1] is None
+    assert result["per_task"] == result["accuracy"][1]
+    assert result["mean_accuracy"] == pytest.approx(sum(result["per_task"]) / 2)
+    assert result["accuracy"][1][1] > 0.5
+    rows = read_scalars(run / "progress.csv")
+    assert [float(row["eval/mean_accuracy"]) for row in rows if row["eval/mean_accuracy"]] == [
+        result["accuracy"][0][0], pytest.approx(result["mean_accuracy"])
+    ]  # fmt: skip
+    assert json.loads((run / "result.json").read_text()) == result
+    assert f"{method}: mean accuracy" in table_of(result)
+
+
+def test_what_is_additive_forgets_nothing(played: Any) -> None:
+    method, _, result = played
+    if method in FORGET_NOTHING:
+        assert result["loss"][1][0] == result["loss"][0][0]  # to the bit
+        assert result["forgetting"] == 0.0
+    else:
+        assert result["loss"][1][0] != result["loss"][0][0]
+
+
+def test_weights_of_a_task(played: Any) -> None:
+    method, _, result = played
+    readout = 64 * 2 + 2
+    expected = {"sidetune": 25_904 + 1, "features": 0, "pnn": 37_428}
+    if method in expected:
+        assert result["weights_per_task"] == [expected[method] + readout] * 2
+    assert (result["alpha"][0] is None) == (method == "pnn")
+
+
+@pytest.mark.parametrize("method", LEARNERS.names())
+def test_a_stopped_run_goes_on_to_the_same_bytes(
+    method: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weights(folder: Path) -> bytes:
+        newest = RunFolder.open(folder).latest()
+        assert newest is not None
+        return (newest / "model.safetensors").read_bytes()
+
+    whole, result = lifelong(configured(data, tmp_path / "whole", method=method))
+    config = configured(data, tmp_path / "cut", method=method)
+    original = run_module.TaskSequence._train
+
+    def stop_in_the_second(self: Any, task: int, shown: Any) -> None:
+        if task == 1:
+            raise KeyboardInterrupt
+        original(self, task, shown)
+
+    monkeypatch.setattr(run_module.TaskSequence, "_train", stop_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        lifelong(config)
+    monkeypatch.setattr(run_module.TaskSequence, "_train", original)
+    run, again = lifelong(config, resume=True)
+    assert run == tmp_path / "cut" / "lifelong_1"
+    assert weights(run) == weights(whole)
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in result.items() if k != "seconds"}
+    assert load_checkpoint(RunFolder.open(run).checkpoint()).step == 2
+    with pytest.raises(ConfigError, match="steps was 8, now 9"):
+        lifelong(configured(data, tmp_path / "cut", method=method, steps=9), resume=True)
+
+
+def test_images_are_held_out_of_training_and_the_test_set_stays_shut(data: Path, tmp_path: Path) -> None:
+    shut = tmp_path / "shut"
+    shut.mkdir()
+    for name in ("train", "meta"):
+        (shut / name).write_bytes((data / name).read_bytes())
+    config = configured(shut, tmp_path, held_out=6, method="features")
+    _, result = lifelong(config)
+    assert all(value * 12 == pytest.approx(round(value * 12)) for value in result["per_task"])  # 2 x 6 images
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "sidetuna"}, "unknown method 'sidetuna', did you mean 'sidetune'"),
+        ({"merge": "alfa"}, "unknown merge 'alfa', did you mean 'alpha'"),
+        ({"base": "curvature"}, r"base 'curvature' gives maps \(8, 8, 8\), tasks read vectors"),
+        ({"side": "conf"}, "unknown side 'conf'"),
+        ({"method": "pnn", "side": "conv"}, "columns of fcn4 beside a base cifar:resnet"),
+        ({"alpha": 2.0}, "alpha"),
+    ],
+)
+def test_parts_that_do_not_fit_are_told_before_anything_is_trained(
+    data: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        configured(data, tmp_path, **changes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_classes_that_cannot_be_cut(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SideAgentsError, match="tasks=3: 4 classes cannot be cut into so many equal tasks"):
+        lifelong(configured(data, tmp_path, tasks=3))
+    assert not (tmp_path / "lifelong_1").exists()
+
+
+def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SIDEAGENTS_DATA", str(data.parent))
+    words = [f"data={data.name}", "base=cifar:resnet20", "base_weights=null", "side_init=default", "tasks=2", "steps=3"]
+    assert main(["check", "lifelong/icifar_demo", *words]) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "again.yaml").write_text(printed)
+    assert load_config(LifelongConfig, tmp_path / "again.yaml").merge == "mlp2_batchnorm"
+    assert main(["lifelong", "lifelong/icifar_demo", *words, f"cache={data / 'codes'}", "--json", "result.json"]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert {"mean_accuracy", "per_task", "forgetting"} <= result.keys()
+    assert "wrote runs/icifar_demo_1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["lifelong", "lifelong/icifar", "data=nowhere"], "data: no such folder nowhere"),
+        (["lifelong", "pointnav/demo"], "is a configuration of kind 'agent'"),
+        (["train", "lifelong/icifar"], "is a configuration of `sideagents lifelong`, an agent's is needed here"),
+        (["lifelong", "lifelong/icifar", "stepz=3"], "unknown key 'stepz', did you mean 'steps'"),
+        (["lifelong"], "lifelong needs a CONFIG"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SIDEAGENTS_DATA", raising=False)
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
