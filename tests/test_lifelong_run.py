@@ -120,6 +120,18 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
         lifelong(configured(data, tmp_path / "cut", method=method, steps=9), resume=True)
 
 
+@pytest.mark.parametrize("method", ["sidetune", "finetune"])
+def test_the_order_of_tasks(method: str, data: Path, tmp_path: Path) -> None:
+    _, forwards = lifelong(configured(data, tmp_path, method=method))
+    _, backwards = lifelong(configured(data, tmp_path, method=method, order=(1, 0)))
+    _, alone = lifelong(configured(data, tmp_path, method=method, order=(1,)))
+    assert backwards["tasks"] == ["2-3", "0-1"]
+    assert backwards["loss"][0][0] == alone["loss"][0][0]  # trained first, whatever comes after
+    assert (forwards["loss"][1][1] == alone["loss"][0][0]) == (method == "sidetune")
+    with pytest.raises(SideAgentsError, match=r"order=\[1, 1\]: must name tasks from 0 to 1, each at most once"):
+        lifelong(configured(data, tmp_path, order=(1, 1)))
+
+
 def test_images_are_held_out_of_training_and_the_test_set_stays_shut(data: Path, tmp_path: Path) -> None:
     shut = tmp_path / "shut"
     shut.mkdir()

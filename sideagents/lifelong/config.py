@@ -52,6 +52,7 @@ class LifelongConfig(BaseModel):
 
     data: str = Field("cifar100", description="folder of CIFAR-100 or CIFAR-10, as given or below SIDEAGENTS_DATA")
     tasks: int = Field(10, ge=1, description="the classes, in their order, are cut into so many tasks")
+    order: tuple[int, ...] = Field((), description="numbers of tasks, counted from 0, in their order; empty: all")
     held_out: int = Field(0, ge=0, description="training images of each class to evaluate on in place of the test set")
 
     base: str = "cifar:resnet44"

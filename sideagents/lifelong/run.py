@@ -136,11 +136,11 @@ class TaskSequence:
         return self._result()
 
     def _begin(self, task: int) -> None:
-        seed_everything(self._seed(task))  # fresh weights depend on seed and task alone
+        seed_everything(self._seed(task))  # fresh weights depend on the seed and the task alone, not on its turn
         self.learner.begin(task)
 
     def _seed(self, task: int) -> int:
-        return int(np.random.SeedSequence([self.config.seed, task]).generate_state(1)[0])
+        return int(np.random.SeedSequence([self.config.seed, self.tasks[task].number]).generate_state(1)[0])
 
     # one task
 

@@ -16,8 +16,9 @@ from sideagents.lifelong.config import LifelongConfig
 
 @dataclass(frozen=True)
 class StreamTask:
-    """One task: its images to learn from and to be judged by, labels counted from 0."""
+    """One task: its number among all, its images to learn from and to be judged by, labels counted from 0."""
 
+    number: int
     name: str
     train: ImageSet
     test: ImageSet
@@ -31,7 +32,7 @@ class StreamTask:
 def read_stream(config: LifelongConfig) -> list[StreamTask]:
     """Read the data set and cut it; with `held_out` the test set is never opened.
 
-    Raises `SideAgentsError` where data is missing, and for a number of tasks that does not divide the classes.
+    Raises `SideAgentsError` where data is missing, and for numbers of tasks that cannot be.
     """
     root = Path(config.data)
     train = load_cifar(root, "train")
@@ -39,7 +40,11 @@ def read_stream(config: LifelongConfig) -> list[StreamTask]:
         train, test = train.split_per_class(config.held_out, seed=0)
     else:
         test = load_cifar(root, "test")
-    return cut(train, test, config.tasks)
+    tasks = cut(train, test, config.tasks)
+    order = config.order or tuple(range(len(tasks)))
+    if len(set(order)) < len(order) or not set(order) <= set(range(len(tasks))):
+        raise SideAgentsError(f"order={list(order)}: must name tasks from 0 to {len(tasks) - 1}, each at most once")
+    return [tasks[number] for number in order]
 
 
 def cut(train: ImageSet, test: ImageSet, tasks: int) -> list[StreamTask]:
@@ -51,7 +56,8 @@ def cut(train: ImageSet, test: ImageSet, tasks: int) -> list[StreamTask]:
     for number in range(tasks):
         first = number * each
         part = train.of_classes(first, each)
-        found.append(StreamTask(f"{first}-{first + each - 1}", part, test.of_classes(first, each)))
+        name = f"{first}-{first + each - 1}"
+        found.append(StreamTask(number, name, part, test.of_classes(first, each)))
     return found
 
 

@@ -1,0 +1,93 @@
+"""The comparison on incremental CIFAR-100: its cells, what they rest on, and what the table makes of rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sideagents.errors import SideAgentsError
+from sideagents_policies.reproduce_icifar import (
+    METHODS,
+    STRENGTHS,
+    best_strength,
+    cells_of,
+    keys_of,
+    main,
+    settings_of,
+    table_of,
+    words_of,
+)
+
+
+def put(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def searched(results: Path) -> None:
+    accuracies = dict(zip(STRENGTHS, (0.5, 0.7, 0.6, 0.4), strict=True))
+    put(
+        results / "icifar_ewc.jsonl",
+        [{"cell": {"strength": strength}, "mean_accuracy": value} for strength, value in accuracies.items()],
+    )
+
+
+def test_ewc_waits_for_its_strength(tmp_path, capsys):
+    assert len(keys_of("methods", [1, 2, 3])) == 3 * len(METHODS)
+    with pytest.raises(SideAgentsError, match=r"not chosen yet: run the table ewc first \(0 cells are done\)"):
+        best_strength(tmp_path)
+    waiting = cells_of("methods", [1], [], tmp_path)
+    assert "ewc" not in {cell.key["method"] for cell in waiting}
+    assert "ewc waits" in capsys.readouterr().out
+    searched(tmp_path)
+    assert best_strength(tmp_path) == 1e3
+    assert {cell.key["method"] for cell in cells_of("methods", [1], [], tmp_path)} == set(METHODS)
+    assert "ewc.strength=1000.0" in words_of({"table": "methods", "method": "ewc", "seed": 1}, tmp_path)[1]
+
+
+def test_settings_do_not_depend_on_where_the_data_lies(tmp_path, monkeypatch):
+    key = {"table": "methods", "method": "psp", "seed": 1}
+    before = settings_of(key, tmp_path)
+    (tmp_path / "cifar100").mkdir()
+    monkeypatch.setenv("SIDEAGENTS_DATA", str(tmp_path))
+    assert settings_of(key, tmp_path) == before
+    assert settings_of(key | {"seed": 2}, tmp_path) != before
+
+
+def row(method: str, losses: list[list[float | None]], accuracies: list[float]) -> dict[str, Any]:
+    return {
+        "cell": {"table": "methods", "method": method, "seed": 1},
+        "per_task": accuracies,
+        "forgetting": 0.125,
+        "loss": losses,
+        "weights_per_task": [1000, 1000],
+    }
+
+
+def test_the_table_by_hand(tmp_path):
+    rows = [
+        row("independent", [[0.5, None], [0.5, 0.25]], [0.75, 0.75]),
+        row("finetune", [[0.5, None], [1.0, 0.5]], [0.5, 0.5]),
+        row("psp", [[0.5, None], [1.0, 0.5]], [0.25, 0.75]),
+    ]
+    put(tmp_path / "icifar_methods.jsonl", rows)
+    lines = {
+        line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
+        for line in table_of(tmp_path).splitlines()
+    }
+    assert lines["independent"][4] == "1.25"  # best alone on the first task, tied on the second
+    assert lines["independent"][1].startswith("75.00 [")
+    assert lines["finetune"][2] == "12.50"
+    assert float(lines["finetune"][3]) == pytest.approx((math.log(1) + math.log(2)) / 2, abs=1e-3)
+    assert float(lines["independent"][3]) == 0.0
+    assert lines["psp"][3] == "-"  # each task trained first under its key is not measured yet
+    put(tmp_path / "icifar_first.jsonl", [{"cell": {"method": "psp", "seed": 1}, "loss": [0.5, 0.25]}])
+    assert f"{math.log(2) / 2:.3f}" in table_of(tmp_path)
+
+
+def test_nothing_is_run_to_show_the_table(tmp_path, capsys):
+    assert main(["--show", "--results", str(tmp_path)]) == 0
+    assert "no cell of the comparison is done yet" in capsys.readouterr().out
