@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sideagents.train.classify import ClassifyConfig
+
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
@@ -39,7 +41,7 @@ class PNNConfig(BaseModel):
     stem: bool = Field(True, description="the first layer has a lateral from the base's stem")
 
 
-class LifelongConfig(BaseModel):
+class LifelongConfig(ClassifyConfig):
     """A sequence of classification tasks, a method, and how each task is trained."""
 
     model_config = _STRICT
@@ -66,14 +68,6 @@ class LifelongConfig(BaseModel):
     norm_groups: int = Field(8, ge=0, description="GroupNorm between merge and readout; 0 leaves it out")
 
     steps: int = Field(157, ge=1, description="optimizer steps for each task")
-    batch_size: int = Field(128, ge=1)
-    optimizer: Literal["adam", "adamw", "sgd", "radam"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0.0)
-    alpha_learning_rate: float | None = Field(None, gt=0.0, description="of alpha, by default the common one")
-    weight_decay: float = Field(0.0, ge=0.0, description="not applied to vectors (norms, biases) and alpha")
-    final_lr_fraction: float = Field(1.0, ge=0.0, le=1.0, description="cosine decay down to this share of the rate")
-    max_grad_norm: float = Field(1.0, gt=0.0)
-    augment: Literal["none", "flip", "flip_crop"] = Field("none", description="crops are of images padded by 4")
     cache: str | None = Field(None, description="folder for the base's codes, by default the user's cache")
 
     ewc: EWCConfig = EWCConfig()

@@ -6,8 +6,8 @@ as the paper's comparisons do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from sideagents.core.methods import build_perception
 from sideagents.core.side import make_side
 from sideagents.core.sidetuned import SideTuned
 from sideagents.core.trainable import TrainableBase
-from sideagents.errors import ConfigError, SideAgentsError
+from sideagents.errors import ConfigError
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.ewc import EWC
 from sideagents.lifelong.fisher import fisher_information
@@ -277,17 +277,3 @@ LEARNERS.register("independent", Independent)
 LEARNERS.register("ewc", ElasticWeights)
 LEARNERS.register("psp", Superposition)
 LEARNERS.register("pnn", Progressive)
-
-
-def optimizer_of(config: LifelongConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Return the optimizer that the configuration names; raises `SideAgentsError` when nothing would be trained."""
-    if not groups:
-        raise SideAgentsError(f"method {config.method!r} has nothing to train")
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, config.learning_rate, momentum=0.9)
-    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "radam": torch.optim.RAdam,
-    }
-    return kinds[config.optimizer](groups, config.learning_rate)

@@ -6,33 +6,31 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from sideagents.bases import load_base
 from sideagents.core.alpha import make_alpha
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
-from sideagents.core.groups import parameter_groups
 from sideagents.core.merge import MERGES
 from sideagents.data.codes import cached_codes
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
 from sideagents.lifelong.config import LifelongConfig
-from sideagents.lifelong.learners import LEARNERS, Learner, optimizer_of
+from sideagents.lifelong.learners import LEARNERS, Learner
 from sideagents.lifelong.metrics import final_mean, forgetting
-from sideagents.lifelong.stream import StreamTask, augmented, batches, read_stream
+from sideagents.lifelong.stream import StreamTask, read_stream
 from sideagents.run.checkpoint import load_checkpoint, restore_tensors, save_checkpoint
 from sideagents.run.config import config_hash, differences, dump_config, load_config
 from sideagents.run.files import find_data, write_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import seed_everything
+from sideagents.train.classify import Classifier, Logits, batches, judge
 
-_EVALUATED_AT_ONCE = 250
 _LOG_EVERY = 20  # steps
 
 
@@ -146,48 +144,29 @@ class TaskSequence:
 
     def _train(self, task: int, shown: Progress) -> None:
         config, learner, data = self.config, self.learner, self.tasks[task].train
-        trained = learner.trained(task)
-        groups = parameter_groups(
-            trained, config.learning_rate, config.alpha_learning_rate, config.weight_decay, decay_vectors=False
-        )
-        optimizer = optimizer_of(config, groups)
-        rates = [float(group["lr"]) for group in optimizer.param_groups]
         generator = torch.Generator().manual_seed(self._seed(task))
         codes = self._codes_of(task, "train") if config.augment == "none" else None
-        trained.train()
+        order = batches(len(data), config.batch_size, config.steps, generator)
+        trainer = Classifier(config, learner.trained(task), config.steps)
         losses: list[float] = []
-        for step, index in enumerate(batches(len(data), config.batch_size, config.steps, generator)):
-            share = config.final_lr_fraction + (1 - config.final_lr_fraction) * _cosine(step / config.steps)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * share
-            images = augmented(data.images[index].float() / 255, config.augment, generator)
-            logits = learner(images, task, None if codes is None else codes[index])
-            loss = functional.cross_entropy(logits, data.labels[index]) + learner.penalty()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(trained.parameters(), config.max_grad_norm)
-            optimizer.step()
-            losses.append(float(loss.detach()))
-            if not math.isfinite(losses[-1]):
-                raise ConfigError(f"task {self.tasks[task].name}, step {step + 1}: the loss became {losses[-1]}")
-            shown.update(1, loss=losses[-1])
-            if len(losses) == _LOG_EVERY or step + 1 == config.steps:
-                self.run.log(task * config.steps + step + 1, {"train/loss": sum(losses) / len(losses), "task": task})
-                losses = []
-        trained.eval()
 
-    @torch.no_grad()
+        def after(loss: float) -> None:
+            losses.append(loss)
+            shown.update(1, loss=loss)
+            if len(losses) == _LOG_EVERY or trainer.done == config.steps:
+                step = task * config.steps + trainer.done
+                self.run.log(step, {"train/loss": sum(losses) / len(losses), "task": task})
+                losses.clear()
+
+        trainer.fit(self._logits(task, codes), data, order, generator, learner.penalty, after)
+
+    def _logits(self, task: int, codes: Tensor | None) -> Logits:
+        return lambda images, index: cast(Tensor, self.learner(images, task, None if codes is None else codes[index]))
+
     def _judge(self, task: int) -> tuple[float, float]:
         """Return accuracy and mean cross-entropy on a task's test images."""
-        data, learner = self.tasks[task].test, self.learner
-        learner.eval()
-        codes = self._codes_of(task, "test")
-        right, loss = 0, 0.0
-        for index in torch.split(torch.arange(len(data)), _EVALUATED_AT_ONCE):
-            logits = learner(data.images[index].float() / 255, task, None if codes is None else codes[index])
-            right += int((logits.argmax(dim=1) == data.labels[index]).sum())
-            loss += float(functional.cross_entropy(logits, data.labels[index], reduction="sum"))
-        return right / len(data), loss / len(data)
+        self.learner.eval()
+        return judge(self._logits(task, self._codes_of(task, "test")), self.tasks[task].test)
 
     def _codes_of(self, task: int, part: str) -> Tensor | None:
         """Return the base's codes of a task's images, where the method reads them."""
@@ -254,10 +233,6 @@ class TaskSequence:
 
 def _plain(matrix: np.ndarray[Any, Any]) -> list[list[float | None]]:
     return [[None if math.isnan(value) else float(value) for value in row] for row in matrix]
-
-
-def _cosine(done: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _same_config(config: LifelongConfig, run: RunFolder) -> None:

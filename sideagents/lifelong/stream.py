@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from sideagents.data.cifar import load_cifar
 from sideagents.data.images import ImageSet
 from sideagents.errors import SideAgentsError
@@ -59,28 +56,3 @@ def cut(train: ImageSet, test: ImageSet, tasks: int) -> list[StreamTask]:
         name = f"{first}-{first + each - 1}"
         found.append(StreamTask(number, name, part, test.of_classes(first, each)))
     return found
-
-
-def batches(items: int, batch_size: int, steps: int, generator: torch.Generator) -> list[Tensor]:
-    """Return `steps` mini-batches of indices: passes over all items, each in an order of its own, back to back."""
-    size = min(batch_size, items)
-    passes = -(-steps * size // items)
-    order = torch.cat([torch.randperm(items, generator=generator) for _ in range(passes)])
-    return list(torch.split(order[: steps * size], size))
-
-
-def augmented(images: Tensor, how: str, generator: torch.Generator, pad: int = 4) -> Tensor:
-    """Return images (B, 3, H, W) mirrored by chance and, for `flip_crop`, shifted by up to `pad` pixels; borders 0."""
-    if how == "none":
-        return images
-    flip = (torch.rand(len(images), generator=generator) < 0.5).view(-1, 1, 1, 1)
-    images = torch.where(flip, images.flip(3), images)
-    if how == "flip":
-        return images
-    height, width = images.shape[-2:]
-    padded = torch.nn.functional.pad(images, (pad,) * 4)
-    down, right = torch.randint(0, 2 * pad + 1, (2, len(images)), generator=generator)
-    rows = down[:, None] + torch.arange(height)
-    columns = right[:, None] + torch.arange(width)
-    picked = padded.permute(0, 2, 3, 1)[torch.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None]]
-    return picked.permute(0, 3, 1, 2)
