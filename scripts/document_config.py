@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from sideagents.adapt.config import AdaptConfig
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.train.pretrain import PretrainConfig
 from sideagents_policies.checks import MAY_CHANGE_ON_RESUME
@@ -18,6 +19,7 @@ from sideagents_policies.config import AgentConfig
 from sideagents_policies.listing import rows
 from sideagents_policies.tables import markdown_table
 
+ADAPT_MEANINGS = {"kind": "what the file is for"}
 LIFELONG_MEANINGS = {
     "kind": "what the file is for",
     "name": "of the run's folder",
@@ -142,7 +144,8 @@ sideagents check pointnav/sidetune_curvature model.base=denoising ppo.frames=100
 
 - `SIDEAGENTS_DATA`: where `scenes.dataset`, `scenes.episodes`, `model.base_weights`, the `.safetensors` files of
   `model.base` and `model.side_init`, and `data`, `held_out` and `splits`
-  of `pretrain`, `data`, `base_weights` and `side_init` of `lifelong` are looked for when they are not found as given.
+  of `pretrain`, `data`, `base_weights` and `side_init` of `lifelong` and `adapt` are looked for when they are not found
+  as given.
 - `SIDEAGENTS_CACHE`: where bundled buildings, walkable spaces and codes of images are kept; by default
   `~/.cache/sideagents`.
 """
@@ -170,6 +173,11 @@ def page() -> str:
         assert section is not None
         parts.append(f"{_prose(section)}\n\n{_table(section, f'{name}.', LIFELONG_MEANINGS, used)}")
     _all_used(LIFELONG_MEANINGS, used)
+    used = set()
+    parts.append("## Keys of `sideagents adapt`\n")
+    parts.append("One data set; see [adapt.md](adapt.md). Such a file says `kind: adapt`.\n")
+    parts.append(_table(AdaptConfig, "", ADAPT_MEANINGS, used))
+    _all_used(ADAPT_MEANINGS, used)
     return "\n".join(parts)
 
 

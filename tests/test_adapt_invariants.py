@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sideagents.adapt import ADAPTATIONS, Adapted, adapt
-from sideagents.adapt.resnet26 import ResNet26
+from sideagents.bases.resnet26 import ResNet26
 from sideagents.core.base import FrozenBase
 from sideagents.errors import CheckpointError
 

@@ -29,8 +29,9 @@ CONFIGS = sorted((ROOT / "configs").rglob("*"))
 def test_every_bundled_file_is_a_complete_configuration(path):
     assert path.suffix == ".yaml"
     assert path.read_text().startswith("# ")
-    if paths.config_kind(path) == "lifelong":
-        assert checks.read_lifelong(str(path)).name == path.stem
+    readers = {"lifelong": checks.read_lifelong, "adapt": checks.read_adapt}
+    if (kind := paths.config_kind(path)) in readers:
+        assert readers[kind](str(path)).name == path.stem
         return
     config = checks.read_config(str(path))
     assert config.name == path.stem

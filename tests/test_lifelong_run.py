@@ -185,7 +185,7 @@ def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     ("words", "message"),
     [
         (["lifelong", "lifelong/icifar", "data=nowhere"], "data: no such folder nowhere"),
-        (["lifelong", "pointnav/demo"], "is a configuration of kind 'agent'"),
+        (["lifelong", "pointnav/demo"], "is a configuration of kind 'agent', one of `kind: lifelong` is needed here"),
         (["train", "lifelong/icifar"], "is a configuration of `sideagents lifelong`, an agent's is needed here"),
         (["lifelong", "lifelong/icifar", "stepz=3"], "unknown key 'stepz', did you mean 'steps'"),
         (["lifelong"], "lifelong needs a CONFIG"),

@@ -9,7 +9,7 @@ from torch import nn
 
 from sideagents.adapt import adapt
 from sideagents.adapt.residual import AdaptedConv, adapted_convs, fuse, unfuse
-from sideagents.adapt.resnet26 import ResNet26
+from sideagents.bases.resnet26 import ResNet26
 from sideagents.errors import SideAgentsError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sideagents.adapt.resnet26 import ResNet26
+from sideagents.bases.resnet26 import ResNet26
 
 
 def test_weights_and_shapes():

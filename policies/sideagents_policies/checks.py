@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from sideagents.adapt import run as adapting
+from sideagents.adapt.config import AdaptConfig
 from sideagents.bases import load_base
 from sideagents.bases import loading as bases
 from sideagents.core import side
@@ -15,8 +17,8 @@ from sideagents.core.alpha import make_alpha
 from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS
 from sideagents.errors import ConfigError, SideAgentsError
+from sideagents.lifelong import run as lifelong
 from sideagents.lifelong.config import LifelongConfig
-from sideagents.lifelong.run import checked as checked_lifelong
 from sideagents.run.config import differences, load_config
 from sideagents_envs.episodes import content_files, read_episodes
 from sideagents_envs.errors import EnvsError
@@ -26,7 +28,7 @@ from sideagents_policies.config import AgentConfig, ModelConfig
 from sideagents_policies.parallel import has_device
 from sideagents_policies.paths import config_kind, config_path, locate
 
-KINDS = ("lifelong",)  # of configurations that are not an agent's
+KINDS = ("adapt", "lifelong")  # of configurations that are not an agent's
 
 # What may differ when a run goes on: how long it trains, how often it saves, where and how fast it computes, and where
 # its data is: that it is the same, the names of the buildings and the base's fingerprint in the checkpoint tell.
@@ -58,10 +60,19 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> AgentConfig:
 
 def read_lifelong(name: str, overrides: Sequence[str] = ()) -> LifelongConfig:
     """Resolve and check a configuration for a sequence of tasks; raises `ConfigError`."""
+    return lifelong.checked(load_config(LifelongConfig, _path_of_kind(name, "lifelong"), list(overrides)))
+
+
+def read_adapt(name: str, overrides: Sequence[str] = ()) -> AdaptConfig:
+    """Resolve and check a configuration for adapting to one data set; raises `ConfigError`."""
+    return adapting.checked(load_config(AdaptConfig, _path_of_kind(name, "adapt"), list(overrides)))
+
+
+def _path_of_kind(name: str, kind: str) -> Path:
     path = config_path(name)
-    if (kind := config_kind(path)) != "lifelong":
-        raise ConfigError(f"{name}: is a configuration of kind {kind!r}, one of `kind: lifelong` is needed here")
-    return checked_lifelong(load_config(LifelongConfig, path, list(overrides)))
+    if (found := config_kind(path)) != kind:
+        raise ConfigError(f"{name}: is a configuration of kind {found!r}, one of `kind: {kind}` is needed here")
+    return path
 
 
 def default_config(overrides: Sequence[str] = ()) -> AgentConfig:

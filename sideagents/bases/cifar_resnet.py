@@ -44,6 +44,7 @@ class CifarResNet(nn.Module):
         super().__init__()
         if depth < 8 or depth % 6 != 2:
             raise BaseError(f"a CIFAR ResNet has a depth of 6 n + 2, such as 20 or 44, got {depth}")
+        self.options = {"depth": depth}
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         blocks = (depth - 2) // 6

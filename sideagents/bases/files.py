@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,19 @@ CARD_KEYS = ("name", "architecture", "options", "input_size", "mean", "std", "fi
 ARCHITECTURES: Registry[Callable[..., nn.Module]] = Registry("base architecture")
 ARCHITECTURES.register("midlevel", "sideagents.bases.encoder:MidLevelEncoder")
 ARCHITECTURES.register("taskonomy", "sideagents.bases.taskonomy:TaskonomyEncoder")
+ARCHITECTURES.register("resnet26", "sideagents.bases.resnet26:ResNet26")
+ARCHITECTURES.register("cifar_resnet", "sideagents.bases.cifar_resnet:CifarResNet")
+
+
+def architecture_of(encoder: nn.Module) -> tuple[str, dict[str, Any]]:
+    """Return name and options of the architecture of an encoder that knows its own `options`, for `save_base`.
+
+    Raises `BaseError` for another network.
+    """
+    for name in ARCHITECTURES.names():
+        if type(encoder) is ARCHITECTURES.get(name) and hasattr(encoder, "options"):
+            return name, dict(cast(Any, encoder).options)
+    raise BaseError(f"a {type(encoder).__name__} is of no architecture that a base's card can name")
 
 
 def save_base(

@@ -67,6 +67,7 @@ def load_base(name: str, weights: str | Path | None = None, **options: Any) -> F
         `taskonomy:TASK`: the published mid-level encoders, (3, 256, 256) -> (8, 16, 16), with `weights=FILE`, or the
             folder that holds `TASK_encoder*.pth`;
         `cifar:resnet44` and its kin, (3, 32, 32) -> (64,), with `weights=FILE`;
+        `resnet26`: that of the residual adapters, random or from a file, (3, 32, 32) -> (256,);
         `timm:MODEL` (options stage, pretrained file in `weights`): features of a timm model;
         a name given to `register_base`;
         `FILE.safetensors`: a base made by `sideagents pretrain`;
@@ -208,6 +209,7 @@ register_base(
     needs="weights=FILE of the network trained on CIFAR-10; without it the weights are random",
     ready=lambda name, weights: weights is not None,
 )
+register_base("resnet26", "sideagents.bases.resnet26:resnet26_base", kind="vision")
 register_base(
     "timm",
     "sideagents.bases.timm_base:timm_base",

@@ -24,7 +24,7 @@ from sideagents.lifelong.learners import LEARNERS, Learner
 from sideagents.lifelong.metrics import final_mean, forgetting
 from sideagents.lifelong.stream import StreamTask, read_stream
 from sideagents.run.checkpoint import load_checkpoint, restore_tensors, save_checkpoint
-from sideagents.run.config import config_hash, differences, dump_config, load_config
+from sideagents.run.config import config_hash, dump_config
 from sideagents.run.files import find_data, write_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
@@ -47,7 +47,7 @@ def lifelong(config: LifelongConfig, resume: bool = False) -> tuple[Path, dict[s
     base = load_base(config.base, weights=config.base_weights)
     run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
     if resume:
-        _same_config(config, run)
+        run.require_config(config)
         run.note_resume()
     sequence = TaskSequence(config, base, tasks, run)
     try:
@@ -233,13 +233,6 @@ class TaskSequence:
 
 def _plain(matrix: np.ndarray[Any, Any]) -> list[list[float | None]]:
     return [[None if math.isnan(value) else float(value) for value in row] for row in matrix]
-
-
-def _same_config(config: LifelongConfig, run: RunFolder) -> None:
-    earlier = load_config(LifelongConfig, run.config_path)
-    changed = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in differences(earlier, config).items()]
-    if changed:
-        raise ConfigError(f"{run.config_path}: to resume, the configuration must be the same ({'; '.join(changed)})")
 
 
 def table_of(result: Mapping[str, Any]) -> str:

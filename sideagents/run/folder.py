@@ -15,8 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from sideagents.errors import CheckpointError, ConfigError, nearest
 from sideagents.run.checkpoint import best_checkpoint, list_checkpoints, step_of
+from sideagents.run.config import differences, load_config
 from sideagents.run.files import missing_message, read_json, read_text, write_json, write_text
 from sideagents.run.imports import imported
 from sideagents.run.provenance import command_line, versions
@@ -91,6 +94,14 @@ class RunFolder:
                 raise CheckpointError(f"{path}: is a half-written checkpoint (no meta.json)")
             return cls(path.parents[1] if len(path.parts) > 2 else inside.parents[1], selected=path)
         raise CheckpointError(f"{path}: is no run (no config.yaml in it)")
+
+    def require_config(self, config: BaseModel) -> None:
+        """Raise `ConfigError` unless the run was made with this configuration."""
+        earlier = load_config(type(config), self.config_path)
+        changed = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in differences(earlier, config).items()]
+        if changed:
+            mend = "to resume, the configuration must be the same"
+            raise ConfigError(f"{self.config_path}: {mend} ({'; '.join(changed)})")
 
     def note_resume(self) -> None:
         """Add the command that continues this run to command.txt, and the versions when they are other ones."""

@@ -20,7 +20,7 @@ from sideagents.data.targets import TARGETS
 from sideagents.data.taskonomy import ImageSet, data_root, list_buildings, read_splits, read_taskonomy
 from sideagents.errors import ConfigError, nearest
 from sideagents.run.checkpoint import save_tensors
-from sideagents.run.config import differences, dump_config, load_config
+from sideagents.run.config import dump_config, load_config
 from sideagents.run.files import find_data, read_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.provenance import command_line, versions
@@ -96,7 +96,7 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> Path:
     train, held_out = _read_data(config)
     run = RunFolder.create(Path(config.runs).expanduser(), f"pretrain-{config.base_name}", dump_config(config), resume)
     if resume:
-        _same_config(config, run)
+        run.require_config(config)
         run.note_resume()
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -223,13 +223,6 @@ def _read_data(config: PretrainConfig) -> tuple[ImageSet, ImageSet]:
     if shared:
         raise ConfigError(f"held_out {other}: building {shared[0]!r} is among the training buildings too")
     return first, second
-
-
-def _same_config(config: PretrainConfig, run: RunFolder) -> None:
-    earlier = load_config(PretrainConfig, run.config_path)
-    changed = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in differences(earlier, config).items()]
-    if changed:
-        raise ConfigError(f"{run.config_path}: to resume, the configuration must be the same ({'; '.join(changed)})")
 
 
 def _write(

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from sideagents_policies.cli.common import Verbs, add_import, add_verb, one_target
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -35,20 +40,19 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
+    from sideagents.adapt import run as adapting
+    from sideagents.lifelong import run as lifelong
     from sideagents.run.config import dump_config
-    from sideagents_policies.checks import absent_data, read_config, read_lifelong, remarks
+    from sideagents_policies.checks import absent_data, read_adapt, read_config, read_lifelong, remarks
     from sideagents_policies.estimates import estimates
     from sideagents_policies.paths import config_kind, config_path
 
     name, overrides = one_target(args, "a CONFIG: a YAML file or a name that `sideagents list configs` prints")
-    if config_kind(config_path(name)) == "lifelong":
-        from sideagents.lifelong.run import absent_data as absent
-
-        sequence = read_lifelong(name, overrides)
-        print(dump_config(sequence), end="")
-        for line in absent(sequence):
-            print(f"# absent: {line}")
-        return 0
+    kind = config_kind(config_path(name))
+    if kind == "adapt":
+        return _show(adapt := read_adapt(name, overrides), adapting.absent_data(adapt))
+    if kind == "lifelong":
+        return _show(sequence := read_lifelong(name, overrides), lifelong.absent_data(sequence))
     config = read_config(name, overrides)
     print(dump_config(config), end="")
     for line in absent_data(config):
@@ -57,6 +61,15 @@ def _check(args: argparse.Namespace) -> int:
         print(f"# note: {line}")
     for line in estimates(config):
         print(f"# {line}")
+    return 0
+
+
+def _show(config: BaseModel, absent: Iterable[str]) -> int:
+    from sideagents.run.config import dump_config
+
+    print(dump_config(config), end="")
+    for line in absent:
+        print(f"# absent: {line}")
     return 0
 
 

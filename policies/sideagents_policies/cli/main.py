@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from sideagents_policies.cli import agents, config, lifelong, pretrain, scenes
+from sideagents_policies.cli import agents, config, pretrain, scenes, vision
 from sideagents_policies.cli.common import Parser, UsageError, one_line
 
 EPILOG = """\
@@ -38,7 +38,7 @@ def build_parser() -> Parser:
     config.add_verbs(verbs)
     scenes.add_verbs(verbs)
     pretrain.add_verbs(verbs)
-    lifelong.add_verbs(verbs)
+    vision.add_verbs(verbs)
     return parser
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from sideagents.bases.files import fit_weights, read_tensors
+from sideagents.core.base import FrozenBase
 
 _WIDTHS = (64, 128, 256)
 _STEM = 32
@@ -40,6 +45,7 @@ class ResNet26(nn.Module):
 
     def __init__(self, classes: int | None = None, factor: float = 1.0) -> None:
         super().__init__()
+        self.options = {"factor": factor}
         stem, *widths = (round(factor * width) for width in (_STEM, *_WIDTHS))
         self.conv1 = nn.Conv2d(3, stem, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
@@ -62,3 +68,25 @@ class ResNet26(nn.Module):
         x = self.layer3(self.layer2(self.layer1(x)))
         x = functional.relu(self.end_bn(x)).mean(dim=(2, 3))
         return cast(Tensor, self.fc(x))
+
+
+def resnet26_base(
+    name: str,
+    weights: str | Path | None = None,
+    *,
+    factor: float = 1.0,
+    seed: int = 0,
+    input_size: tuple[int, int] | None = None,
+    resize: bool = True,
+    dtype: torch.dtype | None = None,
+) -> FrozenBase:
+    """Make `resnet26`, (3, 32, 32) -> (256,), with random weights from `seed`, or a trained one from a base's file.
+
+    Images of [0, 1] become [-1, 1]. Raises `BaseError` for weights that do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = ResNet26(factor=factor)
+    if weights is not None:
+        fit_weights(encoder, read_tensors(weights), weights)
+    return FrozenBase(encoder, name, input_size or (32, 32), resize=resize, dtype=dtype)

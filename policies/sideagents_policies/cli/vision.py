@@ -1,0 +1,70 @@
+"""Verbs `adapt` and `lifelong`: supervised adaptation, no environments."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sideagents_policies.cli.common import Parser, Verbs, add_verb, one_target
+
+_CONFIG = "a CONFIG: a YAML file or a name that `sideagents list configs` prints"
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add `adapt` and `lifelong`."""
+    adapt = add_verb(
+        verbs,
+        "adapt",
+        "adapt a base to one data set of images in classes",
+        """sideagents adapt vision/resnet26_cifar
+        sideagents adapt vision/adapters_cifar method=taps options.lam=0.5
+        sideagents adapt vision/adapters_cifar --resume""",
+        words="CONFIG [key=value ...]",
+    )
+    _common(adapt, _adapt)
+    lifelong = add_verb(
+        verbs,
+        "lifelong",
+        "train on a sequence of tasks and measure what is forgotten",
+        """sideagents lifelong lifelong/icifar_demo --json result.json
+        sideagents lifelong lifelong/icifar method=ewc ewc.strength=1e4 seed=2
+        sideagents lifelong lifelong/icifar --resume""",
+        words="CONFIG [key=value ...]",
+    )
+    _common(lifelong, _lifelong)
+
+
+def _common(verb: Parser, run: object) -> None:
+    verb.add_argument("--resume", action="store_true", help="go on with the newest run of that name")
+    verb.add_argument("--json", type=Path, metavar="FILE", help="write the result to FILE too")
+    verb.set_defaults(run=run)
+
+
+def _adapt(args: argparse.Namespace) -> int:
+    from sideagents.adapt.run import adapt_run, require_data
+    from sideagents.run.files import write_json
+    from sideagents_policies.checks import read_adapt
+
+    config = read_adapt(*one_target(args, _CONFIG))
+    require_data(config)
+    run, result = adapt_run(config, resume=args.resume)
+    print(f"{result['method']}: accuracy {100 * result['accuracy']:.2f} %, {result['multiple']:.3f} x the base")
+    print(f"wrote {run}")
+    if args.json is not None:
+        write_json(args.json, result)
+    return 0
+
+
+def _lifelong(args: argparse.Namespace) -> int:
+    from sideagents.lifelong.run import lifelong, require_data, table_of
+    from sideagents.run.files import write_json
+    from sideagents_policies.checks import read_lifelong
+
+    config = read_lifelong(*one_target(args, _CONFIG))
+    require_data(config)
+    run, result = lifelong(config, resume=args.resume)
+    print(table_of(result))
+    print(f"wrote {run}")
+    if args.json is not None:
+        write_json(args.json, result)
+    return 0

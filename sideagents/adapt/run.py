@@ -1,0 +1,209 @@
+"""`sideagents adapt`: adapt a base to one data set, judge it after every epoch, resume between epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from sideagents.adapt.adapted import Adapted, adapt
+from sideagents.adapt.config import AdaptConfig
+from sideagents.adapt.method import ADAPTATIONS
+from sideagents.bases import load_base
+from sideagents.bases.files import architecture_of, save_base
+from sideagents.core.base import FrozenBase
+from sideagents.core.trainable import TrainableBase
+from sideagents.data.cifar import load_cifar
+from sideagents.data.decathlon import load_decathlon
+from sideagents.data.folders import load_folder
+from sideagents.data.images import ImageSet
+from sideagents.data.mosaics import load_mosaics
+from sideagents.errors import ConfigError, SideAgentsError
+from sideagents.run.checkpoint import load_checkpoint, restore_optimizer, restore_tensors, save_checkpoint
+from sideagents.run.config import config_hash, dump_config
+from sideagents.run.files import find_data, write_json
+from sideagents.run.folder import RunFolder
+from sideagents.run.progress import Progress
+from sideagents.run.seeding import capture_rng, restore_rng, seed_everything
+from sideagents.train.classify import Classifier, batches, judge
+
+TASK = "task"
+_SUMMARISED = 32  # images of the training step whose memory is reported
+
+
+def checked(config: AdaptConfig) -> AdaptConfig:
+    """Return the configuration with its data looked up; raises `ConfigError` for unknown names and parts."""
+    found: dict[str, Any] = {"data": find_data(config.data)}
+    if config.base_weights is not None:
+        found["base_weights"] = find_data(config.base_weights)
+    config = config.model_copy(update=found)
+    try:
+        ADAPTATIONS.get(config.method)().check_options(config.method, config.options)
+        if (config.reader == "decathlon") != (config.domain is not None):
+            raise ConfigError("domain names one of the decathlon's, and reader: decathlon needs one")
+        if config.save_base and config.method not in ("finetune", "scratch"):
+            raise ConfigError(f"save_base keeps a network that was trained as a whole, method {config.method!r} is not")
+        if not list(absent_data(config)):
+            if config.save_base:
+                architecture_of(_base(config).encoder)
+            adapt(_base(config), config.method, **config.options).add_task(TASK, classes=2)
+    except ConfigError:
+        raise
+    except SideAgentsError as error:
+        raise ConfigError(str(error)) from None
+    return config
+
+
+def absent_data(config: AdaptConfig) -> Iterator[str]:
+    """Yield one line for everything on disk that the configuration needs and that is not there."""
+    if not Path(config.data).exists():
+        yield f"data: no such folder {config.data}"
+    for key, name in {"base_weights": config.base_weights or "", "base": config.base}.items():
+        if name.endswith((".safetensors", ".pth")) and not Path(name).is_file():
+            yield f"{key}: no such file {name}"
+
+
+def require_data(config: AdaptConfig) -> None:
+    """Raise `ConfigError` with the first thing that is absent."""
+    for line in absent_data(config):
+        raise ConfigError(line)
+
+
+def read_data(config: AdaptConfig) -> tuple[ImageSet, ImageSet]:
+    """Return the images to train on and those to judge by; with `held_out` the test set is never opened."""
+    train = _read(config, "train")
+    test = None if config.held_out else _read(config, "test")
+    if config.first_class or config.classes:
+        count = config.classes or len(train.classes) - config.first_class
+        train = train.of_classes(config.first_class, count)
+        test = None if test is None else test.of_classes(config.first_class, count)
+    if test is None:
+        train, test = train.split_per_class(config.held_out, seed=0)
+    return (train.first_per_class(config.per_class) if config.per_class else train), test
+
+
+def _read(config: AdaptConfig, split: str) -> ImageSet:
+    root = Path(config.data)
+    if config.reader == "cifar":
+        return load_cifar(root, cast(Any, split))
+    if config.reader == "mosaics":
+        return load_mosaics(root, cast(Any, split))
+    if config.reader == "decathlon":
+        # the test annotations of the challenge were never published with it: its validation images judge
+        return load_decathlon(root, str(config.domain), "train" if split == "train" else "val")
+    return load_folder(root / split, config.size, "square")
+
+
+def _base(config: AdaptConfig) -> FrozenBase:
+    return load_base(config.base, weights=config.base_weights)
+
+
+def adapt_run(config: AdaptConfig, resume: bool = False) -> tuple[Path, dict[str, Any]]:
+    """Adapt the base to the data; return the run's folder and its result.
+
+    The result holds `accuracy` and `loss` at the end, `epochs` (accuracy after each), `alpha`, and the costs of
+    `Adapted.costs`. The run's folder holds the task (`task/`, for `Adapted.load_task`) and, with `save_base`,
+    `base.safetensors`. `resume` goes on with the newest run of that name after its last finished epoch. Raises
+    `SideAgentsError`.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    train, test = read_data(config)
+    base = _base(config)
+    seed_everything(config.seed)
+    adapted = adapt(base, config.method, **config.options)
+    adapted.add_task(TASK, classes=len(train.classes))
+    run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
+    if resume:
+        run.require_config(config)
+        run.note_resume()
+    try:
+        result = _train(config, adapted, run, train, test, resume)
+    finally:
+        run.close()
+    adapted.save_task(TASK, run.path / TASK)
+    if config.save_base:
+        _save_base(config, adapted, run)
+    write_json(run.path / "result.json", result)
+    return run.path, result
+
+
+def _train(
+    config: AdaptConfig, adapted: Adapted, run: RunFolder, train: ImageSet, test: ImageSet, resume: bool
+) -> dict[str, Any]:
+    task = adapted.task(TASK)
+    steps = math.ceil(len(train) / config.batch_size)
+    trainer = Classifier(config, task, steps * config.epochs)
+    history: list[float] = []
+    if resume:
+        checkpoint = load_checkpoint(run.checkpoint(), fingerprint=adapted.base.fingerprint)
+        restore_tensors(_own(adapted), checkpoint.tensors, checkpoint.path)
+        assert checkpoint.optimizer is not None
+        restore_optimizer(trainer.optimizer, *checkpoint.optimizer)
+        restore_rng(checkpoint.state["rng"])
+        history = list(checkpoint.state["history"])
+        trainer.done = steps * len(history)
+    run.rewind(len(history))
+    adapted.eval()
+    last = judge(lambda images, _: cast(Tensor, adapted(images)), test)
+    with Progress(trainer.total, f"{config.method}", unit="step", done=trainer.done) as shown:
+        for epoch in range(len(history), config.epochs):
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+            order = batches(len(train), config.batch_size, steps, generator)
+            losses: list[float] = []
+
+            def after(loss: float, losses: list[float] = losses) -> None:
+                losses.append(loss)
+                shown.update(1, loss=loss)
+
+            penalty = adapted.penalty if epoch >= config.penalty_warmup else None
+            trainer.fit(lambda images, _: cast(Tensor, adapted(images)), train, order, generator, penalty, after)
+            last = judge(lambda images, _: cast(Tensor, adapted(images)), test)
+            history.append(last[0])
+            row = {"train/loss": sum(losses) / len(losses), "eval/accuracy": last[0], "eval/loss": last[1]}
+            run.log(epoch + 1, row)
+            shown.update(0, accuracy=last[0])
+            _save(config, adapted, run, trainer, history)
+    alpha = getattr(task.net, "alpha_value", lambda: math.nan)()
+    return {
+        "method": config.method,
+        "accuracy": last[0],
+        "loss": last[1],
+        "epochs": history,
+        "alpha": None if math.isnan(alpha) else alpha,
+        "images": len(train),
+        "classes": len(train.classes),
+        **adapted.costs(batch=_SUMMARISED),
+    }
+
+
+def _own(adapted: Adapted) -> dict[str, Tensor]:
+    """Return all tensors of the task that are not the base's: also those that a task's file may leave out."""
+    shared = {id(parameter) for parameter in adapted.base.parameters()}
+    task = adapted.task(TASK)
+    return {name: tensor for name, tensor in task.state_dict(keep_vars=True).items() if id(tensor) not in shared}
+
+
+def _save(config: AdaptConfig, adapted: Adapted, run: RunFolder, trainer: Classifier, history: list[float]) -> None:
+    save_checkpoint(
+        run.checkpoints,
+        len(history),
+        _own(adapted),
+        {"history": list(history), "rng": capture_rng()},
+        optimizer=trainer.optimizer,
+        keep=2,
+        config_hash=config_hash(config),
+        base=adapted.base.name,
+        fingerprint=adapted.base.fingerprint,
+    )
+
+
+def _save_base(config: AdaptConfig, adapted: Adapted, run: RunFolder) -> None:
+    net, old = cast(TrainableBase, adapted.task(TASK).net), adapted.base
+    base = FrozenBase(net.encoder, config.name, old.input_size, old.mean, old.std)
+    card = {"config": config.model_dump(mode="json", exclude={"data", "base_weights", "runs"})}
+    save_base(run.path / "base.safetensors", base, *architecture_of(net.encoder), card)

@@ -1,0 +1,152 @@
+"""`sideagents adapt`: every method learns one data set, a stopped run goes on to the same bytes."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_lifelong_run import CLASSES, TEST, TRAIN, data  # noqa: F401
+
+from sideagents.adapt import ADAPTATIONS, adapt
+from sideagents.adapt import run as run_module
+from sideagents.adapt.config import AdaptConfig
+from sideagents.adapt.run import adapt_run, checked, read_data
+from sideagents.bases import load_base
+from sideagents.errors import ConfigError
+from sideagents.run.folder import RunFolder
+from sideagents.run.scalars import read_scalars
+from sideagents_policies.cli.main import main
+
+OPTIONS: dict[str, dict[str, Any]] = {"sidetune": {"side": "fcn4"}}
+
+
+def configured(data: Path, runs: Path, **changes: Any) -> AdaptConfig:  # noqa: F811
+    method = changes.get("method", "features")
+    values: dict[str, Any] = {
+        "data": str(data), "runs": str(runs), "base": "cifar:resnet20", "method": method, "epochs": 3,
+        "batch_size": 16, "learning_rate": 0.01, "threads": 1, "options": OPTIONS.get(method, {}),
+    }  # fmt: skip
+    return checked(AdaptConfig.model_validate(values | changes))
+
+
+def weights(run: Path) -> bytes:
+    newest = RunFolder.open(run).latest()
+    assert newest is not None
+    return (newest / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("method", ADAPTATIONS.names())
+def test_a_stopped_run_goes_on_to_the_same_bytes_and_leaves_a_task(
+    method: str,
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if method in ("lora", "ia3") and find_spec("peft") is None:
+        pytest.skip("PEFT is not installed (the `nlp` extra)")
+    whole, result = adapt_run(configured(data, tmp_path / "whole", method=method, penalty_warmup=1))
+    assert result["method"] == method
+    assert len(result["epochs"]) == 3
+    assert result["epochs"][-1] == result["accuracy"] > 0.3
+    assert result["images"] == CLASSES * TRAIN
+    rows = read_scalars(whole / "progress.csv")
+    assert [float(row["eval/accuracy"]) for row in rows] == pytest.approx(result["epochs"])
+
+    config = configured(data, tmp_path / "cut", method=method, penalty_warmup=1)
+    original = run_module._save
+
+    def stop_after_the_first(*arguments: Any) -> None:
+        original(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "_save", stop_after_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        adapt_run(config)
+    monkeypatch.setattr(run_module, "_save", original)
+    run, again = adapt_run(config, resume=True)
+    assert weights(run) == weights(whole)
+    assert again == result
+
+    loaded = adapt(load_base("cifar:resnet20"), method)
+    loaded.load_task(run / "task")
+    _, test = read_data(config)
+    loaded.eval()
+    with torch.no_grad():
+        found = loaded(test.images.float() / 255).argmax(1)
+    assert float((found == test.labels).float().mean()) == pytest.approx(result["accuracy"])
+    assert adapt_run(config, resume=True)[1] == result  # nothing is left to do
+
+
+def test_a_network_trained_as_a_whole_becomes_a_base(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    run, result = adapt_run(configured(data, tmp_path, method="scratch", save_base=True, classes=2))
+    assert result["classes"] == 2
+    base = load_base(str(run / "base.safetensors"))
+    assert base.out_shape == (64,)
+    assert base.mean == load_base("cifar:resnet20").mean
+    second = configured(data, tmp_path, base=str(run / "base.safetensors"), first_class=2, name="second")
+    assert adapt_run(second)[1]["accuracy"] > 0.5
+
+
+def test_which_images_are_taken(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    train, test = read_data(configured(data, tmp_path, first_class=1, classes=2, per_class=5))
+    assert (len(train), len(test)) == (10, 2 * TEST)
+    assert train.classes == ("colour 1", "colour 2")
+    train, test = read_data(configured(data, tmp_path, held_out=4))
+    assert (len(train), len(test)) == (CLASSES * (TRAIN - 4), CLASSES * 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "tabs"}, "unknown method 'tabs', did you mean 'taps'"),
+        ({"options": {"lam": 1.0}}, "method 'features' has no option 'lam'"),
+        ({"method": "taps", "options": {"layers": "nothing"}}, "layers='nothing' matches none of"),
+        ({"reader": "decathlon"}, "reader: decathlon needs one"),
+        ({"save_base": True}, "method 'features' is not"),
+        ({"save_base": True, "method": "finetune", "base": "random"}, "is of no architecture"),
+        ({"base": "curvatur"}, "unknown base 'curvatur', did you mean 'curvature'"),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_fit(data: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:  # noqa: F811
+    with pytest.raises(ConfigError, match=message):
+        configured(data, tmp_path, **changes)
+
+
+def test_another_configuration_does_not_resume(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    adapt_run(configured(data, tmp_path))
+    with pytest.raises(ConfigError, match="epochs was 3, now 4"):
+        adapt_run(configured(data, tmp_path, epochs=4), resume=True)
+
+
+def test_the_command(data: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    words = [f"data={data}", "base=cifar:resnet20", "method=features", "epochs=1", "first_class=0", "classes=0"]
+    assert main(["check", "vision/adapters_cifar", *words]) == 0
+    assert "kind: adapt" in capsys.readouterr().out
+    assert main(["adapt", "vision/adapters_cifar", *words, "--json", "result.json"]) == 0
+    assert json.loads((tmp_path / "result.json").read_text())["method"] == "features"
+    assert "wrote runs/adapters_cifar_1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["adapt", "vision/adapters_cifar"], "data: no such folder cifar100"),
+        (["adapt", "lifelong/icifar"], "is a configuration of kind 'lifelong', one of `kind: adapt` is needed here"),
+        (["train", "vision/adapters_cifar"], "is a configuration of `sideagents adapt`, an agent's is needed here"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    words: list[str], message: str, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SIDEAGENTS_DATA", raising=False)
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
