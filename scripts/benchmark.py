@@ -1,4 +1,4 @@
-"""Speed of environments and training, as a list of rows: `python scripts/benchmark.py env|train --json FILE`."""
+"""Speed of environments and training, as a list of rows: `python scripts/benchmark.py env|stacks|train|adapt --json FILE`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,18 @@ def train_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     )
 
 
+def adapt_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from sideagents.adapt.benchmark import benchmark_adapt
+
+    return benchmark_adapt(
+        options.only or (),
+        options.base,
+        options.batch,
+        options.repeats,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(description="Measure speed; rows {name, value, unit, ...} go to --json FILE.")
     verbs = root.add_subparsers(dest="verb", required=True)
@@ -68,6 +80,14 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--only", nargs="+", metavar="NAME", help="some of: bundled resnet18 resnet50 workers")
     train.add_argument("--quick", action="store_true", help="see in seconds that it runs; the figures mean nothing")
     train.set_defaults(rows=train_rows)
+    adapt = verbs.add_parser("adapt", help="time and memory of one training step of each method beside fine-tuning")
+    adapt.add_argument(
+        "--only", nargs="+", metavar="METHOD", help="some of the methods; fine-tuning is always measured"
+    )
+    adapt.add_argument("--base", default="resnet26", help="name of the base")
+    adapt.add_argument("--batch", type=int, default=32, help="images in the step")
+    adapt.add_argument("--repeats", type=int, default=7)
+    adapt.set_defaults(rows=adapt_rows)
     for verb in verbs.choices.values():
         verb.add_argument("--json", type=Path, metavar="FILE", help="where the rows are written")
     return root

@@ -1,0 +1,86 @@
+"""What one training step of each method costs beside fine-tuning: time, and what is kept for the backward pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from sideagents.adapt.adapted import Adapted, adapt
+from sideagents.adapt.method import ADAPTATIONS
+from sideagents.bases import load_base
+from sideagents.errors import SideAgentsError
+
+_OPTIONS: dict[str, dict[str, Any]] = {"sidetune": {"side": "conv"}}
+_REFERENCE = "finetune"
+_CLASSES = 50
+
+
+def benchmark_adapt(
+    methods: Sequence[str] = (),
+    base: str = "resnet26",
+    batch: int = 32,
+    repeats: int = 7,
+    progress: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """Time one training step of each method on the same mini-batch, in turns, and count what it keeps.
+
+    methods: by default all that can be built here; fine-tuning is always among them. Rows: `adapt_step_ms_METHOD` (the
+    median, with `low`, `high` and `ratio` to fine-tuning), `adapt_activation_mb_METHOD` and `adapt_trainable_METHOD`
+    (weights without the readout's). Raises `SideAgentsError` for unknown methods.
+    """
+    names = list(dict.fromkeys([_REFERENCE, *(methods or ADAPTATIONS.names())]))
+    network = load_base(base)
+    images = torch.rand(batch, network.channels, *network.input_size, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(batch) % _CLASSES
+    steps: dict[str, Callable[[], None]] = {}
+    costs: dict[str, dict[str, Any]] = {}
+    for name in names:
+        adapted = adapt(network, name, **_OPTIONS.get(name, {}))
+        try:
+            adapted.add_task("task", classes=_CLASSES)
+        except SideAgentsError as error:
+            if methods:
+                raise
+            progress(f"{name} is left out: {error}")
+            continue
+        costs[name] = adapted.costs(batch=batch)
+        steps[name] = _step_of(adapted.train(), images, labels)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(repeats + 1):
+        for name, step in steps.items():
+            begin = time.perf_counter()
+            step()
+            if turn:  # the first warms up
+                seconds[name].append(time.perf_counter() - begin)
+        progress(f"round {turn} of {repeats}")
+    about = {"base": base, "batch": batch, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    reference = float(np.median(seconds[_REFERENCE]))
+    rows: list[dict[str, Any]] = []
+    for name, samples in seconds.items():
+        kept, weights = costs[name]["activation_bytes"] / 1e6, costs[name]["trainable"]
+        spread = {"low": 1e3 * min(samples), "high": 1e3 * max(samples)}
+        median = float(np.median(samples))
+        ratio = median / reference
+        rows += [
+            {"name": f"adapt_step_ms_{name}", "value": 1e3 * median, "unit": "ms", **spread, "ratio": ratio, **about},
+            {"name": f"adapt_activation_mb_{name}", "value": kept, "unit": "MB", **about},
+            {"name": f"adapt_trainable_{name}", "value": weights, "unit": "weights", **about},
+        ]
+    return rows
+
+
+def _step_of(adapted: Adapted, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+    optimizer = torch.optim.SGD(adapted.parameter_groups(lr=1e-3), momentum=0.9)
+
+    def step() -> None:
+        loss = functional.cross_entropy(adapted(images), labels) + adapted.penalty()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step

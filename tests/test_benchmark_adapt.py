@@ -1,0 +1,43 @@
+"""The benchmark of adapting: rows of every method, fine-tuning among them, figures that can be right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sideagents.adapt.benchmark import benchmark_adapt
+from sideagents.errors import SideAgentsError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_rows_of_chosen_methods_and_of_fine_tuning():
+    said: list[str] = []
+    rows = benchmark_adapt(["features", "taps"], "cifar:resnet20", batch=4, repeats=2, progress=said.append)
+    values = {row["name"]: row for row in rows}
+    assert len(rows) == 9
+    assert values["adapt_step_ms_finetune"]["ratio"] == 1.0
+    assert values["adapt_step_ms_features"]["ratio"] < 1.0
+    assert values["adapt_step_ms_features"]["low"] <= values["adapt_step_ms_features"]["value"]
+    assert values["adapt_trainable_features"]["value"] == 0
+    assert values["adapt_activation_mb_features"]["value"] < 0.1 * values["adapt_activation_mb_finetune"]["value"]
+    assert values["adapt_activation_mb_taps"]["value"] > 0.9 * values["adapt_activation_mb_finetune"]["value"]
+    assert said[-1] == "round 2 of 2"
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(SideAgentsError, match="unknown method 'tabs'"):
+        benchmark_adapt(["tabs"], "cifar:resnet20", batch=2, repeats=1)
+
+
+def test_the_command(tmp_path):
+    words = ["adapt", "--only", "features", "--base", "cifar:resnet20", "--batch", "2", "--repeats", "1"]
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), *words, "--json", str(tmp_path / "rows.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert {row["name"] for row in rows} >= {"adapt_step_ms_features", "adapt_step_ms_finetune"}
