@@ -1,4 +1,4 @@
-"""Speed of environments and training, as a list of rows: `python scripts/benchmark.py env|stacks|train|adapt --json FILE`."""
+"""Speed of environments and of training, as rows: `python scripts/benchmark.py env|stacks|train|adapt --json FILE`."""
 
 from __future__ import annotations
 
@@ -81,9 +81,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--quick", action="store_true", help="see in seconds that it runs; the figures mean nothing")
     train.set_defaults(rows=train_rows)
     adapt = verbs.add_parser("adapt", help="time and memory of one training step of each method beside fine-tuning")
-    adapt.add_argument(
-        "--only", nargs="+", metavar="METHOD", help="some of the methods; fine-tuning is always measured"
-    )
+    adapt.add_argument("--only", nargs="+", metavar="METHOD", help="some methods; fine-tuning is always measured")
     adapt.add_argument("--base", default="resnet26", help="name of the base")
     adapt.add_argument("--batch", type=int, default=32, help="images in the step")
     adapt.add_argument("--repeats", type=int, default=7)

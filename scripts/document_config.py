@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from sideagents.adapt.config import AdaptConfig
+from sideagents.adapt.relevance import RelevanceConfig
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.train.pretrain import PretrainConfig
 from sideagents_policies.checks import MAY_CHANGE_ON_RESUME
@@ -177,6 +178,8 @@ def page() -> str:
     parts.append("## Keys of `sideagents adapt`\n")
     parts.append("One data set; see [adapt.md](adapt.md). Such a file says `kind: adapt`.\n")
     parts.append(_table(AdaptConfig, "", ADAPT_MEANINGS, used))
+    bases = RelevanceConfig.model_fields["bases"].description
+    parts.append(f"`sideagents relevance` has the same keys, `kind: relevance`, and `bases`: {bases}.\n")
     _all_used(ADAPT_MEANINGS, used)
     return "\n".join(parts)
 

@@ -19,6 +19,7 @@ import yaml
 from sideagents import ALPHAS, MERGES, METHODS, SIDES, FrozenBase, list_bases, save_base
 from sideagents.adapt import ADAPTATIONS
 from sideagents.adapt.config import AdaptConfig
+from sideagents.adapt.relevance import RelevanceConfig
 from sideagents.bases import SHIPPED
 from sideagents.bases.encoder import MidLevelEncoder
 from sideagents.lifelong.config import LifelongConfig
@@ -85,7 +86,7 @@ def test_configuration_page_is_what_the_code_says():
     page = (ROOT / "docs" / "configuration.md").read_text()
     assert page == script("document_config").page(), "run: python scripts/document_config.py > docs/configuration.md"
     assert all(f"`{key}`" in page for key in key_paths(AgentConfig) if key != "scenes.navmesh")
-    assert all(f"`{key}`" in page for key in key_paths(AdaptConfig))
+    assert all(f"`{key}`" in page for key in key_paths(RelevanceConfig))
     assert all(f"`{key}`" in page for key in key_paths(LifelongConfig) if key not in ("ewc", "psp", "pnn"))
 
 
@@ -185,6 +186,9 @@ def check_command(words: list[str], line: str) -> None:
     elif words[0] == "lifelong":
         assert set(targets) <= set(config_names()), line
         load_config(LifelongConfig, config_path(targets[0]) if targets else None, overrides)
+    elif words[0] == "relevance":
+        assert set(targets) <= set(config_names()), line
+        load_config(RelevanceConfig, config_path(targets[0]) if targets else None, overrides)
     elif words[0] == "adapt":
         assert set(targets) <= set(config_names()), line
         load_config(AdaptConfig, config_path(targets[0]) if targets else None, overrides)

@@ -10,6 +10,7 @@ import torch
 
 from sideagents.adapt import run as adapting
 from sideagents.adapt.config import AdaptConfig
+from sideagents.adapt.relevance import RelevanceConfig, each_base
 from sideagents.bases import load_base
 from sideagents.bases import loading as bases
 from sideagents.core import side
@@ -28,7 +29,7 @@ from sideagents_policies.config import AgentConfig, ModelConfig
 from sideagents_policies.parallel import has_device
 from sideagents_policies.paths import config_kind, config_path, locate
 
-KINDS = ("adapt", "lifelong")  # of configurations that are not an agent's
+KINDS = ("adapt", "lifelong", "relevance")  # of configurations that are not an agent's
 
 # What may differ when a run goes on: how long it trains, how often it saves, where and how fast it computes, and where
 # its data is: that it is the same, the names of the buildings and the base's fingerprint in the checkpoint tell.
@@ -66,6 +67,13 @@ def read_lifelong(name: str, overrides: Sequence[str] = ()) -> LifelongConfig:
 def read_adapt(name: str, overrides: Sequence[str] = ()) -> AdaptConfig:
     """Resolve and check a configuration for adapting to one data set; raises `ConfigError`."""
     return adapting.checked(load_config(AdaptConfig, _path_of_kind(name, "adapt"), list(overrides)))
+
+
+def read_relevance(name: str, overrides: Sequence[str] = ()) -> RelevanceConfig:
+    """Resolve and check a configuration for ranking bases; raises `ConfigError`."""
+    config = load_config(RelevanceConfig, _path_of_kind(name, "relevance"), list(overrides))
+    each_base(config)
+    return config
 
 
 def _path_of_kind(name: str, kind: str) -> Path:

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sideagents.errors import SideAgentsError
 from sideagents.run.config import differences, load_config
+from sideagents.run.figures import new_figure, save_figure
 from sideagents.run.scalars import read_scalars
 from sideagents.run.stats import bootstrap_interval
-from sideagents_envs.cache import atomic_path
 from sideagents_policies.config import AgentConfig
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -88,8 +86,7 @@ def plot_runs(runs: Sequence[Path], out: Path) -> Path:
     shown = [m for m in METRICS if any(m in curves for group in groups.values() for curves in group)]
     if not shown:
         raise SideAgentsError(f"{runs[0]}: progress.csv has no curve yet ({', '.join(METRICS)})")
-    figure = Figure(figsize=(4.2 * len(shown), 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.2 * len(shown), 3.4)
     for axis, metric in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
         for label, group in groups.items():
             curves = [curves[metric] for curves in group if metric in curves]
@@ -105,6 +102,4 @@ def plot_runs(runs: Sequence[Path], out: Path) -> Path:
         axis.set_title(METRICS[metric])
         axis.grid(alpha=0.3)
     figure.axes[0].legend(fontsize="small")
-    with atomic_path(out) as temporary:
-        figure.savefig(temporary, dpi=120)
-    return out
+    return save_figure(figure, out)

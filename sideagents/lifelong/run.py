@@ -22,6 +22,7 @@ from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.learners import LEARNERS, Learner
 from sideagents.lifelong.metrics import final_mean, forgetting
+from sideagents.lifelong.plots import plot_sequence
 from sideagents.lifelong.stream import StreamTask, read_stream
 from sideagents.run.checkpoint import load_checkpoint, restore_tensors, save_checkpoint
 from sideagents.run.config import config_hash, dump_config
@@ -55,6 +56,7 @@ def lifelong(config: LifelongConfig, resume: bool = False) -> tuple[Path, dict[s
     finally:
         run.close()
     write_json(run.path / "result.json", result)
+    plot_sequence(result, run.path / "plots" / "accuracy.png")
     return run.path, result
 
 

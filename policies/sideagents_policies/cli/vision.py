@@ -1,4 +1,4 @@
-"""Verbs `adapt` and `lifelong`: supervised adaptation, no environments."""
+"""Verbs `adapt`, `relevance` and `lifelong`: supervised adaptation, no environments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CONFIG = "a CONFIG: a YAML file or a name that `sideagents list configs` prints
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add `adapt` and `lifelong`."""
+    """Add `adapt`, `relevance` and `lifelong`."""
     adapt = add_verb(
         verbs,
         "adapt",
@@ -22,6 +22,16 @@ def add_verbs(verbs: Verbs) -> None:
         words="CONFIG [key=value ...]",
     )
     _common(adapt, _adapt)
+    relevance = add_verb(
+        verbs,
+        "relevance",
+        "rank bases for a task by the alpha that side-tuning learns",
+        """sideagents relevance vision/relevance_cifar
+        sideagents relevance vision/relevance_cifar bases='[curvature, random]' --json ranking.json""",
+        words="CONFIG [key=value ...]",
+    )
+    relevance.add_argument("--json", type=Path, metavar="FILE", help="write the ranking to FILE too")
+    relevance.set_defaults(run=_relevance)
     lifelong = add_verb(
         verbs,
         "lifelong",
@@ -52,6 +62,22 @@ def _adapt(args: argparse.Namespace) -> int:
     print(f"wrote {run}")
     if args.json is not None:
         write_json(args.json, result)
+    return 0
+
+
+def _relevance(args: argparse.Namespace) -> int:
+    from sideagents.adapt.relevance import each_base, relevance, table_of
+    from sideagents.adapt.run import require_data
+    from sideagents.run.files import write_json
+    from sideagents_policies.checks import read_relevance
+
+    configs = each_base(read_relevance(*one_target(args, _CONFIG)))
+    for config in configs.values():
+        require_data(config)
+    rows = relevance(configs)
+    print(table_of(rows))
+    if args.json is not None:
+        write_json(args.json, rows)
     return 0
 
 
