@@ -19,15 +19,11 @@ from sideagents_envs.buildings.textures import hsv, plain
 from sideagents_envs.config import CameraConfig
 from sideagents_envs.curvature import corner_normals, face_normals, principal_curvatures, smoothing_groups
 from sideagents_envs.errors import EnvsError
+from sideagents_envs.pixels import ROOM_CLASSES, SEMANTIC_CLASSES, room_number
 from sideagents_envs.scene import load_scene
 from sideagents_envs.taskonomy import (
     FOLDERS,
-    TASKS,
     TargetRenderer,
-    curvature_pixels,
-    depth_pixels,
-    edge_pixels,
-    normal_pixels,
     render_taskonomy,
     viewpoints,
 )
@@ -106,32 +102,11 @@ def test_triangles_without_area_do_no_harm() -> None:
     assert np.abs(principal_curvatures(points, faces, normals)).max() == 0
 
 
-def test_pixel_scales() -> None:
-    curvature = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, -2.0], [1e9, -1e9]])
-    assert curvature_pixels(curvature).tolist() == [[127, 127, 0], [170, 127, 0], [191, 63, 0], [255, 0, 0]]
-    shares = (curvature_pixels(np.array([[4.0, -0.5]]))[0, :2].astype(float) - 127) / 128
-    assert 2 * shares / (1 - np.abs(shares)) == pytest.approx([4.0, -0.5], rel=0.05)
-    assert normal_pixels(np.array([0.0, 1.0, -1.0, 0.5])).tolist() == [127, 255, 0, 191]
-    assert depth_pixels(np.array([0.0, 1.0, 2.5, 1000.0])).tolist() == [65535, 512, 1280, 65534]
-
-
-def test_edges_are_the_gradient_of_the_smoothed_image() -> None:
-    image = np.zeros((1, 32, 32, 3), np.uint8)
-    image[:, :, 16:] = 255
-    edges = edge_pixels(image).astype(float)[0] / 65535
-    # A unit step under a Gaussian: central difference over the pixels 15 and 16 is the weight of two of them, / 2.
-    weights = np.exp(-0.5 * np.arange(-4, 5) ** 2.0)
-    weights /= weights.sum()
-    assert edges[10, 15] == pytest.approx((weights[4] + weights[5]) / 2, abs=1e-3)
-    assert edges[10, 2] == 0
-    assert edge_pixels(np.full((1, 16, 16, 3), 77, np.uint8)).max() == 0
-
-
 def test_a_column_in_front_of_the_camera(tmp_path: Path) -> None:
     """A cylinder of radius 0.5 m, its axis 2 m ahead, before a wall 4 m ahead."""
     wall = box(-9, -9, -4.5, 9, 9, -4.0, PAINT)
     column = [revolve([(0.5, -3.0), (0.5, 3.0)], PAINT, 32, (0, 0, -2.0))]
-    shown = renderer(tmp_path, wall + column).render(AT_ORIGIN, TASKS)
+    shown = renderer(tmp_path, wall + column).render(AT_ORIGIN, tuple(FOLDERS))
     assert shown["rgb"].shape == (1, 65, 65, 3)
     depth = shown["depth_zbuffer"][0].astype(float) / 512
     assert depth[32, 32] == pytest.approx(1.5, abs=0.01)
@@ -147,7 +122,19 @@ def test_a_column_in_front_of_the_camera(tmp_path: Path) -> None:
     d = (4 - np.sqrt(16 - 15 * (1 + t * t))) / (2 * (1 + t * t))
     assert depth[32, 39] == pytest.approx(d, abs=0.01)
     assert normals[32, 39] == pytest.approx([t * d / 0.5, 0, (2 - d) / 0.5], abs=0.02)
+    distance = shown["depth_euclidean"][0].astype(float) / 512
+    assert distance[32, 39] == pytest.approx(d * np.sqrt(1 + t * t), abs=0.01)
+    # the light is at the camera: the wall is lit by the cosine of the ray's angle, the column straight ahead fully
+    slant = np.sqrt(1 + (30 / 32.5) ** 2)
+    assert shown["reshading"][0, 32, 2] == pytest.approx(255 / slant, abs=1)
+    assert shown["reshading"][0, 32, 32] == 255
+    jumps = shown["edge_occlusion"][0].astype(float) / 65535
+    outline = np.flatnonzero(jumps[32] > 0.1)
+    assert len(outline) in (2, 3, 4)  # where the column ends and the wall is seen
+    assert jumps[32, 2] < 1e-3  # a plane, seen at an angle
     assert (shown["mask_valid"] == 255).all()
+    assert (shown["segment_semantic"] == 0).all()  # a thing is of no class
+    assert shown["class_scene"].tolist() == [[[1.0] + [0.0] * 13]]
     assert set(shown) == {"rgb", "mask_valid", *FOLDERS.values()}
 
 
@@ -191,6 +178,41 @@ def test_files_have_taskonomys_names_and_types(building: Path, tmp_path: Path) -
     assert modes["mask_valid"] == ("uint8", 2)
     depth = np.array(Image.open(out / "depth_zbuffer" / "Testhouse" / "point_0_view_0_domain_depth_zbuffer.png"))
     assert 0.05 * 512 < depth.min() < depth.max() < 20 * 512
+
+
+def test_classes_of_objects_and_rooms(building: Path, tmp_path: Path) -> None:
+    tasks = ("segmentation", "room", "keypoints3d")
+    out = render_taskonomy([building], tmp_path / "data", tasks, 20, 32, 0, False)
+    classes = list(SEMANTIC_CLASSES)
+    seen = np.zeros(len(classes), np.int64)
+    rooms = []
+    for number in range(20):
+        name = f"point_{number}_view_0_domain_"
+        image = np.array(Image.open(out / "segment_semantic" / "Testhouse" / f"{name}segment_semantic.png"))
+        seen += np.bincount(image.ravel(), minlength=len(classes))
+        one_hot = np.load(out / "class_scene" / "Testhouse" / f"{name}class_scene.npy")
+        assert one_hot.shape == (1, len(ROOM_CLASSES))
+        assert one_hot.sum() == 1.0
+        rooms.append(ROOM_CLASSES[int(one_hot.argmax())])
+    assert seen[classes.index("wall")] > 0.1 * seen.sum()
+    assert seen[classes.index("floor")] > 0.05 * seen.sum()
+    assert seen[0] < 0.1 * seen.sum()
+    assert "other" not in rooms
+    scene = load_scene(building)
+    assert set(rooms) <= {thing.room.partition("_")[0] for thing in scene.objects}
+    assert len(set(rooms)) >= 2
+
+
+def test_the_room_is_that_of_the_floor_under_the_agent(building: Path) -> None:
+    scene = load_scene(building)
+    floors = [i for i, thing in enumerate(scene.objects) if thing.category == "floor"]
+    shown = TargetRenderer(scene, CameraConfig(width=8, height=8))
+    for index in floors:
+        corners = scene.vertices[scene.faces[scene.semantic_id == index]]
+        middle = corners[0].mean(axis=0)
+        poses = np.array([[middle[0], middle[1] + 0.1, middle[2], 0.0]])
+        found = shown.render(poses, ("room",))["class_scene"]
+        assert found[0, 0, room_number(scene.objects[index].room)] == 1.0
 
 
 def test_rendering_goes_on_where_it_stopped_and_is_repeatable(building: Path, tmp_path: Path) -> None:

@@ -5,10 +5,17 @@
     OUT/depth_zbuffer/...   16 bit, 1/512 m along the optical axis, 65535 where nothing was hit
     OUT/normal/...          8 bit, 127 + 128 n: x to the right, y up, z towards the viewer
     OUT/edge_texture/...    16 bit, 65535 x gradient of the smoothed grey image
-    OUT/mask_valid/...      8 bit, 255 where a surface was hit; with curvature, depth and normals
+    OUT/edge_occlusion/...  16 bit, 65535 x jump of the depth
+    OUT/depth_euclidean/... as depth_zbuffer, along the ray
+    OUT/reshading/...       8 bit, 255 x cosine to a light at the camera
+    OUT/keypoints2d/..., OUT/keypoints3d/...  16 bit, 65535 x corner response of the grey image, of the normals
+    OUT/segment_semantic/...  8 bit, the number of the object's class
+    OUT/class_scene/...npy  float32, 1 for the room that the camera stands in, else 0
+    OUT/mask_valid/...      8 bit, 255 where a surface was hit; with targets that are of surfaces
     OUT/render.json         how it was made
 
-Autoencoding and denoising need the RGB images alone: noise is drawn anew whenever an image is read for training.
+Autoencoding and denoising need the RGB images alone: noise is drawn anew whenever an image is read for training. What
+the pixels mean: `sideagents_envs.pixels`.
 """
 
 from __future__ import annotations
@@ -24,7 +31,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from sideagents_envs.cache import atomic_path
@@ -32,12 +38,23 @@ from sideagents_envs.config import CameraConfig, NavMeshConfig
 from sideagents_envs.curvature import corner_normals, face_normals, principal_curvatures, smoothing_groups
 from sideagents_envs.errors import EnvsError, SceneError, nearest
 from sideagents_envs.navmesh import cached_navmesh
+from sideagents_envs.pixels import (
+    ROOM_CLASSES,
+    curvature_pixels,
+    depth_pixels,
+    edge_pixels,
+    keypoints2d_pixels,
+    keypoints3d_pixels,
+    normal_pixels,
+    occlusion_pixels,
+    reshading_pixels,
+    room_number,
+    semantic_number,
+)
 from sideagents_envs.render import Renderer
 from sideagents_envs.scene import SceneMesh, load_scene
 
 F64 = NDArray[np.float64]
-U8 = NDArray[np.uint8]
-U16 = NDArray[np.uint16]
 
 FOLDERS = {
     "curvature": "principal_curvature",
@@ -46,49 +63,20 @@ FOLDERS = {
     "normals": "normal",
     "autoencoding": "rgb",
     "edges": "edge_texture",
+    "segmentation": "segment_semantic",
+    "reshading": "reshading",
+    "keypoints3d": "keypoints3d",
+    "keypoints2d": "keypoints2d",
+    "occlusion_edges": "edge_occlusion",
+    "euclidean_depth": "depth_euclidean",
+    "room": "class_scene",
 }
-TASKS = tuple(FOLDERS)
-CURVATURE_HALF = 2.0  # 1/m: curvature that lies half way between flat and the end of the scale
-_MASKED = ("curvature", "depth", "normals")
+TASKS = ("curvature", "denoising", "depth", "normals", "autoencoding", "edges")  # of the shipped bases
+_OF_SURFACES = ("curvature", "normals", "reshading", "keypoints3d")  # computed from normals
+_MASKED = (*_OF_SURFACES, "depth", "euclidean_depth", "occlusion_edges")
 _HEIGHT_JITTER_M = 0.15
+_LEVEL = 0.9  # vertical part of the normal of what counts as floor
 _BATCH = 64
-
-
-def curvature_pixels(curvature: NDArray[Any]) -> U8:
-    """Return principal curvatures (..., 2) in 1/m as (..., 3) pixels: 127 + 128 k / (|k| + 2), third channel 0.
-
-    127 is flat, 170 a radius of 1 m, 191 of 0.5 m, 223 of 0.167 m; below 127 is concave. The scale never clips, so
-    the curvature can be had back: k = 2 s / (1 - |s|) with s = (pixel - 127) / 128.
-    """
-    pixels = np.zeros((*curvature.shape[:-1], 3), np.uint8)
-    share = curvature / (np.abs(curvature) + CURVATURE_HALF)
-    pixels[..., :2] = np.rint(np.clip(127 + 128 * share, 0, 255))
-    return pixels
-
-
-def normal_pixels(normals: NDArray[Any]) -> U8:
-    """Return unit normals (..., 3) as pixels: 127 + 128 n, limited to 0..255."""
-    pixels: U8 = np.rint(np.clip(127 + 128 * normals, 0, 255)).astype(np.uint8)
-    return pixels
-
-
-def depth_pixels(depth: NDArray[Any]) -> U16:
-    """Return depth in metres (0: nothing) as 1/512 m, 65535 where nothing was hit."""
-    units = np.rint(np.minimum(depth * 512.0, 65534))
-    pixels: U16 = np.where(depth > 0, units, 65535).astype(np.uint16)
-    return pixels
-
-
-def edge_pixels(rgb: U8, sigma: float = 1.0) -> U16:
-    """Return 65535 x the gradient (per pixel, grey in [0, 1]) of images (N,H,W,3) after a Gaussian of `sigma` pixels.
-
-    Taskonomy's edge_texture is the same: Canny's first steps, without thinning and thresholds.
-    """
-    grey = rgb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255.0
-    smooth = gaussian_filter(grey, (0, sigma, sigma))
-    down, right = np.gradient(smooth, axis=(1, 2))
-    pixels: U16 = np.rint(np.minimum(np.sqrt(down * down + right * right), 1.0) * 65535).astype(np.uint16)
-    return pixels
 
 
 class TargetRenderer:
@@ -107,30 +95,77 @@ class TargetRenderer:
         self._smooth = corner_normals(scene.vertices, scene.faces, groups)
         self._curvature = principal_curvatures(scene.vertices, scene.faces, self._smooth)
         self._corners = scene.vertices.astype(np.float64)[scene.faces]
+        of_objects = np.array([semantic_number(thing.category) for thing in scene.objects], np.uint8)
+        self._classes = of_objects[scene.semantic_id]
 
     def render(self, poses: F64, tasks: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Return pixels by folder name for poses (N,4); shapes (N,H,W[,3]), types as in the files."""
+        """Return pixels by folder name for poses (N,4); shapes (N,H,W[,3]), types as in the files; rooms (N,1,C)."""
         shown = self._renderer.render(poses, ("rgb", "depth", "semantic"))
         rgb, depth, face = shown["rgb"], shown["depth"], shown["semantic"]
         hit = face >= 0
-        out: dict[str, NDArray[Any]] = {"rgb": rgb}
+        found: dict[str, NDArray[Any]] = {}
         if "edges" in tasks:
-            out[FOLDERS["edges"]] = edge_pixels(rgb)
+            found["edges"] = edge_pixels(rgb)
+        if "keypoints2d" in tasks:
+            found["keypoints2d"] = keypoints2d_pixels(rgb)
         if "depth" in tasks:
-            out[FOLDERS["depth"]] = depth_pixels(depth)
+            found["depth"] = depth_pixels(depth)
+        if "occlusion_edges" in tasks:
+            found["occlusion_edges"] = occlusion_pixels(depth)
+        if "segmentation" in tasks:
+            found["segmentation"] = np.where(hit, self._classes[face], 0).astype(np.uint8)
+        if "room" in tasks:
+            found["room"] = self._rooms(poses)
+        if set(tasks) & {*_OF_SURFACES, "euclidean_depth"}:
+            found |= self._of_rays(poses, depth, face, hit, tasks)
+        out = {"rgb": rgb, **{FOLDERS[task]: pixels for task, pixels in found.items()}}
         if set(tasks) & set(_MASKED):
             out["mask_valid"] = np.where(hit, 255, 0).astype(np.uint8)
-        if set(tasks) & {"curvature", "normals"}:
-            rays = self._rays(poses)
-            away = np.einsum("nhwk,nhwk->nhw", self._flat[face], rays) > 0  # the back of a surface
-            if "curvature" in tasks:
-                seen = np.where(away[..., None], -self._curvature[face][..., ::-1], self._curvature[face])
-                out[FOLDERS["curvature"]] = curvature_pixels(np.where(hit[..., None], seen, 0.0))
-            if "normals" in tasks:
-                world = self._interpolated(face, self._eyes(poses) + rays * depth[..., None])
-                world = np.where(away[..., None], -world, world)
-                out[FOLDERS["normals"]] = normal_pixels(np.where(hit[..., None], _in_camera(world, poses[:, 3]), 0.0))
         return out
+
+    def _of_rays(
+        self, poses: F64, depth: NDArray[Any], face: NDArray[np.int32], hit: NDArray[np.bool_], tasks: Sequence[str]
+    ) -> dict[str, NDArray[Any]]:
+        """Return the targets that need to know from where a surface is seen."""
+        found: dict[str, NDArray[Any]] = {}
+        rays = self._rays(poses)
+        length = np.sqrt(np.einsum("nhwk,nhwk->nhw", rays, rays))
+        if "euclidean_depth" in tasks:
+            found["euclidean_depth"] = depth_pixels(depth * length)
+        if not set(tasks) & set(_OF_SURFACES):
+            return found
+        away = np.einsum("nhwk,nhwk->nhw", self._flat[face], rays) > 0  # the back of a surface
+        if "curvature" in tasks:
+            seen = np.where(away[..., None], -self._curvature[face][..., ::-1], self._curvature[face])
+            found["curvature"] = curvature_pixels(np.where(hit[..., None], seen, 0.0))
+        if not set(tasks) & {"normals", "reshading", "keypoints3d"}:
+            return found
+        world = self._interpolated(face, self._eyes(poses) + rays * depth[..., None])
+        world = np.where(away[..., None], -world, world)
+        world = np.where(hit[..., None], world, 0.0)
+        if "reshading" in tasks:
+            found["reshading"] = reshading_pixels(np.einsum("nhwk,nhwk->nhw", world, rays) / length)
+        if "keypoints3d" in tasks:
+            found["keypoints3d"] = keypoints3d_pixels(world)
+        if "normals" in tasks:
+            found["normals"] = normal_pixels(_in_camera(world, poses[:, 3]))
+        return found
+
+    def _rooms(self, poses: F64) -> NDArray[np.float32]:
+        """Return (N,1,C): 1 for the type of the room whose floor is under the agent, the highest one below it."""
+        floors = np.flatnonzero(self._flat[:, 1] > _LEVEL)
+        corners = self._corners[floors]
+        result = np.zeros((len(poses), 1, len(ROOM_CLASSES)), np.float32)
+        for row, (x, y, z) in enumerate(poses[:, :3]):
+            inside = _contains(corners[..., (0, 2)], np.array([x, z]))
+            below = inside & (corners[..., 1].max(axis=1) <= y + 2 * _HEIGHT_JITTER_M)
+            number = 0
+            if below.any():
+                candidates = np.flatnonzero(below)
+                highest = candidates[np.argmax(corners[candidates, :, 1].max(axis=1))]
+                number = room_number(self._scene.objects[self._scene.semantic_id[floors[highest]]].room)
+            result[row, 0, number] = 1.0
+        return result
 
     def _eyes(self, poses: F64) -> F64:
         eyes = poses[:, None, None, :3].copy()
@@ -167,6 +202,15 @@ class TargetRenderer:
         return unit
 
 
+def _contains(triangles: F64, point: F64) -> NDArray[np.bool_]:
+    """Whether triangles (F,3,2) contain a point (2,), borders included."""
+    following = np.roll(triangles, -1, axis=1)
+    edge, to = following - triangles, point - triangles
+    side = edge[..., 0] * to[..., 1] - edge[..., 1] * to[..., 0]
+    inside: NDArray[np.bool_] = (side >= 0).all(axis=1) | (side <= 0).all(axis=1)
+    return inside
+
+
 def _in_camera(world: F64, yaw: F64) -> F64:
     """Turn world directions (N,H,W,3) into the camera's frame: right, up, towards the viewer."""
     sin, cos = np.sin(yaw)[:, None, None], np.cos(yaw)[:, None, None]
@@ -200,7 +244,7 @@ def render_taskonomy(
     """
     for task in tasks:
         if task not in FOLDERS:
-            raise EnvsError(f"unknown task {task!r}{nearest(task, FOLDERS)}; there are {', '.join(TASKS)}")
+            raise EnvsError(f"unknown task {task!r}{nearest(task, FOLDERS)}; there are {', '.join(FOLDERS)}")
     if not tasks or views_per_building < 1 or size < 8:
         raise EnvsError(f"nothing to render: tasks {list(tasks)}, {views_per_building} views, size {size} (at least 8)")
     names = [path.stem for path in scene_paths]
@@ -249,8 +293,11 @@ def _render_building(
         pixels = renderer.render(poses[start : start + _BATCH], tasks)
         for folder, part in hidden.items():
             for k, image in enumerate(pixels[folder]):
-                name = f"point_{start + k}_view_0_domain_{folder}.png"
-                Image.fromarray(image).save(part / name, compress_level=1)
+                name = f"point_{start + k}_view_0_domain_{folder}"
+                if folder == FOLDERS["room"]:
+                    np.save(part / f"{name}.npy", image, allow_pickle=False)
+                else:
+                    Image.fromarray(image).save(part / f"{name}.png", compress_level=1)
         bar.update(len(pixels["rgb"]))
     for folder, part in hidden.items():
         final = out_dir / folder / path.stem

@@ -60,6 +60,11 @@ TARGETS = {
         Target("depth", ("depth_zbuffer", "depth"), 1, _log_depth, masked=True),
         Target("normals", ("normal", "normals"), 3, _signed, masked=True, mirrored_sign=(-1.0, 1.0, 1.0)),
         Target("autoencoding", (), 3, _colour),
-        Target("edges", ("edge_texture", "edges", "edge_occlusion"), 1, _root),
+        Target("edges", ("edge_texture", "edges"), 1, _root),
+        Target("occlusion_edges", ("edge_occlusion",), 1, _root, masked=True),
+        Target("euclidean_depth", ("depth_euclidean",), 1, _log_depth, masked=True),
+        Target("reshading", ("reshading",), 1, _colour, masked=True),
+        Target("keypoints3d", ("keypoints3d",), 1, _root, masked=True),
+        Target("keypoints2d", ("keypoints2d",), 1, _root),
     )
 }
