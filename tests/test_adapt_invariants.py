@@ -121,6 +121,47 @@ def test_the_exported_network_computes_the_same_without_our_layers(case: tuple[s
     assert made.costs("dogs")["active"] == active
 
 
+def test_an_exported_network_is_a_copy(case: tuple[str, Adapted, torch.Tensor]) -> None:
+    method, made, images = case
+    if method == "sidetune":
+        pytest.skip("a side network stays beside the base")
+    fingerprint = made.base.fingerprint
+    with torch.no_grad():
+        expected = made(images, "dogs")
+        made.train()
+        plain = made.export("dogs").train()
+        assert made.task("dogs").readout.training
+        made.eval()
+        for parameter in plain.parameters():
+            parameter.add_(1.0)
+        plain(images)
+        assert torch.equal(made(images, "dogs"), expected)
+    assert made.base.fingerprint == fingerprint
+
+
+def test_the_base_is_out_of_reach_of_who_moves_the_whole(case: tuple[str, Adapted, torch.Tensor]) -> None:
+    made = copy.deepcopy(case[1])
+    fingerprint = made.base.fingerprint
+    frozen = {tensor.data_ptr() for tensor in made.base.parameters()}
+    assert not any(tensor.data_ptr() in frozen for tensor in made.state_dict().values())  # not in a checkpoint
+    other = adapted(case[0])
+    other.load_state_dict(made.state_dict())
+    with torch.no_grad():
+        assert torch.equal(other.eval()(case[2], "dogs"), made(case[2], "dogs"))
+    made.requires_grad_(True)
+    assert not any(parameter.requires_grad for parameter in made.base.parameters())
+
+    @torch.no_grad()
+    def initialise(module: nn.Module) -> None:
+        for parameter in module.parameters(recurse=False):
+            parameter.fill_(0.5)
+
+    made.apply(initialise)  # as SB3 does
+    assert made.base.fingerprint == fingerprint
+    made.half()
+    assert made.base.fingerprint == fingerprint
+
+
 def test_threads_with_different_tasks_do_not_meet(case: tuple[str, Adapted, torch.Tensor]) -> None:
     _, made, images = case
     with torch.no_grad():

@@ -16,7 +16,7 @@ from sideagents.adapt import run as run_module
 from sideagents.adapt.config import AdaptConfig
 from sideagents.adapt.run import adapt_run, checked, read_data
 from sideagents.bases import load_base
-from sideagents.errors import ConfigError
+from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
 from sideagents_policies.cli.main import main
@@ -99,6 +99,25 @@ def test_which_images_are_taken(data: Path, tmp_path: Path) -> None:  # noqa: F8
     assert (len(train), len(test)) == (CLASSES * (TRAIN - 4), CLASSES * 4)
 
 
+def test_test_images_of_other_classes_are_refused(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split, names in (("train", "abc"), ("test", "bc")):
+        for name in names:
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / "data" / split / name / "1.png")
+    with pytest.raises(SideAgentsError, match="training and test images are not of the same classes: 'a'"):
+        adapt_run(configured(tmp_path / "data", tmp_path, reader="folder"))
+    assert not (tmp_path / "adapt_1").exists()
+
+
+def test_the_base_reads_larger_images_when_told(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    config = configured(data, tmp_path, base="resnet26", base_options={"input_size": [64, 64], "factor": 0.125})
+    assert run_module._base(config).input_size == (64, 64)
+    with pytest.raises(ConfigError, match="has no option 'sise'"):
+        configured(data, tmp_path, base_options={"sise": 3})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -107,7 +126,7 @@ def test_which_images_are_taken(data: Path, tmp_path: Path) -> None:  # noqa: F8
         ({"method": "taps", "options": {"layers": "nothing"}}, "layers='nothing' matches none of"),
         ({"reader": "decathlon"}, "reader: decathlon needs one"),
         ({"save_base": True}, "method 'features' is not"),
-        ({"save_base": True, "method": "finetune", "base": "random"}, "is of no architecture"),
+        ({"save_base": True, "method": "finetune", "base": "pixels"}, "is of no architecture"),
         ({"base": "curvatur"}, "unknown base 'curvatur', did you mean 'curvature'"),
     ],
 )  # fmt: skip

@@ -100,6 +100,68 @@ def test_a_side_given_as_an_object_cannot_be_named_in_a_file(tmp_path):
         made.export("a")
 
 
+def test_a_file_that_names_code_is_loaded_only_when_it_is_trusted(tmp_path, monkeypatch):
+    (tmp_path / "strange_side.py").write_text(
+        "from pathlib import Path\nfrom torch import nn\nPath('imported').touch()\n\n\n"
+        "class Net(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(768, 32))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    made = adapt(network(), "sidetune", input_size=(16, 16))
+    made.add_task("a", classes=2, side="conv")
+    made.save_task("a", tmp_path / "a")
+    about = json.loads((tmp_path / "a" / "task.json").read_text())
+    about["options"]["side"] = "strange_side:Net"
+    (tmp_path / "a" / "task.json").write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match="names code to import, side='strange_side:Net': if you trust it"):
+        made.load_task(tmp_path / "a", "b")
+    assert not (tmp_path / "imported").exists()
+    with pytest.raises(CheckpointError, match=r"task\.safetensors"):  # another network's tensors
+        made.load_task(tmp_path / "a", "b", trusted=True)
+    assert made.tasks == ("a",)
+
+
+@pytest.mark.parametrize(
+    "change", [{"classes": "3"}, {"options": [1]}, {"options": {"tau": "a"}}, {"options": {"taw": 0.1}}]
+)
+def test_damaged_files_are_one_line_and_add_nothing(tmp_path, change):
+    made = adapted("taps")
+    made.save_task("dogs", tmp_path)
+    about = json.loads((tmp_path / "task.json").read_text())
+    (tmp_path / "task.json").write_text(json.dumps(about | change))
+    with pytest.raises(SideAgentsError):
+        made.load_task(tmp_path, "again")
+    assert made.tasks == ("cats", "dogs")
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("taps", {"tau": "abc"}),
+        ("taps", {"lam": -1.0}),
+        ("taps", {"layers": 3}),
+        ("residual_adapters", {"dropout": 3}),
+        ("sidetune", {"side": 3}),
+        ("sidetune", {"merge": 3}),
+        ("sidetune", {"alpha": [1]}),
+        ("sidetune", {"side_options": 3}),
+    ],
+)
+def test_values_of_another_type_are_refused_with_the_option_s_name(method, options):
+    with pytest.raises(SideAgentsError, match=next(iter(options))):
+        adapt(network(), method, input_size=(16, 16), **options).add_task("a")
+
+
+def test_a_task_that_is_loaded_computes_as_the_others_do(tmp_path):
+    made = adapted("finetune").eval()
+    with torch.no_grad():
+        expected = made(IMAGES, "dogs")
+        made.save_task("dogs", tmp_path)
+        made.load_task(tmp_path, "again")
+        assert torch.equal(made(IMAGES, "again"), expected)
+
+
 class Biases(Adaptation):
     """Trains the biases of a view of the base and nothing else."""
 

@@ -29,6 +29,11 @@ def test_another_base_and_other_images_have_their_own(tmp_path):
     assert len(list(tmp_path.glob("*.codes"))) == 3
 
 
+def test_the_type_that_the_base_computes_in_counts(tmp_path):
+    rough = cached_codes(load_base("cifar:resnet20", dtype="bfloat16"), IMAGES[:10], tmp_path)
+    assert not torch.equal(cached_codes(load_base("cifar:resnet20"), IMAGES[:10], tmp_path), rough)
+
+
 def test_a_cut_file_is_made_again_and_nothing_half_written_stays(tmp_path, monkeypatch):
     base = load_base("cifar:resnet20")
     whole = cached_codes(base, IMAGES[:10], tmp_path).clone()

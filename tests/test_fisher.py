@@ -48,7 +48,6 @@ def conv_case(make=ConvNet, count=7):
     return model, dict(model.named_parameters()), images, torch.arange(count) % 3
 
 
-@pytest.mark.parametrize("vectorise", [True, False])
 @pytest.mark.parametrize(
     ("kind", "batch_size", "expected"),
     [
@@ -59,11 +58,9 @@ def conv_case(make=ConvNet, count=7):
         ("batched", 1, ((1 / 4) ** 2 + (1 / 10 * 2) ** 2) / 2),
     ],
 )
-def test_logistic_regression_by_hand(kind, batch_size, expected, vectorise):
+def test_logistic_regression_by_hand(kind, batch_size, expected):
     model, images, labels = logistic()
-    fisher = fisher_information(
-        model, {"w": model.weight}, model, images, labels, kind, batch_size=batch_size, vectorise=vectorise
-    )
+    fisher = fisher_information(model, {"w": model.weight}, model, images, labels, kind, batch_size=batch_size)
     # by symmetry the second class' weight has the same information as the first's
     torch.testing.assert_close(fisher["w"], torch.full((2, 1), expected, dtype=torch.float64))
     assert not fisher["w"].requires_grad
@@ -83,49 +80,14 @@ def test_exact_is_the_expectation_over_all_labels():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("make", [ConvNet, Branching])
-def test_gradients_at_once_agree_with_the_loop(make, kind):
-    model, parameters, images, labels = conv_case(make)
-    at_once = fisher_information(model, parameters, model, images, labels, kind, batch_size=1)
-    loop = fisher_information(model, parameters, model, images, labels, kind, batch_size=1, vectorise=False)
-    for name, parameter in parameters.items():
-        assert at_once[name].shape == parameter.shape
-        torch.testing.assert_close(at_once[name], loop[name], rtol=1e-4, atol=1e-8)
-        assert bool((at_once[name] > 0).any()) == (not name.startswith("unused"))
-
-
-@pytest.mark.parametrize(("make", "calls"), [(ConvNet, 2), (Branching, 9)])
-def test_a_network_is_called_once_per_chunk_or_else_per_sample(make, calls):
-    model, parameters, images, _ = conv_case(make)
-    count = 0
-
-    def logits(images):
-        nonlocal count
-        count += 1
-        return model(images)
-
-    fisher_information(model, parameters, logits, images)
-    assert count == calls  # one is the look at the logits' shape, one the attempt to take all at once
-
-
-@pytest.mark.parametrize("gradients", [1, 2, 5])
-def test_how_many_gradients_are_taken_at_once_changes_nothing(monkeypatch, gradients):
-    model, parameters, images, labels = conv_case()
-    expected = fisher_information(model, parameters, model, images, labels)
-    monkeypatch.setattr("sideagents.lifelong.fisher._GRADIENTS_AT_ONCE", gradients)
-    torch.testing.assert_close(fisher_information(model, parameters, model, images, labels), expected)
-
-
-@pytest.mark.parametrize("vectorise", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_left_changed(kind, vectorise):
+def test_nothing_is_left_changed(kind):
     model, parameters, images, labels = conv_case()
     model.train()
     model.body[3].eval()
     modes = [part.training for part in model.modules()]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():  # the caller's setting
-        fisher_information(model, parameters, model, images, labels, kind, vectorise=vectorise)
+        fisher_information(model, parameters, model, images, labels, kind)
     assert [part.training for part in model.modules()] == modes
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
@@ -143,39 +105,33 @@ def test_modes_come_back_after_an_error_too():
     assert model.training
 
 
-@pytest.mark.parametrize("vectorise", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_graph_is_kept_for_parameters_that_were_not_asked_for(kind, vectorise):
+def test_no_graph_is_kept_for_parameters_that_were_not_asked_for(kind):
     model, _, images, labels = conv_case()
     parameters = dict(model.body.named_parameters())
-    fisher = fisher_information(model, parameters, model, images, labels, kind, vectorise=vectorise)
+    fisher = fisher_information(model, parameters, model, images, labels, kind)
     assert not any(tensor.requires_grad for tensor in fisher.values())
 
 
-@pytest.mark.parametrize("vectorise", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_frozen_and_unreached_parameters_get_zeros(kind, vectorise):
+def test_frozen_and_unreached_parameters_get_zeros(kind):
     model, parameters, images, labels = conv_case()
     model.head.requires_grad_(False)
-    fisher = fisher_information(model, parameters, model, images, labels, kind, vectorise=vectorise)
+    fisher = fisher_information(model, parameters, model, images, labels, kind)
     assert [name for name, tensor in fisher.items() if not tensor.any()] == [
         "head.weight",
         "head.bias",
         "unused.weight",
         "unused.bias",
     ]
-    constant = fisher_information(
-        model, parameters, lambda x: torch.zeros(len(x), 3), images, labels, kind, vectorise=vectorise
-    )
+    constant = fisher_information(model, parameters, lambda x: torch.zeros(len(x), 3), images, labels, kind)
     assert not any(tensor.any() for tensor in constant.values())
 
 
 def test_names_are_the_callers_and_logits_may_be_any_function_of_the_module():
     model, _, images, _ = conv_case()
     own = fisher_information(model, {"x": model.head.bias}, lambda x: 2 * model(x)[:, :2], images)
-    again = fisher_information(model, {"x": model.head.bias}, lambda x: 2 * model(x)[:, :2], images, vectorise=False)
     assert list(own) == ["x"]
-    torch.testing.assert_close(own, again)
     assert own["x"][2] == 0
 
 
@@ -195,10 +151,9 @@ def test_samples_are_drawn_by_the_generator():
 def test_half_precision_is_added_up_in_float32():
     model, images, labels = logistic()
     model, images = model.bfloat16(), images.bfloat16()
-    for vectorise in (True, False):
-        fisher = fisher_information(model, {"w": model.weight}, model, images, labels, vectorise=vectorise)
-        assert fisher["w"].dtype == torch.float32
-        torch.testing.assert_close(fisher["w"], torch.full((2, 1), 0.27375), rtol=0.03, atol=0)
+    fisher = fisher_information(model, {"w": model.weight}, model, images, labels)
+    assert fisher["w"].dtype == torch.float32
+    torch.testing.assert_close(fisher["w"], torch.full((2, 1), 0.27375), rtol=0.03, atol=0)
 
 
 def test_wrong_calls_are_one_clear_line():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sideagents.errors import SideAgentsError
+from sideagents_policies import reproduce_icifar as module
 from sideagents_policies.reproduce_icifar import (
     METHODS,
     STRENGTHS,
@@ -31,7 +32,7 @@ def searched(results: Path) -> None:
     accuracies = dict(zip(STRENGTHS, (0.5, 0.7, 0.6, 0.4), strict=True))
     put(
         results / "icifar_ewc.jsonl",
-        [{"cell": {"strength": strength}, "mean_accuracy": value} for strength, value in accuracies.items()],
+        [{"cell": {"strength": strength}, "config_hash": "", "mean_accuracy": value} for strength, value in accuracies.items()],
     )
 
 
@@ -39,12 +40,12 @@ def test_ewc_waits_for_its_strength(tmp_path, capsys):
     assert len(keys_of("methods", [1, 2, 3])) == 3 * len(METHODS)
     with pytest.raises(SideAgentsError, match=r"not chosen yet: run the table ewc first \(0 cells are done\)"):
         best_strength(tmp_path)
-    waiting = cells_of("methods", [1], [], tmp_path)
+    waiting = cells_of("methods", [1], tmp_path)
     assert "ewc" not in {cell.key["method"] for cell in waiting}
     assert "ewc waits" in capsys.readouterr().out
     searched(tmp_path)
     assert best_strength(tmp_path) == 1e3
-    assert {cell.key["method"] for cell in cells_of("methods", [1], [], tmp_path)} == set(METHODS)
+    assert {cell.key["method"] for cell in cells_of("methods", [1], tmp_path)} == set(METHODS)
     assert "ewc.strength=1000.0" in words_of({"table": "methods", "method": "ewc", "seed": 1}, tmp_path)[1]
 
 
@@ -86,6 +87,24 @@ def test_the_table_by_hand(tmp_path):
     assert lines["psp"][3] == "-"  # each task trained first under its key is not measured yet
     put(tmp_path / "icifar_first.jsonl", [{"cell": {"method": "psp", "seed": 1}, "loss": [0.5, 0.25]}])
     assert f"{math.log(2) / 2:.3f}" in table_of(tmp_path)
+
+
+def test_a_cell_that_was_run_again_counts_once(tmp_path):
+    searched(tmp_path)
+    with (tmp_path / "icifar_ewc.jsonl").open("a") as file:
+        file.write(json.dumps({"cell": {"strength": 1e5}, "mean_accuracy": 0.9}) + "\n")
+    assert best_strength(tmp_path) == 1e5
+
+
+def test_cells_are_chosen_over_all_tables(tmp_path, monkeypatch):
+    ran: list[dict[str, Any]] = []
+    monkeypatch.setattr(module, "work", lambda cell, results: ran.append(dict(cell.key)) or {"loss": [[1.0]]})
+    monkeypatch.setattr(module, "table_of", lambda results: "")
+    searched(tmp_path)
+    assert main(["--only", "method=pnn", "--seeds", "1", "--results", str(tmp_path)]) == 0
+    assert ran == [{"table": "methods", "method": "pnn", "seed": 1}]
+    with pytest.raises(SideAgentsError, match="no cell matches"):
+        main(["--only", "method=pmm", "--results", str(tmp_path)])
 
 
 def test_nothing_is_run_to_show_the_table(tmp_path, capsys):

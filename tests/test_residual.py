@@ -82,7 +82,7 @@ def test_fused_equals_unfused(kind, conv):
             layer.norm.weight.uniform_(0.5, 2.0)
             layer.norm.bias.uniform_(-1.0, 1.0)
         expected = layer(images)
-        layer.fused = layer.fuse()
+        layer.set_fused(True)
         assert (layer(images) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
@@ -94,10 +94,14 @@ def test_a_whole_network_is_fused_and_unfused():
     made.eval()
     images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
-        expected = made(images, "dogs")
+        expected, stored = made(images, "dogs"), made.costs("dogs")["stored"]
         fuse(net)
         fused = made(images, "dogs")
         assert torch.allclose(fused, expected, atol=1e-5)
+        assert made.costs("dogs")["stored"] == stored  # fusing is no part of the network
+        with pytest.raises(SideAgentsError, match="a fused network does not train: unfuse it first"):
+            made.train()(images, "dogs")
+        made.eval()
         unfuse(net)
         assert torch.equal(made(images, "dogs"), expected)
 
@@ -112,9 +116,9 @@ def test_dropout_reads_the_adapter_s_input_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "paralel"}, r"unknown 'paralel', did you mean 'parallel'\?"),
-        ({"placement": "middle"}, "unknown 'middle'"),
-        ({"init": "ones"}, r"unknown 'ones' \(known: zero, he\)"),
+        ({"kind": "paralel"}, "option kind must be 'parallel' or 'series', got 'paralel'"),
+        ({"placement": "middle"}, "option placement must be 'all', 'early', 'mid', 'late' or 'half', got 'middle'"),
+        ({"init": "ones"}, "option init must be 'zero' or 'he', got 'ones'"),
         ({"layers": "laier1"}, "has 25 convolutions that can have one; layers='laier1' matches none of them"),
         ({"layers": "["}, "is no regular expression"),
     ],

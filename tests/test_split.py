@@ -43,6 +43,13 @@ def test_the_classifier_is_found_by_its_usual_names(name, found, width):
         assert torch.allclose(net.get_submodule(found)(base(images)), whole, atol=1e-6)
 
 
+def test_a_classifier_deep_inside_is_found():
+    outer = nn.Sequential()
+    outer.add_module("backbone", Net("fc"))
+    assert classifier_of(outer) == "backbone.fc"
+    assert as_base(outer, (8, 8)).out_shape == (6,)
+
+
 def test_it_can_be_named_or_named_wrongly():
     assert as_base(Net("projection"), (8, 8), "projection").out_shape == (6,)
     with pytest.raises(BaseError, match=r"Net has no layer 'projektion' to replace, did you mean 'projection'\?"):

@@ -89,6 +89,21 @@ def test_environments_that_are_collected_side_by_side_keep_their_own_past():
     ]  # fmt: skip
 
 
+def test_the_margin_is_what_the_oldest_frames_look_back_on(tmp_path):
+    """A resumed run reads rounds back from disk: as many frames as the window and its margin."""
+    stacks = {"x": Stacking(4, 1, axis=0)}
+    space = spaces.Dict({"x": spaces.Box(-np.inf, np.inf, (4,), np.float32)})
+    whole, again = (FrameStore(space, 8, stacks, gap=2) for _ in range(2))
+    assert whole.margin == 6
+    for number in range(9):  # rounds of two steps in two environments
+        steps = [2 * number, 2 * number + 1]
+        part = frames(numbered([10 * env + step for step in steps for env in (0, 1)]), ages=np.repeat(steps, 2), gap=2)
+        whole.add(part)
+        if number >= 5:  # the newest 16 frames: four rounds, at least 8 + 6
+            again.add(part)
+    assert torch.equal(whole.take(np.arange(8), CPU)[0]["x"], again.take(np.arange(8), CPU)[0]["x"])
+
+
 def test_of_a_stacked_observation_only_the_newest_reading_is_packed():
     space = spaces.Dict({"rgb": spaces.Box(0, 255, (2, 2, 6), np.uint8)})
     store = FrameStore(space, 2, {"rgb": Stacking(2, 1, axis=2)})

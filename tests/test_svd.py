@@ -63,6 +63,16 @@ def test_compressed_networks_are_exported():
         assert (plain(IMAGES) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+def test_compressed_tasks_are_saved_and_loaded(tmp_path):
+    adapted = made()
+    compress_adapters(adapted)
+    adapted.save_task("t1", tmp_path)
+    other = adapt(network(), "residual_adapters", input_size=(16, 16))
+    other.load_task(tmp_path)
+    assert torch.equal(other.eval()(IMAGES), adapted(IMAGES, "t1"))
+    assert not any(name.endswith("beta") and p.requires_grad for name, p in other.named_parameters())
+
+
 def test_a_layer_where_it_would_save_nothing_stays():
     adapted = made(2)
     assert compress_adapters(adapted, rank=32) == {}

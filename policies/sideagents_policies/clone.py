@@ -379,7 +379,7 @@ class Cloner:
         )
         self._saved_at = time.monotonic()
         # What only the checkpoint before this one needs goes: a kill while this one was written would go back to it.
-        self._files.keep_for(self._needed, self._window)
+        self._files.keep_for(self._needed, self._window + self.store.margin)
         self._needed = self._last_round()
 
     def _last_round(self) -> int:

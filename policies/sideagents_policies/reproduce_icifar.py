@@ -10,6 +10,7 @@ ewc       EWC's strength, judged on 50 training images of each class
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def settings_of(key: Key, results: Path) -> str:
 
 def best_strength(results: Path) -> float:
     """Return the strength with the best mean accuracy on held-out images; raises before all of them are measured."""
-    rows = {row["cell"]["strength"]: row["mean_accuracy"] for row in read_rows(results / "icifar_ewc.jsonl")}
+    rows = {row["cell"]["strength"]: row["mean_accuracy"] for row in _newest(results / "icifar_ewc.jsonl")}
     if set(rows) != set(STRENGTHS):
         raise SideAgentsError(f"EWC's strength is not chosen yet: run the table ewc first ({len(rows)} cells are done)")
     return float(max(rows, key=lambda strength: rows[strength]))
@@ -85,7 +86,7 @@ def work(cell: Cell, results: Path) -> dict[str, Any]:
     return {key: result[key] for key in kept}
 
 
-def cells_of(table: str, seeds: Sequence[int], only: Sequence[str], results: Path) -> list[Cell]:
+def cells_of(table: str, seeds: Sequence[int], results: Path) -> list[Cell]:
     """Return a table's cells with their settings and estimates; those of EWC wait for its strength."""
     cells = []
     for key in keys_of(table, seeds):
@@ -98,13 +99,13 @@ def cells_of(table: str, seeds: Sequence[int], only: Sequence[str], results: Pat
             continue
         minutes = _MINUTES.get(str(key["method"]), _MINUTES_OTHERS)
         cells.append(Cell(key, settings, 60.0 * minutes))
-    return select(cells, only)
+    return cells
 
 
 def table_of(results: Path) -> str:
     """Return the comparison of methods as Markdown: means over seeds with 95 % intervals over seeds and tasks."""
-    rows = read_rows(results / "icifar_methods.jsonl")
-    first = _trained_first(rows, read_rows(results / "icifar_first.jsonl"))
+    rows = _newest(results / "icifar_methods.jsonl")
+    first = _trained_first(rows, _newest(results / "icifar_first.jsonl"))
     by_method = {name: [row for row in rows if row["cell"]["method"] == name] for name in METHODS}
     by_method = {name: found for name, found in by_method.items() if found}
     errors = {name: np.mean([1 - np.array(row["per_task"]) for row in found], 0) for name, found in by_method.items()}
@@ -142,6 +143,11 @@ def _trained_first(rows: Sequence[Row], alone: Sequence[Row]) -> dict[tuple[str,
     return found
 
 
+def _newest(path: Path) -> list[Row]:
+    """Return the last row of each cell: one that was run again, with other settings, replaces what was before."""
+    return list({json.dumps(row["cell"], sort_keys=True): row for row in read_rows(path)}.values())
+
+
 def _floats(matrix: Sequence[Sequence[float | None]]) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array([[np.nan if value is None else value for value in row] for row in matrix], np.float64)
 
@@ -161,8 +167,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for table in args.tables:
         if table not in TABLES:
             parser.error(f"unknown table {table!r} (choose from {', '.join(TABLES)})")
-        if not args.show:
-            cells = cells_of(table, args.seeds, args.only, args.results)
+    if not args.show:
+        every = [key for table in args.tables for key in keys_of(table, args.seeds)]
+        wanted = [cell.key for cell in select([Cell(key, "", 0.0) for key in every], args.only)]
+        for table in args.tables:
+            cells = [cell for cell in cells_of(table, args.seeds, args.results) if cell.key in wanted]
             path = args.results / f"icifar_{table}.jsonl"
             run_cells(path, cells, lambda cell: work(cell, args.results), limit_s=60 * args.minutes)
     print(table_of(args.results) or "no cell of the comparison is done yet")

@@ -68,7 +68,8 @@ class FrameStore:
         self.capacity = capacity
         self.total = 0  # frames ever added
         self._folder = folder
-        size = capacity + self._reach * gap  # what the oldest frames look back on is kept as well
+        self.margin = self._reach * gap  # frames: what the oldest look back on is kept as well
+        size = capacity + self.margin
         rows = {key: (self._row(key), self._dtype(key, box)) for key, box in space.items()}
         _require_room(size * sum(math.prod(row) * np.dtype(kind).itemsize for row, kind in rows.values()), folder)
         self._arrays = {key: self._allocate(key, (size, *row), kind) for key, (row, kind) in rows.items()}

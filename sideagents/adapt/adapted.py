@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from sideagents.adapt.method import ADAPTATIONS, Adaptation, copy_into
 from sideagents.adapt.split import as_base
@@ -78,7 +80,7 @@ class Adapted(nn.Module):
         own = make_readout(self.base.out_shape, classes) if readout is None else readout
         task = Task(net, own, classes, options)
         device = next((p.device for p in self.base.parameters()), torch.device("cpu"))
-        self._tasks[f"task_{name}"] = task.to(device)
+        self._tasks[f"task_{name}"] = task.to(device).train(self.training)
         return task
 
     def remove_task(self, name: str) -> None:
@@ -100,6 +102,13 @@ class Adapted(nn.Module):
             known = ", ".join(self.tasks) or "none"
             raise SideAgentsError(f"there is no task {name!r}{nearest(name, self.tasks)} (tasks: {known})")
         return cast(Task, self._tasks[f"task_{name}"])
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Switch the tasks' own weights; the base's stay without gradient."""
+        super().requires_grad_(requires_grad)
+        for parameter in self.base.parameters():
+            parameter.requires_grad = False
+        return self
 
     def set_task(self, name: str) -> None:
         """Name the task that is meant when none is given."""
@@ -187,10 +196,13 @@ class Adapted(nn.Module):
         write_json(folder / "task.json", about | {"base": self.base.name, "fingerprint": self.base.fingerprint})
         return folder
 
-    def load_task(self, folder: str | Path, name: str | None = None, readout: nn.Module | None = None) -> Task:
+    def load_task(
+        self, folder: str | Path, name: str | None = None, readout: nn.Module | None = None, *, trusted: bool = False
+    ) -> Task:
         """Add the task that `save_task` wrote, under its own or another name; `readout` where it had one of its own.
 
-        Raises `CheckpointError` for a task of another method or another base, and for damaged files.
+        A file may come from anyone: one whose options name a network to import is refused unless it is `trusted`.
+        Raises `CheckpointError` for that, for a task of another method or another base, and for damaged files.
         """
         folder = Path(folder)
         about = read_json(folder / "task.json", CheckpointError)
@@ -201,24 +213,34 @@ class Adapted(nn.Module):
         if about.get("fingerprint") != self.base.fingerprint:
             given = f"base {about.get('base')!r} with fingerprint {str(about.get('fingerprint'))[:12]!r}"
             raise CheckpointError(f"{folder}: was saved for {given}, this one has {self.base.fingerprint[:12]!r}")
+        options, classes = about.get("options"), about.get("classes")
+        if not isinstance(options, dict) or not (classes is None or type(classes) is int):
+            raise CheckpointError(f"{folder / 'task.json'}: is damaged: options and classes are of other types")
+        foreign = self.adaptation.foreign_code(options)
+        if foreign and not trusted:
+            named = f"{foreign}={options[foreign]!r}"
+            raise CheckpointError(f"{folder}: names code to import, {named}: if you trust it, give trusted=True")
         tensors = load_tensors(folder / "task.safetensors")
         name = str(about.get("task")) if name is None else name
-        task = self.add_task(name, about.get("classes"), readout, **dict(about.get("options") or {}))
+        task = self.add_task(name, classes, readout, **options)
         own = {key: tensor for key, tensor in tensors.items() if not key.startswith(_READOUT)}
         rest = {key.removeprefix(_READOUT): t for key, t in tensors.items() if key.startswith(_READOUT)}
         where = str(folder / "task.safetensors")
         try:
             self.adaptation.restore(task.net, self.base, own, where)
             copy_into(task.readout.state_dict(), rest, f"{where}: readout")
-        except CheckpointError:
+        except BaseException:
             self.remove_task(name)
             raise
         return task
 
     def export(self, name: str | None = None) -> nn.Module:
-        """Return a plain network of a task, without this package's layers; raises where the maths forbids it."""
+        """Return a plain network of a task, a copy without this package's layers; raises where the maths forbids it.
+
+        A base that owns a normalisation (a named one) keeps the module that applies it.
+        """
         task = self.task(name)
-        return nn.Sequential(self.adaptation.export(task.net, self.base), task.readout).eval()
+        return nn.Sequential(self.adaptation.export(task.net, self.base), copy.deepcopy(task.readout)).eval()
 
 
 def adapt(

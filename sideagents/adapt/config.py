@@ -31,6 +31,9 @@ class AdaptConfig(ClassifyConfig):
 
     base: str = Field("resnet26", description="as in `model.base`")
     base_weights: str | None = Field(None, description="weights file of the base, as given or below SIDEAGENTS_DATA")
+    base_options: dict[str, Any] = Field(
+        default_factory=dict, description="of the base, such as `input_size: [64, 64]` for larger images"
+    )
     method: str = Field("residual_adapters", description="see [adapt.md](adapt.md)")
     options: dict[str, Any] = Field(default_factory=dict, description="of the method")
 

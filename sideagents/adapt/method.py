@@ -6,10 +6,12 @@ A method is one class and one registration; the invariants in tests/test_adapt_i
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from sideagents.core.base import FrozenBase
@@ -19,8 +21,6 @@ from sideagents.registry import Registry
 
 class Adaptation:
     """A method; subclasses define `build`, whose keyword arguments are the method's options."""
-
-    additive = True  # training one task leaves the outputs of all others alone
 
     def build(self, base: FrozenBase, *args: Any, **options: Any) -> nn.Module:
         """Return the network of a new task, images -> codes (B, *base.out_shape)."""
@@ -49,8 +49,12 @@ class Adaptation:
             f"{type(self).__name__} keeps a network beside the base: there is nothing to fuse it into"
         )
 
+    def foreign_code(self, options: Mapping[str, Any]) -> str:
+        """Return the option that would import a module which the options name, empty when none does."""
+        return ""
+
     def check_options(self, name: str, options: Mapping[str, Any]) -> None:
-        """Raise `SideAgentsError` for an option that `build` does not have."""
+        """Raise `SideAgentsError` for an option that `build` does not have, and for a value of another type."""
         known = [key for key in inspect.signature(self.build).parameters if key not in ("base", "options")]
         for key in options:
             if key not in known:
@@ -58,8 +62,16 @@ class Adaptation:
                 raise SideAgentsError(
                     f"method {name!r} has no option {key!r}{nearest(key, known)} (allowed: {allowed})"
                 )
+        types = get_type_hints(self.build)
+        for key, value in options.items():
+            try:
+                TypeAdapter(types[key], config=_ANY_OBJECT).validate_python(value, strict=True)
+            except ValidationError as error:
+                allowed = re.sub("^Input should", "must", error.errors()[0]["msg"])
+                raise SideAgentsError(f"method {name!r}: option {key} {allowed}, got {value!r}") from None
 
 
+_ANY_OBJECT = ConfigDict(arbitrary_types_allowed=True)
 ADAPTATIONS: Registry[type[Adaptation]] = Registry("method")
 ADAPTATIONS.register("sidetune", "sideagents.adapt.plain:SideTuning")
 ADAPTATIONS.register("features", "sideagents.adapt.plain:Features")

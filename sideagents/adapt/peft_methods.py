@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, cast
@@ -33,15 +34,16 @@ class _Injected(Adaptation):
     def _inject(self, base: FrozenBase, settings: Any, layers: str | None) -> nn.Module:
         view = shared_view(base)
         kinds = (nn.Linear, nn.Conv2d)
-        names = [name for name, part in view.encoder.named_modules() if isinstance(part, kinds)]
-        if layers is None and not names:
-            raise SideAgentsError(f"{type(self).__name__}: base {base.name!r} has no linear layer or convolution")
-        settings.target_modules = layers if layers is not None else names
+        known = [name for name, part in view.encoder.named_modules() if isinstance(part, kinds)]
         try:
-            import_peft().inject_adapter_in_model(settings, view.encoder)
-        except ValueError as error:
-            reason = str(error).splitlines()[0]
-            raise SideAgentsError(f"{type(self).__name__}: layers={layers!r} does not fit: {reason}") from error
+            names = [name for name in known if re.search(layers or "", name)]
+        except re.error as error:
+            raise SideAgentsError(f"layers={layers!r} is no regular expression ({error})") from None
+        if not names:
+            count = f"{len(known)} linear layers and convolutions"
+            raise SideAgentsError(f"layers={layers!r} matches none of the {count} of base {base.name!r}")
+        settings.target_modules = "|".join(map(re.escape, names))  # PEFT takes a list of names for their ends
+        import_peft().inject_adapter_in_model(settings, view.encoder)
         for part in view.encoder.modules():  # PEFT froze them
             if isinstance(part, _BatchNorm):
                 part.requires_grad_(True)
@@ -65,18 +67,20 @@ class _Injected(Adaptation):
 
 
 class Lora(_Injected):
-    """LoRA. Options: rank, scale (PEFT's lora_alpha), dropout, layers (PEFT's target_modules, by default all)."""
+    """LoRA. Options: rank, scale (PEFT's lora_alpha), dropout, layers (a regular expression, by default all)."""
 
     def build(
         self, base: FrozenBase, rank: int = 8, scale: float = 8.0, dropout: float = 0.0, layers: str | None = None
     ) -> nn.Module:
-        """Build a view of the base with low-rank differences."""
+        """Build a view of the base with low-rank differences; raises `SideAgentsError` for settings that cannot be."""
+        if rank < 1 or not 0.0 <= dropout < 1.0:
+            raise SideAgentsError(f"lora: rank is at least 1, dropout from 0 to below 1, got {rank} and {dropout}")
         settings = import_peft().LoraConfig(r=rank, lora_alpha=scale, lora_dropout=dropout)
         return self._inject(base, settings, layers)
 
 
 class IA3(_Injected):
-    """IA3: learned scales of activations. Option: layers (PEFT's target_modules, by default all)."""
+    """IA3: learned scales of activations. Option: layers (a regular expression, by default all)."""
 
     def build(self, base: FrozenBase, layers: str | None = None) -> nn.Module:
         """Build a view of the base with scales."""

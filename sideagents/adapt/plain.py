@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import nn
 
 from sideagents.adapt.method import Adaptation
+from sideagents.bases.files import ARCHITECTURES, architecture_of
 from sideagents.core.base import FrozenBase
 from sideagents.core.methods import build_perception
+from sideagents.core.side import names_code
 from sideagents.core.sidetuned import SideTuned
 from sideagents.core.trainable import TrainableBase, trainable_copy
-from sideagents.errors import SideAgentsError
+from sideagents.errors import BaseError, SideAgentsError
 
 
 class SideTuning(Adaptation):
@@ -31,6 +36,11 @@ class SideTuning(Adaptation):
             return SideTuned(base, side, merge, alpha)
         return build_perception("sidetune", base, side, merge, alpha, side_init, side_options=side_options)
 
+    def foreign_code(self, options: Mapping[str, Any]) -> str:
+        """Return `side` where it is a dotted path."""
+        side = options.get("side", "")
+        return "side" if isinstance(side, str) and names_code(side) else ""
+
 
 class Features(Adaptation):
     """The base as it is: only the readout learns."""
@@ -41,7 +51,7 @@ class Features(Adaptation):
 
     def export(self, net: nn.Module, base: FrozenBase) -> nn.Module:
         """Return the base's encoder, or the base where it owns a normalisation."""
-        return base.encoder if base.raw else base
+        return copy.deepcopy(base.encoder if base.raw else base)
 
 
 class FineTuning(Adaptation):
@@ -53,7 +63,7 @@ class FineTuning(Adaptation):
 
     def export(self, net: nn.Module, base: FrozenBase) -> nn.Module:
         """Return the copy's encoder, or the copy where it owns a normalisation."""
-        return encoder_of(net)
+        return encoder_of(copy.deepcopy(net))
 
 
 class Scratch(FineTuning):
@@ -63,7 +73,11 @@ class Scratch(FineTuning):
         """Build the network and draw its weights."""
         if not any(True for _ in base.parameters()):
             raise SideAgentsError(f"method 'scratch': base {base.name!r} has no weights that could be drawn anew")
-        return trainable_copy(base, random=True)
+        net = trainable_copy(base, random=True)
+        with contextlib.suppress(BaseError):  # of an architecture that is known: as its own constructor draws
+            name, options = architecture_of(base.encoder)
+            net.encoder.load_state_dict(ARCHITECTURES.get(name)(**options).state_dict())
+        return net
 
 
 def encoder_of(net: nn.Module) -> nn.Module:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sideagents.adapt.method import Adaptation
 from sideagents.adapt.plain import encoder_of
@@ -21,7 +22,8 @@ from sideagents.core.trainable import shared_view
 from sideagents.errors import SideAgentsError, nearest
 
 Kind = Literal["parallel", "series"]
-_PLACEMENTS = ("all", "early", "mid", "late", "half")
+Placement = Literal["all", "early", "mid", "late", "half"]
+_THIRDS = {"early": 0, "mid": 1, "late": 2}
 
 
 class AdaptedConv(nn.Module):
@@ -42,16 +44,22 @@ class AdaptedConv(nn.Module):
             nn.init.zeros_(self.adapter.weight)  # the base exactly; the authors draw like any convolution
         else:
             nn.init.kaiming_normal_(self.adapter.weight, mode="fan_out")
-        self.fused: nn.Conv2d | None = None
+        self._fused: tuple[nn.Conv2d, ...] = ()  # in a tuple: no part of the network, of its state, or of what it costs
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve images or activations (B, C, H, W)."""
-        if self.fused is not None:
-            return cast(Tensor, self.fused(x))
+        if self._fused:
+            if self.training:
+                raise SideAgentsError("a fused network does not train: unfuse it first")
+            return cast(Tensor, self._fused[0](x))
         out = self.conv(x)
         if self.kind == "parallel":
             return cast(Tensor, out + self.adapter(self.dropout(x)))
         return cast(Tensor, out + self.adapter(self.norm(self.dropout(out))))
+
+    def set_fused(self, fused: bool) -> None:
+        """Let one convolution compute what frozen convolution and adapter compute in eval mode, or no longer."""
+        self._fused = (self.fuse(),) if fused else ()
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
@@ -84,6 +92,26 @@ class AdaptedConv(nn.Module):
         return self.adapter.weight[:, :, 0, 0]
 
 
+class LowRankAdapter(nn.Module):
+    """A 1x1 convolution beta gamma: gamma (K, C_in) is the task's and trained, beta (C_out, K) shared and frozen."""
+
+    def __init__(self, gamma: Tensor, beta: nn.Parameter, stride: Any) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(gamma[:, :, None, None].clone())
+        self.beta = beta
+        self.stride = stride
+
+    @property
+    def weight(self) -> Tensor:
+        """The whole adapter, (C_out, C_in, 1, 1)."""
+        return (self.beta @ self.gamma[:, :, 0, 0])[:, :, None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve with gamma, then with beta."""
+        narrow = functional.conv2d(x, self.gamma, stride=self.stride)
+        return functional.conv2d(narrow, self.beta[:, :, None, None])
+
+
 class ResidualAdapters(Adaptation):
     """Series and parallel adapters on any network of convolutions.
 
@@ -96,22 +124,29 @@ class ResidualAdapters(Adaptation):
         self,
         base: FrozenBase,
         kind: Kind = "parallel",
-        placement: str = "all",
+        placement: Placement = "all",
         layers: str | None = None,
         dropout: float = 0.0,
         init: Literal["zero", "he"] = "zero",
     ) -> nn.Module:
-        """Build a view of the base with adapters; raises `SideAgentsError` for unknown words and where none fits."""
-        for word, known in ((kind, ("parallel", "series")), (placement, _PLACEMENTS), (init, ("zero", "he"))):
-            if word not in known:
-                hint = f"{nearest(str(word), known)} (known: {', '.join(known)})"
-                raise SideAgentsError(f"residual_adapters: unknown {word!r}{hint}")
+        """Build a view of the base with adapters; raises `SideAgentsError` where none fits."""
+        if not 0.0 <= dropout < 1.0:
+            raise SideAgentsError(f"residual_adapters: dropout is at least 0 and below 1, got {dropout}")
         view = shared_view(base)
         for name in chosen_convs(view.encoder, kind, placement, layers, base.name):
             owner, _, last = name.rpartition(".")
             conv = cast(nn.Conv2d, view.encoder.get_submodule(name))
             setattr(view.encoder.get_submodule(owner), last, AdaptedConv(conv, kind, dropout, init))
         return view.train()
+
+    def restore(self, net: nn.Module, base: FrozenBase, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Put a task's tensors back, those of compressed adapters too: its file holds their shared half."""
+        for name, conv in adapted_convs(net).items():
+            gamma, beta = (tensors.get(f"{name}.adapter.{part}") for part in ("gamma", "beta"))
+            if gamma is not None and beta is not None and gamma.dim() == 4 and beta.dim() == 2:
+                shared = nn.Parameter(beta.clone(), requires_grad=False)
+                conv.adapter = cast(Any, LowRankAdapter(gamma[:, :, 0, 0], shared, conv.adapter.stride))
+        super().restore(net, base, tensors, where)
 
     def vanishing(self, net: nn.Module) -> Iterator[nn.Module]:
         """Yield adapters and their norms, which a fused convolution contains."""
@@ -138,26 +173,25 @@ def fuse(net: nn.Module) -> None:
     if net.training:
         raise SideAgentsError("fuse: BatchNorm and dropout compute something else in train mode; call eval() first")
     for module in adapted_convs(net).values():
-        module.fused = module.fuse()
+        module.set_fused(True)
 
 
 def unfuse(net: nn.Module) -> None:
     """Take `fuse` back; the adapters were never changed."""
     for module in adapted_convs(net).values():
-        module.fused = None
+        module.set_fused(False)
 
 
-def chosen_convs(encoder: nn.Module, kind: Kind, placement: str, layers: str | None, owner: str) -> list[str]:
+def chosen_convs(encoder: nn.Module, kind: Kind, placement: Placement, layers: str | None, owner: str) -> list[str]:
     """Return the names of the convolutions that get an adapter: k x k, k odd and above 1, padded by half of it.
 
     A parallel adapter reads the centre of each window, which other paddings move. Raises `SideAgentsError`.
     """
     fitting = [n for n, m in encoder.named_modules() if isinstance(m, nn.Conv2d) and _fits(m, kind)]
-    third = _PLACEMENTS.index(placement) - 1
     if placement == "half":
         placed = fitting[::2]  # a ResNet's stem and the second one of each block
     else:
-        placed = [n for i, n in enumerate(fitting) if placement == "all" or i * 3 // len(fitting) == third]
+        placed = [n for i, n in enumerate(fitting) if placement == "all" or i * 3 // len(fitting) == _THIRDS[placement]]
     try:
         names = [name for name in placed if re.search(layers or "", name)]
     except re.error as error:

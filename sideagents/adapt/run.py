@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +26,7 @@ from sideagents.data.mosaics import load_mosaics
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.run.checkpoint import load_checkpoint, restore_optimizer, restore_tensors, save_checkpoint
 from sideagents.run.config import config_hash, dump_config
-from sideagents.run.files import find_data, write_json
+from sideagents.run.files import absent, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import capture_rng, restore_rng, seed_everything
@@ -37,7 +38,7 @@ _SUMMARISED = 32  # images of the training step whose memory is reported
 
 def checked(config: AdaptConfig) -> AdaptConfig:
     """Return the configuration with its data looked up; raises `ConfigError` for unknown names and parts."""
-    found: dict[str, Any] = {"data": find_data(config.data)}
+    found = {"data": find_data(config.data), "base": find_file(config.base), "runs": os.path.expanduser(config.runs)}
     if config.base_weights is not None:
         found["base_weights"] = find_data(config.base_weights)
     config = config.model_copy(update=found)
@@ -62,9 +63,7 @@ def absent_data(config: AdaptConfig) -> Iterator[str]:
     """Yield one line for everything on disk that the configuration needs and that is not there."""
     if not Path(config.data).exists():
         yield f"data: no such folder {config.data}"
-    for key, name in {"base_weights": config.base_weights or "", "base": config.base}.items():
-        if name.endswith((".safetensors", ".pth")) and not Path(name).is_file():
-            yield f"{key}: no such file {name}"
+    yield from absent({"base_weights": config.base_weights, "base": config.base})
 
 
 def require_data(config: AdaptConfig) -> None:
@@ -77,6 +76,9 @@ def read_data(config: AdaptConfig) -> tuple[ImageSet, ImageSet]:
     """Return the images to train on and those to judge by; with `held_out` the test set is never opened."""
     train = _read(config, "train")
     test = None if config.held_out else _read(config, "test")
+    if test is not None and test.classes != train.classes:
+        odd = sorted(set(train.classes) ^ set(test.classes))[:1] or ["their order"]
+        raise SideAgentsError(f"{config.data}: training and test images are not of the same classes: {odd[0]!r}")
     if config.first_class or config.classes:
         count = config.classes or len(train.classes) - config.first_class
         train = train.of_classes(config.first_class, count)
@@ -99,7 +101,8 @@ def _read(config: AdaptConfig, split: str) -> ImageSet:
 
 
 def _base(config: AdaptConfig) -> FrozenBase:
-    return load_base(config.base, weights=config.base_weights)
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in config.base_options.items()}
+    return load_base(config.base, weights=config.base_weights, **options)
 
 
 def adapt_run(config: AdaptConfig, resume: bool = False) -> tuple[Path, dict[str, Any]]:
@@ -148,8 +151,10 @@ def _train(
         history = list(checkpoint.state["history"])
         trainer.done = steps * len(history)
     run.rewind(len(history))
-    adapted.eval()
-    last = judge(lambda images, _: cast(Tensor, adapted(images)), test)
+    last = (math.nan, math.nan)
+    if len(history) == config.epochs:  # nothing is left to do but to tell
+        adapted.eval()
+        last = judge(lambda images, _: cast(Tensor, adapted(images)), test)
     with Progress(trainer.total, f"{config.method}", unit="step", done=trainer.done) as shown:
         for epoch in range(len(history), config.epochs):
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)

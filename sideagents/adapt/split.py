@@ -42,8 +42,7 @@ def classifier_of(model: nn.Module) -> str:
     """Return the dotted name of a network's classifier, empty when it has none."""
     linear = [name for name, part in model.named_modules() if isinstance(part, nn.Linear)]
     named = [name for name in linear if any(word in name.split(".") for word in _CLASSIFIERS)]
-    outermost = [name for name in named if name.split(".")[0] in _CLASSIFIERS]
-    return outermost[-1] if outermost else ""
+    return named[-1] if named else ""
 
 
 def _drop(body: nn.Module, name: str) -> None:

@@ -6,32 +6,11 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from sideagents.adapt.adapted import Adapted
-from sideagents.adapt.residual import AdaptedConv, adapted_convs
+from sideagents.adapt.residual import AdaptedConv, LowRankAdapter, adapted_convs
 from sideagents.errors import SideAgentsError
-
-
-class LowRankAdapter(nn.Module):
-    """A 1x1 convolution beta gamma: gamma (K, C_in) is the task's and trained, beta (C_out, K) shared and frozen."""
-
-    def __init__(self, gamma: Tensor, beta: nn.Parameter, stride: Any) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(gamma[:, :, None, None].clone())
-        self.beta = beta
-        self.stride = stride
-
-    @property
-    def weight(self) -> Tensor:
-        """The whole adapter, (C_out, C_in, 1, 1)."""
-        return (self.beta @ self.gamma[:, :, 0, 0])[:, :, None, None]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve with gamma, then with beta."""
-        narrow = functional.conv2d(x, self.gamma, stride=self.stride)
-        return functional.conv2d(narrow, self.beta[:, :, None, None])
 
 
 @torch.no_grad()

@@ -18,10 +18,10 @@ from sideagents.adapt.method import Adaptation
 from sideagents.adapt.plain import encoder_of
 from sideagents.core.base import FrozenBase
 from sideagents.core.trainable import TrainableBase, shared_view
-from sideagents.errors import SideAgentsError, nearest
+from sideagents.errors import CheckpointError, SideAgentsError, nearest
 
 TAU, START = 0.1, 0.15  # the authors' code: every layer begins task-specific, with a difference of zero
-_UNGATED = "patch_embed"  # not gated: norms, biases, the classifier and a vision transformer's patches
+_UNGATED = {"patch_embed", "conv_proj"}  # not gated: norms, biases, the classifier, a transformer's patches
 _GATED: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Conv2d: ("weight",),
     nn.Linear: ("weight",),
@@ -69,7 +69,11 @@ def gates(net: nn.Module) -> dict[str, Gated]:
 
 
 class Taps(Adaptation):
-    """TAPS. Options: tau, start (of the scores), lam (lambda), layers (a regular expression, by default all layers)."""
+    """TAPS. Options: tau, start (of the scores), lam (lambda), layers (a regular expression, by default all layers).
+
+    A closed layer's difference gets a gradient of zero, not none: momentum and weight decay still move it, as in the
+    authors' code.
+    """
 
     def build(
         self, base: FrozenBase, tau: float = TAU, start: float = START, lam: float = 0.25, layers: str | None = None
@@ -80,6 +84,8 @@ class Taps(Adaptation):
         """
         if not 0.0 < tau <= start:
             raise SideAgentsError(f"taps: 0 < tau <= start must hold, so that layers begin open; got {tau} and {start}")
+        if lam < 0.0:
+            raise SideAgentsError(f"taps: lam, the price of a layer of its own, is at least 0, got {lam}")
         view = shared_view(base)
         targets = list(_targets(view.encoder, layers))
         if not targets:
@@ -107,8 +113,11 @@ class Taps(Adaptation):
         """Put scores first: they say which differences the file holds; the others are zero."""
         for name, part in net.named_modules():
             if isinstance(part, Gated) and f"{name}.score" in tensors:
+                score = tensors[f"{name}.score"]
+                if score.dim():
+                    raise CheckpointError(f"{where}: {name}.score is one number, got shape {tuple(score.shape)}")
                 with torch.no_grad():
-                    part.score.copy_(tensors[f"{name}.score"])
+                    part.score.copy_(score)
                     part.delta.zero_()
         super().restore(net, base, tensors, where)
 
@@ -139,7 +148,7 @@ def _targets(encoder: nn.Module, layers: str | None) -> Iterator[tuple[str, nn.M
         raise SideAgentsError(f"taps: layers={layers!r} is no regular expression ({error})") from None
     for name, module in encoder.named_modules():
         for kind, attributes in _GATED.items():
-            if isinstance(module, kind) and _UNGATED not in name.split(".") and wanted.search(name):
+            if isinstance(module, kind) and _UNGATED.isdisjoint(name.split(".")) and wanted.search(name):
                 for attribute in attributes:
                     if getattr(module, attribute, None) is not None:
                         yield name, module, attribute

@@ -46,6 +46,7 @@ class MidLevelEncoder(nn.Module):
 
     def __init__(self, in_channels: int = 3, code_channels: int = 8, width: int = 32) -> None:
         super().__init__()
+        self.options = {"in_channels": in_channels, "code_channels": code_channels, "width": width}
         self.body = nn.Sequential(
             _block(in_channels, width, 4, stride=2),
             _block(width, 2 * width, 3, stride=2),

@@ -70,7 +70,11 @@ def activation_bytes(module: nn.Module, images: Tensor) -> int:
     state = {name: tensor.clone() for name, tensor in module.named_buffers()}
     try:
         module.train()
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.random.fork_rng():
+        with (
+            torch.enable_grad(),
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.random.fork_rng(),
+        ):
             output = module(images)
     finally:
         for part, mode in modes:

@@ -9,6 +9,10 @@ from torch import nn
 from sideagents.core.alpha import Alpha
 
 
+def _is_vector(parameter: nn.Parameter) -> bool:
+    return sum(size > 1 for size in parameter.shape) < 2  # IA3's scales are vectors of shape (1, C, 1, 1)
+
+
 def parameter_groups(
     module: nn.Module,
     lr: float | None = None,
@@ -27,7 +31,7 @@ def parameter_groups(
     members: dict[str, list[nn.Parameter]] = {"weights": [], "vectors": [], "alpha": []}
     for parameter in module.parameters():
         if parameter.requires_grad:
-            alone = "alpha" if id(parameter) in alphas else "vectors" if parameter.dim() < 2 else "weights"
+            alone = "alpha" if id(parameter) in alphas else "vectors" if _is_vector(parameter) else "weights"
             members["weights" if alone == "vectors" and decay_vectors else alone].append(parameter)
     rates = {"weights": lr, "vectors": lr, "alpha": lr if alpha_lr is None else alpha_lr}
     decays = {"weights": weight_decay, "vectors": 0.0, "alpha": 0.0}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal, cast
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,10 @@ class TrainableBase(nn.Module):
         self.channels = base.channels
         self.raw = base.raw
         self.batchnorm = batchnorm
+        self._sharing = (base,) if shared else ()  # in a tuple: a module set directly would become a part of this one
         if shared:
+            self.register_state_dict_post_hook(_leave_shared_out)  # type: ignore[no-untyped-call]  # torch's annotations
+            self.register_load_state_dict_pre_hook(_fill_shared_in)  # type: ignore[no-untyped-call]
             self.encoder = copy.deepcopy(base.encoder, {id(p): p for p in base.encoder.parameters()})
         else:
             self.encoder = copy.deepcopy(base.encoder).requires_grad_(True)
@@ -60,6 +64,27 @@ class TrainableBase(nn.Module):
         """Return images as `reader`, a network beside this base, takes them; see `FrozenBase.prepare`."""
         return images if self.raw else unit_images(images, self.channels, reader)
 
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        # What is shared follows devices and never changes its type, as the frozen base itself.
+        if self._sharing:
+            device = fn(torch.empty(0, device=self.mean.device)).device
+            super()._apply(lambda tensor: tensor.to(device), recurse)  # type: ignore[no-untyped-call]
+        else:
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> Self:
+        """Apply a function to every module, as SB3 initialises weights; what is shared stays as it is."""
+        kept = [(p, p.detach().clone()) for p in self._shared_parameters()]
+        super().apply(fn)
+        with torch.no_grad():
+            for parameter, value in kept:
+                parameter.copy_(value)
+        return self
+
+    def _shared_parameters(self) -> Iterator[nn.Parameter]:
+        return (parameter for base in self._sharing for parameter in base.parameters())
+
     def train(self, mode: bool = True) -> Self:
         """Switch the mode, except BatchNorm's when its statistics are kept."""
         super().train(mode)
@@ -68,6 +93,22 @@ class TrainableBase(nn.Module):
                 if isinstance(module, _BatchNorm):
                     module.training = False
         return self
+
+
+def _shared_names(view: TrainableBase) -> set[str]:
+    shared = {id(parameter) for parameter in view._shared_parameters()}
+    return {name for name, parameter in view.named_parameters(remove_duplicate=False) if id(parameter) in shared}
+
+
+def _leave_shared_out(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    for name in _shared_names(cast(TrainableBase, module)):
+        state.pop(prefix + name, None)
+
+
+def _fill_shared_in(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    for name in _shared_names(cast(TrainableBase, module)):
+        state.setdefault(prefix + name, parameters[name])
 
 
 def trainable_copy(base: FrozenBase, *, random: bool = False) -> TrainableBase:

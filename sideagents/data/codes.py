@@ -21,11 +21,13 @@ def cached_codes(base: FrozenBase, images: Tensor, folder: Path | None = None) -
     """Return the base's codes (N, *base.out_shape) float32 of uint8 images (N, C, H, W).
 
     They are kept in FOLDER (the user's cache by default), named by the fingerprint of the base, which includes its
-    normalisation, and by the images' bytes; what is there already is read, memory-mapped, and not computed again.
+    normalisation, by the type it computes in, and by the images' bytes; what is there already is read, memory-mapped,
+    and not computed again.
     """
     folder = cache_folder() if folder is None else folder
     digest = hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()
-    path = folder / f"{base.fingerprint[:32]}_{digest[:32]}.codes"
+    how = "" if base.dtype is None else f"_{str(base.dtype).removeprefix('torch.')}"
+    path = folder / f"{base.fingerprint[:32]}{how}_{digest[:32]}.codes"
     shape = (len(images), *base.out_shape)
     size = 4 * int(np.prod(shape))
     if not path.is_file() or path.stat().st_size != size:

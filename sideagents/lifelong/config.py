@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
 
 from sideagents.train.classify import ClassifyConfig
 
@@ -21,6 +22,12 @@ class EWCConfig(BaseModel):
     gamma: float = Field(1.0, ge=0.0, le=1.0, description="online: how much of the older information is kept")
     fisher: Literal["exact", "empirical", "batched"] = "exact"
     samples: int = Field(200, ge=1, description="images of each task that the Fisher information is computed on")
+
+    @model_validator(mode="after")
+    def _gamma_of_online(self) -> Self:
+        if self.mode == "separate" and self.gamma != 1.0:
+            raise ValueError("gamma fades older tasks of mode 'online'; with 'separate' it must stay 1.0")
+        return self
 
 
 class PSPConfig(BaseModel):
@@ -73,3 +80,9 @@ class LifelongConfig(ClassifyConfig):
     ewc: EWCConfig = EWCConfig()
     psp: PSPConfig = PSPConfig()
     pnn: PNNConfig = PNNConfig()
+
+    @model_validator(mode="after")
+    def _tasks_in_order(self) -> Self:
+        if len(set(self.order)) < len(self.order) or not set(self.order) <= set(range(self.tasks)):
+            raise ValueError(f"order must name tasks from 0 to {self.tasks - 1}, each at most once")
+        return self

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vjp, vmap
 from torch.nn.functional import cross_entropy, log_softmax
 
 from sideagents.errors import SideAgentsError, nearest
 
 FisherKind = Literal["exact", "empirical", "batched"]
-
-_GRADIENTS_AT_ONCE = 40  # more of them made a ResNet-44 slower on a CPU, not faster
-_NUMBERS_AT_ONCE = 2**25  # and a large network would fill the memory: 128 MiB of float32
 
 
 def fisher_information(
@@ -30,7 +26,6 @@ def fisher_information(
     generator: torch.Generator | None = None,
     *,
     batch_size: int = 128,
-    vectorise: bool = True,
 ) -> dict[str, Tensor]:
     """Return the diagonal Fisher information of each parameter, shaped as it, detached, under the same name.
 
@@ -52,20 +47,18 @@ def fisher_information(
         labels: (N,) of int64; only `exact` can do without.
         samples: draw at most so many, without replacement, by `generator`; None takes all of them in order.
         batch_size: of `batched`.
-        vectorise: take gradients of many samples at once (torch.func). A network that this cannot trace, such as one
-            that branches on its input, is computed by a plain loop over samples, as with False. The results agree.
 
     Raises `SideAgentsError` for an unknown kind, missing labels, no samples, logits of another shape, and for
     parameters that are not the module's.
     Results are of the parameter's type, or float32 for half precision.
     """
     _check(kind, images, labels, samples, batch_size)
-    names = _names_in(module, parameters)
+    _require_own(module, parameters)
     trained = {name: p for name, p in parameters.items() if p.requires_grad}
     images, labels = _draw(images, labels, samples, generator)
     totals = {name: _wide(torch.zeros_like(p)) for name, p in trained.items()}
     with _eval_mode(module), torch.autocast(images.device.type, enabled=False), torch.enable_grad():
-        classes = _classes(logits, images)
+        _require_classes(logits, images)
         if trained and kind == "batched":
             starts = range(0, len(images), batch_size)
             for start in starts:
@@ -74,14 +67,11 @@ def fisher_information(
             totals = {name: total / len(starts) for name, total in totals.items()}
         elif trained:
             truths = labels if kind == "empirical" else None
-            found = _at_once(module, trained, names, logits, images, truths, classes) if vectorise else None
-            if found is None:
-                found = totals
-                for index in range(len(images)):
-                    truth = None if truths is None else truths[index]
-                    for root in _roots(logits(images[index : index + 1])[0], truth):
-                        _add_squares(found, root, trained)
-            totals = {name: total / len(images) for name, total in found.items()}
+            for index in range(len(images)):
+                truth = None if truths is None else truths[index]
+                for root in _roots(logits(images[index : index + 1])[0], truth):
+                    _add_squares(totals, root, trained)
+            totals = {name: total / len(images) for name, total in totals.items()}
     return {
         name: totals[name] if name in totals else _wide(torch.zeros_like(p)).detach() for name, p in parameters.items()
     }
@@ -105,64 +95,6 @@ def _add_squares(totals: dict[str, Tensor], scalar: Tensor, trained: Mapping[str
             totals[name] += _wide(gradient).square()
 
 
-class _Call(nn.Module):
-    """Gives `functional_call` a module to swap parameters in while it is `logits` that runs."""
-
-    def __init__(self, module: nn.Module, logits: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.module = module
-        self._logits = (logits,)  # in a tuple, because a network here would be registered as a second child
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self._logits[0](images)
-
-
-def _at_once(
-    module: nn.Module,
-    trained: Mapping[str, nn.Parameter],
-    names: Mapping[str, str],
-    logits: Callable[[Tensor], Tensor],
-    images: Tensor,
-    labels: Tensor | None,
-    classes: int,
-) -> dict[str, Tensor] | None:
-    """Return sums over all samples, or None when torch.func cannot trace the network."""
-    call = _Call(module, logits)
-    weights = {name: p.detach() for name, p in trained.items()}
-    gradients = max(1, min(_GRADIENTS_AT_ONCE, _NUMBERS_AT_ONCE // sum(p.numel() for p in weights.values())))
-    eye = torch.eye(classes if labels is None else 1, device=images.device)
-
-    def squares(image: Tensor, label: Tensor | None) -> dict[str, Tensor]:
-        def roots(weights: dict[str, Tensor]) -> Tensor:
-            swapped = {f"module.{names[name]}": weight for name, weight in weights.items()}
-            return _roots(cast(Tensor, functional_call(call, swapped, (image[None],)))[0], label)
-
-        numbers, pull = cast(tuple[Tensor, Callable[[Tensor], Any]], vjp(roots, weights))
-        seeds = eye.to(numbers.dtype)
-        total: dict[str, Tensor] = {}
-        for start in range(0, len(seeds), gradients):
-            for name, gradient in vmap(pull)(seeds[start : start + gradients])[0].items():
-                square = _wide(gradient).square().sum(0)
-                total[name] = total[name] + square if name in total else square
-        return total
-
-    many = vmap(squares, in_dims=(0, None if labels is None else 0))
-    sums: dict[str, Tensor] = {}
-    size = max(1, gradients // len(eye))
-    for start in range(0, len(images), size):
-        part = None if labels is None else labels[start : start + size]
-        try:
-            # torch.func turns gradients on for itself. Without this, parameters that were not asked for, such as a
-            # head's, would record a second graph over all samples: 90 MB each for a ResNet-44.
-            with torch.no_grad():
-                found: dict[str, Any] = many(images[start : start + size], part)
-        except (RuntimeError, NotImplementedError):
-            return None
-        for name, square in found.items():
-            sums[name] = sums[name] + square.sum(0) if name in sums else square.sum(0)
-    return sums
-
-
 @contextmanager
 def _eval_mode(module: nn.Module) -> Iterator[None]:
     modes = [(part, part.training) for part in module.modules()]
@@ -174,12 +106,11 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def _names_in(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[str, str]:
-    own = {id(p): name for name, p in module.named_parameters()}
+def _require_own(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+    own = {id(p) for p in module.parameters()}
     for name, parameter in parameters.items():
         if id(parameter) not in own:
             raise SideAgentsError(f"Fisher: {name!r} is no parameter of the module; give the network that holds it")
-    return {name: own[id(parameter)] for name, parameter in parameters.items()}
 
 
 def _check(kind: str, images: Tensor, labels: Tensor | None, samples: int | None, batch_size: int) -> None:
@@ -209,12 +140,11 @@ def _draw(
     return images[chosen], None if labels is None else labels[chosen]
 
 
-def _classes(logits: Callable[[Tensor], Tensor], images: Tensor) -> int:
+def _require_classes(logits: Callable[[Tensor], Tensor], images: Tensor) -> None:
     with torch.no_grad():
         found = logits(images[:1])
     if found.dim() != 2 or len(found) != 1:
         raise SideAgentsError(f"Fisher: logits must map one image to shape (1, classes), got {_size(found)}")
-    return found.shape[1]
 
 
 def _wanted(labels: Tensor | None) -> Tensor:

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from sideagents.bases.cifar_resnet import CifarResNet
+from sideagents.core.alpha import Alpha, make_alpha
 from sideagents.core.base import FrozenBase
 from sideagents.core.init import initialise_side
+from sideagents.core.merge import AlphaMerge
 from sideagents.core.methods import build_perception
-from sideagents.core.side import make_side
+from sideagents.core.side import FCN4, make_side
 from sideagents.core.sidetuned import SideTuned
 from sideagents.core.trainable import TrainableBase
 from sideagents.errors import ConfigError
@@ -234,39 +236,52 @@ class Superposition(Learner):
 
 
 class Progressive(Learner):
-    """A column for each task beside the frozen base, with laterals from its activations (PNN)."""
+    """A column for each task beside the frozen base, with laterals from its activations, blended with its code (PNN).
+
+    As in the side-tuning authors' code: columns start as sides do, and an alpha per task weighs base and column.
+    """
 
     def __init__(self, config: LifelongConfig, base: FrozenBase, tasks: Sequence[StreamTask]) -> None:
         super().__init__(config, base, tasks)
-        if not isinstance(base.encoder, CifarResNet) or config.side != "fcn4":
-            raise ConfigError("method pnn: columns of fcn4 beside a base cifar:resnet... are what it is made for")
-        self.nets.append(ProgressiveFCN4(stem=config.pnn.stem, dense=config.pnn.dense))
+        if not isinstance(base.encoder, CifarResNet) or config.side != "fcn4" or config.merge != "alpha":
+            raise ConfigError("method pnn: columns of fcn4 beside a base cifar:resnet..., merge alpha, is what it is")
+        make = lambda: cast(FCN4, self._side())  # noqa: E731
+        self.nets.append(ProgressiveFCN4(make, stem=config.pnn.stem, dense=config.pnn.dense))
+        self.alphas = nn.ModuleList()
+        self._merge = AlphaMerge(base.out_shape)
+
+    def check(self) -> None:
+        """Have nothing else to check: it was made."""
 
     @property
     def columns(self) -> ProgressiveFCN4:
         """The columns."""
         return cast(ProgressiveFCN4, self.nets[0])
 
-    def check(self) -> None:
-        """Have nothing else to check."""
-
     def begin(self, task: int) -> None:
         """Add a column."""
         self.columns.add_column()
+        self.alphas.append(make_alpha(self.config.alpha))
         self._add_readout(task)
 
     def code(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
-        """Return the column's code, read from images and the base's activations."""
+        """Return base and column blended; both read the base's activations once."""
         images = self.base.prepare(images, "the column")
         encoder = cast(CifarResNet, self.base.encoder)
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.base.mean, self.base.std))
         with torch.no_grad():
             taps = encoder.taps(((images - mean) / std).contiguous(memory_format=torch.channels_last))
-        return cast(Tensor, self.columns(images, task, taps if self.config.pnn.stem else taps[1:]))
+        column = self.columns(images, task, taps if self.config.pnn.stem else taps[1:])
+        merged = self._merge(taps[-1].mean(dim=(2, 3)), column, cast(Alpha, self.alphas[task])())
+        return cast(Tensor, merged)
 
     def trained(self, task: int) -> nn.Module:
-        """Return the column and the task's readout."""
-        return nn.ModuleList([self.columns.columns[task], self.readouts[task]])
+        """Return the column, its alpha and the task's readout."""
+        return nn.ModuleList([self.columns.columns[task], self.alphas[task], self.readouts[task]])
+
+    def alpha(self, task: int) -> float:
+        """Return the weight of the base that a task learned."""
+        return cast(Alpha, self.alphas[task]).value()
 
 
 LEARNERS: Registry[type[Learner]] = Registry("method")

@@ -177,23 +177,32 @@ class ProgressiveNet(nn.Module):
 class ProgressiveFCN4(ProgressiveNet):
     """Progressive net for CIFAR: columns are the four layers of `FCN4`, images (B, 3, 32, 32) in [0, 1] -> (B, 64).
 
-    The base is a CIFAR ResNet, tapped after its stem and each of its three stages (16, 16, 32 and 64 channels), one tap
-    per layer. Base only, that makes 37,428 weights per task, as the side-tuning authors' code has. Without `stem` the
-    first layer gets no lateral, as Rusu et al. have it: 36,883 weights and three taps. With `dense` each earlier column
-    adds 8,419.
+    `make_side` makes each new column's layers, from a distilled student's weights for one, and says how images are
+    normalised. The base is a CIFAR ResNet, tapped after its stem and each of its three stages (16, 16, 32 and 64
+    channels), one tap per layer. Base only, that makes 37,428 weights per task, as the side-tuning authors' code has.
+    Without `stem` the first layer gets no lateral, as Rusu et al. have it: 36,883 weights and three taps. With `dense`
+    each earlier column adds 8,419.
     """
 
-    def __init__(self, *, stem: bool = True, dense: bool = False, in_channels: int = 3, scale: float = _SCALE) -> None:
+    def __init__(
+        self,
+        make_side: Callable[[], FCN4] = FCN4,
+        *,
+        stem: bool = True,
+        dense: bool = False,
+        scale: float = _SCALE,
+    ) -> None:
         base_channels = (16 if stem else None, 16, 32, 64)
-        super().__init__(lambda: _fcn4_stages(in_channels), base_channels, dense=dense, scale=scale)
+        super().__init__(lambda: _fcn4_stages(make_side()), base_channels, dense=dense, scale=scale)
+        like = make_side()
+        self._normalise: Callable[[Tensor], Tensor] = lambda images: (images - like.mean) / like.std
 
     def forward(self, images: Tensor, task: int, taps: Sequence[Tensor] = ()) -> Tensor:
         """Encode images (B, in_channels, H, W) in [0, 1] to vectors (B, 64) by column `task`; see `ProgressiveNet`."""
-        return super().forward(2.0 * images - 1.0, task, taps).mean(dim=(2, 3))
+        return super().forward(self._normalise(images), task, taps).mean(dim=(2, 3))
 
 
-def _fcn4_stages(in_channels: int) -> list[nn.Sequential]:
-    side = FCN4(in_channels)
+def _fcn4_stages(side: FCN4) -> list[nn.Sequential]:
     return [side.conv1, side.conv2, side.conv3, side.conv5]
 
 

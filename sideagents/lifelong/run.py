@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from sideagents.lifelong.plots import plot_sequence
 from sideagents.lifelong.stream import StreamTask, read_stream
 from sideagents.run.checkpoint import load_checkpoint, restore_tensors, save_checkpoint
 from sideagents.run.config import config_hash, dump_config
-from sideagents.run.files import find_data, write_json
+from sideagents.run.files import absent, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import seed_everything
@@ -62,9 +63,10 @@ def lifelong(config: LifelongConfig, resume: bool = False) -> tuple[Path, dict[s
 
 def checked(config: LifelongConfig) -> LifelongConfig:
     """Return the configuration with its data looked up; raises `ConfigError` for unknown names and parts."""
-    found: dict[str, Any] = {key: find_data(str(getattr(config, key))) for key in ("data", "side_init")}
-    if not config.side_init.endswith(".safetensors"):
-        del found["side_init"]
+    found: dict[str, Any] = {"data": find_data(config.data), "runs": os.path.expanduser(config.runs)}
+    found |= {"base": find_file(config.base), "side_init": find_file(config.side_init)}
+    if config.cache is not None:
+        found["cache"] = os.path.expanduser(config.cache)
     if config.base_weights is not None:
         found["base_weights"] = find_data(config.base_weights)
     config = config.model_copy(update=found)
@@ -74,6 +76,9 @@ def checked(config: LifelongConfig) -> LifelongConfig:
         make_alpha(config.alpha)
         if not list(absent_data(config)):
             base = load_base(config.base, weights=config.base_weights)
+            if config.norm_groups and base.out_shape[0] % config.norm_groups:
+                width = base.out_shape[0]
+                raise ConfigError(f"norm_groups={config.norm_groups} does not divide the {width} numbers of a code")
             if len(base.out_shape) != 1:
                 raise ConfigError(f"base {config.base!r} gives maps {base.out_shape}, tasks read vectors")
             learner(config, base, []).check()
@@ -88,10 +93,7 @@ def absent_data(config: LifelongConfig) -> Iterator[str]:
     """Yield one line for everything on disk that the configuration needs and that is not there."""
     if not Path(config.data).exists():
         yield f"data: no such folder {config.data} (CIFAR-100: https://www.cs.toronto.edu/~kriz/cifar.html)"
-    files = {"base_weights": config.base_weights or "", "side_init": config.side_init, "base": config.base}
-    for key, name in files.items():
-        if name.endswith((".safetensors", ".pth")) and not Path(name).is_file():
-            yield f"{key}: no such file {name}"
+    yield from absent({"base_weights": config.base_weights, "side_init": config.side_init, "base": config.base})
 
 
 def require_data(config: LifelongConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,18 @@ def find_data(name: str) -> str:
     if root and not Path(shown).exists() and (Path(root).expanduser() / shown).exists():
         return str(Path(root).expanduser() / given)
     return given
+
+
+def find_file(name: str) -> str:
+    """Return `find_data(name)` for the name of a weights file, and any other name as it is."""
+    return find_data(name) if name.endswith((".safetensors", ".pth", ".pt")) else name
+
+
+def absent(names: Mapping[str, str | None]) -> Iterator[str]:
+    """Yield one line for each key whose name is that of a weights file which is not there."""
+    for key, name in names.items():
+        if name and name.endswith((".safetensors", ".pth", ".pt")) and not Path(name).is_file():
+            yield f"{key}: no such file {name}"
 
 
 def fsync_folder(folder: Path) -> None:
