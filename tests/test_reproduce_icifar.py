@@ -30,10 +30,8 @@ def put(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def searched(results: Path) -> None:
     accuracies = dict(zip(STRENGTHS, (0.5, 0.7, 0.6, 0.4), strict=True))
-    put(
-        results / "icifar_ewc.jsonl",
-        [{"cell": {"strength": strength}, "config_hash": "", "mean_accuracy": value} for strength, value in accuracies.items()],
-    )
+    rows = [{"cell": {"strength": s}, "config_hash": "", "mean_accuracy": value} for s, value in accuracies.items()]
+    put(results / "icifar_ewc.jsonl", rows)
 
 
 def test_ewc_waits_for_its_strength(tmp_path, capsys):
