@@ -1,0 +1,195 @@
+"""One ResNet-26, many domains: what each method reaches and what it stores (residual adapters and TAPS papers).
+
+The base is trained on CIFAR-100's first fifty classes (`sideagents adapt vision/resnet26_cifar`) and adapted to the
+other fifty, with all and with 50 images of each class, to traffic signs (GTSRB), handwritten characters (Omniglot) and
+digits (MNIST). svd compresses the parallel adapters of all domains together and fine-tunes the tasks' own halves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sideagents.adapt.adapted import Adapted, adapt
+from sideagents.adapt.config import AdaptConfig
+from sideagents.adapt.run import adapt_run, read_data, require_data
+from sideagents.adapt.svd import compress_adapters
+from sideagents.bases import load_base
+from sideagents.errors import SideAgentsError
+from sideagents.run.cells import Cell, read_rows, run_cells, select
+from sideagents.run.config import config_hash, load_config
+from sideagents.run.figures import new_figure, save_figure
+from sideagents.run.seeding import seed_everything
+from sideagents.train.classify import Classifier, batches, judge
+from sideagents_policies.checks import read_adapt
+from sideagents_policies.paths import config_path
+from sideagents_policies.tables import markdown_table
+
+CONFIG = "vision/adapters_cifar"
+BASE = Path("runs/resnet26_cifar_1/base.safetensors")
+DOMAINS: dict[str, list[str]] = {
+    "cifar": [],
+    "cifar_few": ["per_class=50"],
+    "gtsrb": ["data=gtsrb32", "reader=mosaics", "first_class=0", "classes=0"],
+    "omniglot": ["data=omniglot_small", "reader=mosaics", "first_class=0", "classes=0"],
+    "mnist": ["data=mnist10k", "reader=mosaics", "first_class=0", "classes=0"],
+}
+METHODS: dict[str, list[str]] = {
+    "finetune": ["method=finetune"],
+    "features": ["method=features"],
+    "parallel": ["method=residual_adapters"],
+    "series": ["method=residual_adapters", "options.kind=series"],
+    "taps_0.25": ["method=taps", "options.lam=0.25", "penalty_warmup=2"],
+    "taps_0.5": ["method=taps", "options.lam=0.5", "penalty_warmup=2"],
+    "taps_1": ["method=taps", "options.lam=1.0", "penalty_warmup=2"],
+    "sidetune": ["method=sidetune", "options.side=conv"],
+    "lora": ["method=lora"],
+}
+SVD = "svd"  # after `parallel` in every domain
+OFTEN = ("finetune", "parallel", "taps_0.5")  # run with three seeds
+_MINUTES = {"cifar": 40.0, "cifar_few": 5.0, "gtsrb": 20.0, "omniglot": 10.0, "mnist": 12.0}
+_SVD_EPOCHS = 3
+
+Key = Mapping[str, str | int | float]
+Row = Mapping[str, Any]
+
+
+def keys_of(seeds: int = 3) -> list[dict[str, str | int | float]]:
+    """Return the keys of all cells: those of one seed first."""
+    names = [*METHODS, SVD]
+    found: list[dict[str, str | int | float]] = []
+    for seed in range(1, seeds + 1):
+        for domain in DOMAINS:
+            found += [{"domain": domain, "method": m, "seed": seed} for m in names if seed == 1 or m in OFTEN]
+    return sorted(found, key=lambda key: (key["seed"], key["method"] == SVD))
+
+
+def words_of(key: Key, base: Path) -> list[str]:
+    """Return the overrides of a cell's configuration; that of svd is `parallel`'s."""
+    method = "parallel" if key["method"] == SVD else str(key["method"])
+    name = f"domains_{method}_{key['domain']}_{key['seed']}"
+    return [f"name={name}", f"seed={key['seed']}", f"base={base}", *DOMAINS[str(key["domain"])], *METHODS[method]]
+
+
+def settings_of(key: Key, base: Path) -> str:
+    """Return the digest of a cell's configuration as written and of the base's weights."""
+    config = load_config(AdaptConfig, config_path(CONFIG), [*words_of(key, base), "base=resnet26"])
+    parts = (config_hash(config), str(key["method"]), load_base(str(base)).fingerprint)
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def work(cell: Cell, base: Path) -> dict[str, Any]:
+    """Run one cell; return its row."""
+    config = read_adapt(CONFIG, words_of(cell.key, base))
+    require_data(config)
+    result = _compressed(cell.key, config, base) if cell.key["method"] == SVD else adapt_run(config)[1]
+    kept = ("accuracy", "images", "classes", "trainable", "stored", "multiple", "activation_bytes")
+    return {name: result[name] for name in kept}
+
+
+def _compressed(key: Key, config: AdaptConfig, base: Path) -> dict[str, Any]:
+    """Load every domain's parallel adapters, compress them together, and fine-tune one domain's own half."""
+    seed_everything(config.seed)
+    adapted = adapt(load_base(str(base)), "residual_adapters")
+    for domain in DOMAINS:
+        name = f"domains_parallel_{domain}_{key['seed']}"
+        folders = sorted(Path(config.runs).glob(f"{name}_*/task"), key=lambda path: path.stat().st_mtime)
+        if not folders:
+            raise SideAgentsError(
+                f"{config.runs}/{name}_*: svd compresses the tasks of `parallel`, run these cells here"
+            )
+        adapted.load_task(folders[-1], domain)
+    compress_adapters(adapted)
+    task = str(key["domain"])
+    train, test = read_data(config)
+    generator = torch.Generator().manual_seed(config.seed)
+    steps = -(-len(train) // config.batch_size) * _SVD_EPOCHS
+    gentler = config.model_copy(update={"learning_rate": config.learning_rate / 10})
+
+    def logits(images: Tensor, index: Tensor) -> Tensor:
+        return cast(Tensor, adapted(images, task))
+
+    trainer = Classifier(gentler, adapted.task(task), steps)
+    trainer.fit(logits, train, batches(len(train), config.batch_size, steps, generator), generator)
+    accuracy, _ = judge(logits, test)
+    own = adapted.costs(task, batch=32)
+    return {**own, "accuracy": accuracy, "images": len(train), "classes": len(train.classes), **_shared(adapted, own)}
+
+
+def _shared(adapted: Adapted, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a task stores when the shared halves are told once: an equal part of them each."""
+    tensors = [adapted.adaptation.stored(adapted.task(name).net, adapted.base).values() for name in adapted.tasks]
+    once = sum({id(t): t.numel() for found in tensors for t in found if t.is_floating_point()}.values())
+    stored = once / len(adapted.tasks)
+    return {"stored": round(stored), "multiple": 1.0 + stored / own["base"]}
+
+
+def table_of(rows: Sequence[Row]) -> str:
+    """Return accuracies by method and domain, in percent, and the multiple of the base for all domains together."""
+    domains = list(DOMAINS)
+    lines = []
+    for method in (*METHODS, SVD):
+        found = [row for row in rows if row["cell"]["method"] == method]
+        if not found:
+            continue
+        cells = []
+        for domain in domains:
+            values = [100 * row["accuracy"] for row in found if row["cell"]["domain"] == domain]
+            spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.2f}{spread}" if values else "-")
+        lines.append([method, *cells, f"{_multiple(found):.2f}"])
+    return markdown_table(["method", *domains, "times the base"], lines) if lines else ""
+
+
+def _multiple(rows: Sequence[Row]) -> float:
+    """Return 1 + what the domains add on average, for as many domains as there are."""
+    by_domain = {row["cell"]["domain"]: row["multiple"] - 1.0 for row in rows}
+    return 1.0 + len(DOMAINS) * float(np.mean(list(by_domain.values())))
+
+
+def plot(rows: Sequence[Row], path: Path) -> Path:
+    """Draw mean accuracy against the multiple of the base, a point for each method that is measured in every domain."""
+    figure = new_figure(6.0, 4.2)
+    axis = figure.subplots()
+    for method in (*METHODS, SVD):
+        found = [row for row in rows if row["cell"]["method"] == method]
+        by_domain = {d: [row["accuracy"] for row in found if row["cell"]["domain"] == d] for d in DOMAINS}
+        if not all(by_domain.values()):
+            continue
+        mean = 100 * float(np.mean([np.mean(values) for values in by_domain.values()]))
+        axis.plot(_multiple(found), mean, "o")
+        axis.annotate(method, (_multiple(found), mean), textcoords="offset points", xytext=(5, 4), fontsize="small")
+    axis.set_xlabel("weights for all domains, times the base")
+    axis.set_ylabel("mean accuracy, %")
+    axis.grid(alpha=0.3)
+    return save_figure(figure, path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the cells that are missing, or print the table and draw the trade-off."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[], metavar="KEY=VALUE", help="cells to run, e.g. domain=gtsrb")
+    parser.add_argument("--base", type=Path, default=BASE, help=f"the base's weights (default {BASE})")
+    parser.add_argument("--minutes", type=float, default=90.0, help="start no cell that would end later (default 90)")
+    parser.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of the rows")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the trade-off of accuracy and weights")
+    parser.add_argument("--show", action="store_true", help="print the table and run nothing")
+    args = parser.parse_args(argv)
+    path = args.results / "domains.jsonl"
+    if not args.show:
+        if not args.base.is_file():
+            raise SideAgentsError(f"{args.base}: no such base; `sideagents adapt vision/resnet26_cifar` trains it")
+        cells = [Cell(key, settings_of(key, args.base), 60 * _MINUTES[str(key["domain"])]) for key in keys_of()]
+        run_cells(path, select(cells, args.only), lambda cell: work(cell, args.base), limit_s=60 * args.minutes)
+    rows = read_rows(path)
+    print(table_of(rows) or "no cell is done yet")
+    if args.plot is not None and rows:
+        print(f"wrote {plot(rows, args.plot)}")
+    return 0

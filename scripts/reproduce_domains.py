@@ -1,0 +1,9 @@
+"""Adapt one ResNet-26 to many domains by many methods; see `--help`."""
+
+import sys
+
+from sideagents_policies.cli.main import guarded
+from sideagents_policies.reproduce_domains import main
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
