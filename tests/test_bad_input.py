@@ -88,6 +88,7 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "unknown base": (check("model.base=curvatur"), "did you mean 'curvature'"),
     "unknown method": (check("model.method=finetun"), "did you mean 'finetune'"),
     "unknown merge": (check("model.merge=films"), "did you mean 'film'"),
+    "merge with BatchNorm": (check("model.merge=mlp2_batchnorm"), "use 'mlp2'"),
     "unknown side": (check("model.side=convv"), "did you mean 'conv'"),
     "alpha out of range": (check("model.alpha=fixed:1.5"), "alpha lies in [0, 1]"),
     "side of another shape": (check("model.side=fcn4"), "must map"),

@@ -70,7 +70,8 @@ frozen_base = rows_of(lambda base, side, merge, method: method not in ("finetune
 # A trained copy of an encoder with Dropout differs between the modes by design.
 modeless = rows_of(
     lambda base, side, merge, method: (
-        base != "vector" or (side != "copy" and method not in ("finetune", "scratch", "stagewise"))
+        MERGES.get(merge).modeless
+        and (base != "vector" or (side != "copy" and method not in ("finetune", "scratch", "stagewise")))
     )
 )
 

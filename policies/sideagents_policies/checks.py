@@ -206,6 +206,12 @@ def _check_names(config: AgentConfig) -> None:
     model = config.model
     for key, look in (("model.method", METHODS.get), ("model.merge", MERGES.get), ("model.alpha", make_alpha)):
         _under(key, look, getattr(model, key.removeprefix("model.")))
+    if not MERGES.get(model.merge).modeless:
+        mend = f"use {model.merge.removesuffix('_batchnorm')!r}"
+        raise ConfigError(
+            f"model.merge: {model.merge!r} is not the same in train and eval mode, agents act in one and learn in the "
+            f"other: {mend}"
+        )
     if not side.names_code(model.side):
         _under("model.side", side.SIDES.get, model.side)
 

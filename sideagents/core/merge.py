@@ -22,10 +22,11 @@ class Merge(nn.Module):
     """Combine base and side codes.
 
     `exact_ends` promises that alpha = 1 returns the base code and alpha = 0 the side code, bit for bit, whatever the
-    other one holds; merges without it take no alpha.
+    other one holds; merges without it take no alpha. `modeless`: it computes the same in train and in eval mode.
     """
 
     exact_ends: ClassVar[bool] = False
+    modeless: ClassVar[bool] = True
 
     def __init__(self, out_shape: Sequence[int]) -> None:
         super().__init__()
@@ -127,12 +128,14 @@ class MLPBatchNormMerge(MLPMerge):
     """F(B) + S with BatchNorm in F, as the original has it on vectors; not for PPO, where train and eval must agree."""
 
     batchnorm = True
+    modeless = False
 
 
 class MLP2BatchNormMerge(MLP2Merge):
     """F(B) + G(S) with BatchNorm in both, as the original's iCIFAR demonstration does."""
 
     batchnorm = True
+    modeless = False
 
 
 class FilmMerge(Merge):
