@@ -16,6 +16,7 @@ from sideagents_policies.cli.main import main
 from sideagents_policies.config import ModelConfig
 
 VERBS = ["train", "demos", "clone", "eval", "enjoy", "plot", "check", "list", "scenes", "pretrain"]
+VERBS += ["adapt", "relevance", "lifelong"]
 
 
 def out(capsys, *words: str) -> str:
@@ -69,6 +70,7 @@ def test_near_names(capsys):
 def test_list(capsys):
     bases = json.loads(out(capsys, "list", "bases", "--json"))
     assert {"curvature", "denoising", "random"} <= {row["name"] for row in bases}
+    assert "taps" in {row["name"] for row in json.loads(out(capsys, "list", "adaptations", "--json"))}
     configs = json.loads(out(capsys, "list", "configs", "--json"))
     assert "pointnav/sidetune_curvature" in {row["name"] for row in configs}
     assert all(row["summary"] for row in configs)

@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from sideagents.adapt import ADAPTATIONS
 from sideagents.bases import list_bases
 from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS
@@ -25,12 +26,17 @@ WIDTH = 120
 
 
 def rows(what: str) -> list[Row]:
-    """Return one row with `name` and what is known about it for bases, methods, merges, sides or configs."""
+    """Return rows with `name` and what is known, for bases, methods, adaptations, merges, sides or configs."""
     if what == "bases":
         return list_bases()
     if what == "configs":
         return [_config(name) for name in config_names()]
-    tables: dict[str, Registry[Any]] = {"methods": METHODS, "merges": MERGES, "sides": SIDES}
+    tables: dict[str, Registry[Any]] = {
+        "methods": METHODS,
+        "adaptations": ADAPTATIONS,
+        "merges": MERGES,
+        "sides": SIDES,
+    }
     return _registered(tables[what])
 
 

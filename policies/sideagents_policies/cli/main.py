@@ -18,6 +18,7 @@ typical use:
   sideagents train pointnav/sidetune_curvature --init runs/sidetune_curvature_clone_1
   sideagents eval runs/sidetune_curvature_train_1 --split val
   sideagents enjoy runs/sidetune_curvature_train_1 --out agent.mp4
+  sideagents lifelong lifelong/icifar_demo            a frozen network on a sequence of tasks, without an environment
 
 CONFIG is a YAML file or the name of a bundled one (`sideagents list configs`); every key of it can be overridden
 behind it as section.key=value, for example model.base=denoising ppo.frames=1000000.
