@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
+from sideagents.bases.blocks import BasicBlock
 from sideagents.bases.encoder import MidLevelEncoder
 from sideagents.bases.taskonomy import TaskonomyEncoder
 from sideagents.core.base import FrozenBase
@@ -16,22 +16,11 @@ from sideagents.errors import SideAgentsError, nearest
 CODE_CHANNELS = 8
 
 
-class _BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al. 2016, figure 5 left)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride > 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
-        return functional.relu(out + self.shortcut(x))
+def _block(inputs: int, outputs: int, stride: int) -> BasicBlock:
+    if stride == 1 and inputs == outputs:
+        return BasicBlock(inputs, outputs, stride)
+    shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    return BasicBlock(inputs, outputs, stride, shortcut)
 
 
 def resnet18_encoder() -> nn.Sequential:
@@ -44,7 +33,7 @@ def resnet18_encoder() -> nn.Sequential:
     ]
     width = 64
     for outputs in (64, 128, 256, 512):
-        layers += [_BasicBlock(width, outputs, outputs // width), _BasicBlock(outputs, outputs, 1)]
+        layers += [_block(width, outputs, outputs // width), _block(outputs, outputs, 1)]
         width = outputs
     return nn.Sequential(*layers, nn.Conv2d(width, CODE_CHANNELS, 1))
 

@@ -125,7 +125,7 @@ def _compressed(key: Key, config: AdaptConfig, base: Path) -> dict[str, Any]:
 
 def _shared(adapted: Adapted, own: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a task stores when the shared halves are told once: an equal part of them each."""
-    tensors = [adapted.adaptation.stored(adapted.task(name).net, adapted.base).values() for name in adapted.tasks]
+    tensors = [adapted.adaptation.stored(adapted.task(name).net).values() for name in adapted.tasks]
     once = sum({id(t): t.numel() for found in tensors for t in found if t.is_floating_point()}.values())
     stored = once / len(adapted.tasks)
     return {"stored": round(stored), "multiple": 1.0 + stored / own["base"]}

@@ -95,11 +95,8 @@ class Adapted(nn.Module):
         if name is None:
             name = self._chosen or (self.tasks[0] if len(self.tasks) == 1 else None)
         if name is None:
-            raise SideAgentsError(
-                f"which task? give task=NAME or call set_task (tasks: {', '.join(self.tasks) or 'none'})"
-            )
+            raise SideAgentsError(f"which task? give task=NAME or call set_task (tasks: {known})")
         if f"task_{name}" not in self._tasks:
-            known = ", ".join(self.tasks) or "none"
             raise SideAgentsError(f"there is no task {name!r}{nearest(name, self.tasks)} (tasks: {known})")
         return cast(Task, self._tasks[f"task_{name}"])
 
@@ -144,7 +141,7 @@ class Adapted(nn.Module):
         """
         found = self.task(task)
         frozen = weights_of(self.base)
-        stored = sum(t.numel() for t in self.adaptation.stored(found.net, self.base).values() if t.is_floating_point())
+        stored = sum(t.numel() for t in self.adaptation.stored(found.net).values() if t.is_floating_point())
         row: dict[str, Any] = {
             "base": frozen,
             "trainable": weights_of(found.net, trainable_only=True),
@@ -167,7 +164,7 @@ class Adapted(nn.Module):
         """Print a table of all tasks' costs and return it; the memory is that of a training step of `batch` images."""
         rows = {name: self.costs(name, batch) for name in self.tasks}
         frozen = weights_of(self.base)
-        own = [self.adaptation.stored(self.task(name).net, self.base).values() for name in self.tasks]
+        own = [self.adaptation.stored(self.task(name).net).values() for name in self.tasks]
         together = {id(tensor): tensor.numel() for tensors in own for tensor in tensors if tensor.is_floating_point()}
         total = 1.0 + sum(together.values()) / max(frozen, 1)  # what tasks share counts once
         print(f"{self.method} on {self.base.name}: {frozen:,} frozen weights, {total:.2f} x with all tasks")
@@ -189,7 +186,7 @@ class Adapted(nn.Module):
         if len(plain) < len(task.options):
             odd = ", ".join(key for key in task.options if key not in plain)
             raise SideAgentsError(f"task {name!r} was built from {odd} given as objects, which a file cannot name")
-        tensors = dict(self.adaptation.stored(task.net, self.base))
+        tensors = dict(self.adaptation.stored(task.net))
         tensors |= {_READOUT + key: tensor for key, tensor in task.readout.state_dict().items()}
         save_tensors(folder / "task.safetensors", tensors)
         about = {"format": FORMAT, "task": name, "method": self.method, "options": plain, "classes": task.classes}
@@ -227,7 +224,7 @@ class Adapted(nn.Module):
         rest = {key.removeprefix(_READOUT): t for key, t in tensors.items() if key.startswith(_READOUT)}
         where = str(folder / "task.safetensors")
         try:
-            self.adaptation.restore(task.net, self.base, own, where)
+            self.adaptation.restore(task.net, own, where)
             copy_into(task.readout.state_dict(), rest, f"{where}: readout")
         except BaseException:
             self.remove_task(name)

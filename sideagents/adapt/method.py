@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, get_type_hints
 
@@ -19,25 +20,24 @@ from sideagents.errors import CheckpointError, SideAgentsError, nearest
 from sideagents.registry import Registry
 
 
-class Adaptation:
+class Adaptation(ABC):
     """A method; subclasses define `build`, whose keyword arguments are the method's options."""
 
+    @abstractmethod
     def build(self, base: FrozenBase, *args: Any, **options: Any) -> nn.Module:
         """Return the network of a new task, images -> codes (B, *base.out_shape)."""
-        raise NotImplementedError
 
     def penalty(self, net: nn.Module) -> Tensor:
         """Return what the method adds to the loss."""
         return torch.zeros(())
 
-    def stored(self, net: nn.Module, base: FrozenBase) -> dict[str, Tensor]:
-        """Return the tensors of a task's file: all that are not the base's own."""
-        shared = {id(parameter) for parameter in base.parameters()}
-        return {name: tensor for name, tensor in net.state_dict(keep_vars=True).items() if id(tensor) not in shared}
+    def stored(self, net: nn.Module) -> dict[str, Tensor]:
+        """Return the tensors of a task's file; what is the base's own no state dict holds."""
+        return dict(net.state_dict(keep_vars=True))
 
-    def restore(self, net: nn.Module, base: FrozenBase, tensors: Mapping[str, Tensor], where: str) -> None:
+    def restore(self, net: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
         """Put the tensors of a task's file back; raises `CheckpointError` when they are of another network."""
-        copy_into(self.stored(net, base), tensors, where)
+        copy_into(self.stored(net), tensors, where)
 
     def vanishing(self, net: nn.Module) -> Iterator[nn.Module]:
         """Yield the parts of a network whose weights are merged into others when it is exported."""

@@ -61,8 +61,7 @@ class _Injected(Adaptation):
         for name, module in list(plain.named_modules()):
             if isinstance(module, import_peft().tuners.tuners_utils.BaseTunerLayer):
                 cast(Any, module).merge()
-                owner, _, last = name.rpartition(".")
-                setattr(plain.get_submodule(owner), last, cast(Any, module).get_base_layer())
+                plain.set_submodule(name, cast(Any, module).get_base_layer())
         return encoder_of(plain)
 
 

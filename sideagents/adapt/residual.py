@@ -65,10 +65,10 @@ class AdaptedConv(nn.Module):
     def fuse(self) -> nn.Conv2d:
         """Return the one convolution that computes the same in eval mode: f + a at the centre tap, or (I + a S) f."""
         weight, bias = self.conv.weight.clone(), self.conv.bias
-        adapter = self._whole_adapter()
+        adapter = self.adapter.weight[:, :, 0, 0]
         if self.kind == "parallel":
             rows, columns = (size // 2 for size in weight.shape[-2:])
-            weight[:, :, rows, columns] += self.adapter.weight[:, :, 0, 0]
+            weight[:, :, rows, columns] += adapter
             shift = bias.clone() if bias is not None else None
         else:
             norm = cast(nn.BatchNorm2d, self.norm)
@@ -87,9 +87,6 @@ class AdaptedConv(nn.Module):
         if shift is not None and fused.bias is not None:
             fused.bias.copy_(shift)
         return fused.requires_grad_(False)
-
-    def _whole_adapter(self) -> Tensor:
-        return self.adapter.weight[:, :, 0, 0]
 
 
 class LowRankAdapter(nn.Module):
@@ -134,19 +131,18 @@ class ResidualAdapters(Adaptation):
             raise SideAgentsError(f"residual_adapters: dropout is at least 0 and below 1, got {dropout}")
         view = shared_view(base)
         for name in chosen_convs(view.encoder, kind, placement, layers, base.name):
-            owner, _, last = name.rpartition(".")
             conv = cast(nn.Conv2d, view.encoder.get_submodule(name))
-            setattr(view.encoder.get_submodule(owner), last, AdaptedConv(conv, kind, dropout, init))
+            view.encoder.set_submodule(name, AdaptedConv(conv, kind, dropout, init))
         return view.train()
 
-    def restore(self, net: nn.Module, base: FrozenBase, tensors: Mapping[str, Tensor], where: str) -> None:
+    def restore(self, net: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
         """Put a task's tensors back, those of compressed adapters too: its file holds their shared half."""
         for name, conv in adapted_convs(net).items():
             gamma, beta = (tensors.get(f"{name}.adapter.{part}") for part in ("gamma", "beta"))
             if gamma is not None and beta is not None and gamma.dim() == 4 and beta.dim() == 2:
                 shared = nn.Parameter(beta.clone(), requires_grad=False)
                 conv.adapter = cast(Any, LowRankAdapter(gamma[:, :, 0, 0], shared, conv.adapter.stride))
-        super().restore(net, base, tensors, where)
+        super().restore(net, tensors, where)
 
     def vanishing(self, net: nn.Module) -> Iterator[nn.Module]:
         """Yield adapters and their norms, which a fused convolution contains."""
@@ -158,8 +154,7 @@ class ResidualAdapters(Adaptation):
         plain = copy.deepcopy(net).eval()
         for name, module in list(plain.named_modules()):
             if isinstance(module, AdaptedConv):
-                owner, _, last = name.rpartition(".")
-                setattr(plain.get_submodule(owner), last, module.fuse())
+                plain.set_submodule(name, module.fuse())
         return encoder_of(plain)
 
 

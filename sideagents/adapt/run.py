@@ -188,9 +188,7 @@ def _train(
 
 def _own(adapted: Adapted) -> dict[str, Tensor]:
     """Return all tensors of the task that are not the base's: also those that a task's file may leave out."""
-    shared = {id(parameter) for parameter in adapted.base.parameters()}
-    task = adapted.task(TASK)
-    return {name: tensor for name, tensor in task.state_dict(keep_vars=True).items() if id(tensor) not in shared}
+    return dict(adapted.task(TASK).state_dict(keep_vars=True))
 
 
 def _save(config: AdaptConfig, adapted: Adapted, run: RunFolder, trainer: Classifier, history: list[float]) -> None:

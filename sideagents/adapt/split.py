@@ -49,8 +49,7 @@ def _drop(body: nn.Module, name: str) -> None:
     known = [each for each, part in body.named_modules() if isinstance(part, nn.Linear)]
     if name not in dict(body.named_modules()) or not name:
         raise BaseError(f"{type(body).__name__} has no layer {name!r} to replace{nearest(name, known)}")
-    owner, _, last = name.rpartition(".")
-    setattr(body.get_submodule(owner), last, nn.Identity())
+    body.set_submodule(name, nn.Identity())
 
 
 def _size_of(model: nn.Module) -> tuple[int, int]:

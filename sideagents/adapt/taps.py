@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from sideagents.adapt.method import Adaptation
 from sideagents.adapt.plain import encoder_of
 from sideagents.core.base import FrozenBase
+from sideagents.core.modes import modes_kept
 from sideagents.core.trainable import TrainableBase, shared_view
 from sideagents.errors import CheckpointError, SideAgentsError, nearest
 
@@ -103,13 +104,13 @@ class Taps(Adaptation):
         scores = torch.stack([gate.score for gate in gates(net).values()])
         return cast(Tensor, net.lam) * scores.abs().mean()
 
-    def stored(self, net: nn.Module, base: FrozenBase) -> dict[str, Tensor]:
+    def stored(self, net: nn.Module) -> dict[str, Tensor]:
         """Return scores, BatchNorm and the differences of the layers that are the task's own."""
-        tensors = super().stored(net, base)
+        tensors = super().stored(net)
         closed = {id(gate.delta) for gate in gates(net).values() if not gate.active}
         return {name: tensor for name, tensor in tensors.items() if id(tensor) not in closed}
 
-    def restore(self, net: nn.Module, base: FrozenBase, tensors: Mapping[str, Tensor], where: str) -> None:
+    def restore(self, net: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
         """Put scores first: they say which differences the file holds; the others are zero."""
         for name, part in net.named_modules():
             if isinstance(part, Gated) and f"{name}.score" in tensors:
@@ -119,7 +120,7 @@ class Taps(Adaptation):
                 with torch.no_grad():
                     part.score.copy_(score)
                     part.delta.zero_()
-        super().restore(net, base, tensors, where)
+        super().restore(net, tensors, where)
 
     def vanishing(self, net: nn.Module) -> Iterator[nn.Module]:
         """Yield the gates: a difference becomes part of its weight."""
@@ -130,13 +131,11 @@ class Taps(Adaptation):
         """Return a plain network: open layers hold base + difference, closed ones the base's weights."""
         # torch's remove_parametrizations takes the weight from every copy of the module, so values are carried over
         plain, view = TrainableBase(base, "batch"), cast(TrainableBase, net)
-        modes = [(part, part.training) for part in net.modules()]
-        view.eval()
-        for name, tensor in (*plain.encoder.named_parameters(), *plain.encoder.named_buffers()):
-            owner, _, last = name.rpartition(".")
-            tensor.copy_(getattr(view.encoder.get_submodule(owner), last))
-        for part, mode in modes:
-            part.training = mode
+        with modes_kept(view):
+            view.eval()
+            for name, tensor in (*plain.encoder.named_parameters(), *plain.encoder.named_buffers()):
+                owner, _, last = name.rpartition(".")
+                tensor.copy_(getattr(view.encoder.get_submodule(owner), last))
         return encoder_of(plain)
 
 

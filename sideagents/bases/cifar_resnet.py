@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sideagents.bases.blocks import BasicBlock
 from sideagents.bases.files import fit_weights, read_tensors
 from sideagents.core.base import FrozenBase
 from sideagents.errors import BaseError
@@ -16,22 +17,15 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DEPTHS = ("resnet20", "resnet32", "resnet44", "resnet56")
 
 
-class _Block(nn.Module):
-    """Two 3x3 convolutions; where a block halves, the shortcut skips every second pixel and pads channels with 0."""
+class _Shortcut(nn.Module):
+    """Every `stride`-th pixel, with `pad` channels of 0 on both sides."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, stride: int, pad: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self._stride, self._pad = stride, (outputs - inputs) // 2
+        self._stride, self._pad = stride, pad
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
-        if self._pad:
-            x = functional.pad(x[:, :, :: self._stride, :: self._stride], (0, 0, 0, 0, self._pad, self._pad))
-        return functional.relu(out + x)
+        return functional.pad(x[:, :, :: self._stride, :: self._stride], (0, 0, 0, 0, self._pad, self._pad))
 
 
 class CifarResNet(nn.Module):
@@ -57,8 +51,9 @@ class CifarResNet(nn.Module):
 
     @staticmethod
     def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
-        first = _Block(inputs, outputs, stride)
-        return nn.Sequential(first, *(_Block(outputs, outputs, 1) for _ in range(blocks - 1)))
+        shortcut = None if inputs == outputs else _Shortcut(stride, (outputs - inputs) // 2)
+        first = BasicBlock(inputs, outputs, stride, shortcut)
+        return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
     def taps(self, images: Tensor) -> list[Tensor]:
         """Return the activations after stem and stages: (B, 16, 32, 32) twice, (B, 32, 16, 16), (B, 64, 8, 8)."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sideagents.bases.blocks import BasicBlock
 from sideagents.bases.files import fit_weights, read_tensors
 from sideagents.core.base import FrozenBase
 
@@ -16,24 +17,15 @@ _WIDTHS = (64, 128, 256)
 _STEM = 32
 
 
-class _Block(nn.Module):
-    """Two 3x3 convolutions; a halving block's shortcut averages 2x2 pixels and doubles the channels with zeros."""
+class _Shortcut(nn.Module):
+    """The mean of 2x2 pixels, with `pad` channels of 0 appended."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, pad: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self._halves, self._pad = stride == 2, outputs - inputs
+        self._pad = pad
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
-        if self._halves:
-            x = functional.avg_pool2d(x, 2)
-        if self._pad:
-            x = functional.pad(x, (0, 0, 0, 0, 0, self._pad))
-        return functional.relu(out + x)
+        return functional.pad(functional.avg_pool2d(x, 2), (0, 0, 0, 0, 0, self._pad))
 
 
 class ResNet26(nn.Module):
@@ -52,7 +44,8 @@ class ResNet26(nn.Module):
         stages: list[nn.Module] = []
         inputs = stem
         for width in widths:
-            blocks = [_Block(inputs, width, 2), *(_Block(width, width, 1) for _ in range(3))]
+            first = BasicBlock(inputs, width, 2, _Shortcut(width - inputs))
+            blocks = [first, *(BasicBlock(width, width, 1) for _ in range(3))]
             stages.append(nn.Sequential(*blocks))
             inputs = width
         self.layer1, self.layer2, self.layer3 = stages

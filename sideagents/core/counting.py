@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sideagents.core.modes import modes_kept
+
 
 def multiply_adds(module: nn.Module, input_shape: Sequence[int]) -> int:
     """Count the multiply-adds of one forward pass over convolutions and linear layers.
@@ -30,14 +32,11 @@ def multiply_adds(module: nn.Module, input_shape: Sequence[int]) -> int:
 
     layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
     hooks = [layer.register_forward_hook(count) for layer in module.modules() if isinstance(layer, layers)]
-    modes = [(part, part.training) for part in module.modules()]
     parameter = next(module.parameters(), torch.zeros(0))
     try:
-        with torch.no_grad():
+        with modes_kept(module), torch.no_grad():
             module.eval()(torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype))
     finally:
-        for part, mode in modes:
-            part.training = mode
         for hook in hooks:
             hook.remove()
     return total
@@ -66,19 +65,16 @@ def activation_bytes(module: nn.Module, images: Tensor) -> int:
             alive.append(tensor)  # or its memory might be given to another one
         return tensor
 
-    modes = [(part, part.training) for part in module.modules()]
     state = {name: tensor.clone() for name, tensor in module.named_buffers()}
     try:
-        module.train()
         with (
+            modes_kept(module),
             torch.enable_grad(),
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             torch.random.fork_rng(),
         ):
-            output = module(images)
+            output = module.train()(images)
     finally:
-        for part, mode in modes:
-            part.training = mode
         for name, tensor in module.named_buffers():
             tensor.copy_(state[name])
     del output

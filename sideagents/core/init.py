@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sideagents.core.base import FrozenBase
+from sideagents.core.modes import modes_kept
 from sideagents.core.trainable import TrainableBase
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.run.tensors import load_tensors
@@ -90,8 +91,5 @@ def _output_layers(side: nn.Module) -> list[nn.Module]:
 
 
 def _energy(side: nn.Module, images: Tensor) -> float:
-    modes = [(module, module.training) for module in side.modules()]
-    energy = float(side.eval()(images).float().square().mean().sqrt())
-    for module, mode in modes:
-        module.training = mode
-    return energy
+    with modes_kept(side):
+        return float(side.eval()(images).float().square().mean().sqrt())

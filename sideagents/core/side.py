@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from sideagents.core.base import FrozenBase
 from sideagents.core.dotted import build, import_network, is_dotted
+from sideagents.core.modes import modes_kept
 from sideagents.core.trainable import TrainableBase, trainable_copy
 from sideagents.errors import SideAgentsError
 from sideagents.registry import Registry
@@ -175,16 +176,13 @@ def check_side(
     side: nn.Module, name: str, out_shape: Sequence[int], in_channels: int, input_size: tuple[int, int]
 ) -> None:
     """Raise `SideAgentsError` unless the side maps such images to codes of that shape."""
-    modes = [(module, module.training) for module in side.modules()]
     wanted = f"{in_channels}-channel {input_size[0]}x{input_size[1]} images to codes of shape {tuple(out_shape)}"
     try:
-        code = side.eval()(torch.full((1, in_channels, *input_size), 0.5, device=_device(side)))
+        with modes_kept(side):
+            code = side.eval()(torch.full((1, in_channels, *input_size), 0.5, device=_device(side)))
     except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SideAgentsError(f"side {name!r} must map {wanted}, but fails on them: {reason}") from error
-    finally:
-        for module, mode in modes:
-            module.training = mode
     if not isinstance(code, Tensor) or tuple(code.shape[1:]) != tuple(out_shape):
         given = tuple(code.shape[1:]) if isinstance(code, Tensor) else type(code).__name__
         raise SideAgentsError(f"side {name!r} must map {wanted}, but gives {given}")

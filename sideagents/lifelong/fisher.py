@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
+from sideagents.core.modes import modes_kept
 from sideagents.errors import SideAgentsError, nearest
 
 FisherKind = Literal["exact", "empirical", "batched"]
@@ -57,7 +57,8 @@ def fisher_information(
     trained = {name: p for name, p in parameters.items() if p.requires_grad}
     images, labels = _draw(images, labels, samples, generator)
     totals = {name: _wide(torch.zeros_like(p)) for name, p in trained.items()}
-    with _eval_mode(module), torch.autocast(images.device.type, enabled=False), torch.enable_grad():
+    with modes_kept(module), torch.autocast(images.device.type, enabled=False), torch.enable_grad():
+        module.eval()
         _require_classes(logits, images)
         if trained and kind == "batched":
             starts = range(0, len(images), batch_size)
@@ -93,17 +94,6 @@ def _add_squares(totals: dict[str, Tensor], scalar: Tensor, trained: Mapping[str
     for name, gradient in zip(trained, gradients, strict=True):
         if gradient is not None:
             totals[name] += _wide(gradient).square()
-
-
-@contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 def _require_own(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:

@@ -6,6 +6,7 @@ as the paper's comparisons do.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import cast
 
@@ -31,7 +32,7 @@ from sideagents.lifelong.stream import StreamTask
 from sideagents.registry import Registry
 
 
-class Learner(nn.Module):
+class Learner(nn.Module, ABC):
     """A method over a sequence of tasks; `nets` and `readouts` are all that is trained.
 
     A task begins (`begin`), is trained by whoever calls `forward` and `penalty`, and ends (`end`). Tasks are numbers
@@ -39,6 +40,7 @@ class Learner(nn.Module):
     """
 
     reads_codes = False  # whether the base's codes can be given instead of the base being run
+    shares_net = False  # whether one network serves all tasks
 
     def __init__(self, config: LifelongConfig, base: FrozenBase, tasks: Sequence[StreamTask]) -> None:
         super().__init__()
@@ -48,18 +50,21 @@ class Learner(nn.Module):
 
     def begin(self, task: int) -> None:
         """Make what a new task needs."""
-        if task >= len(self.nets):
+        if task >= len(self.nets) and not (self.shares_net and self.nets):
             self.nets.append(self.make_net())
         self._add_readout(task)
+
+    def _net(self, task: int) -> nn.Module:
+        return self.nets[0 if self.shares_net else task]
 
     def _add_readout(self, task: int) -> None:
         width = self.base.out_shape[0]
         norm = [nn.GroupNorm(self.config.norm_groups, width, affine=False)] if self.config.norm_groups else []
         self.readouts.append(nn.Sequential(*norm, nn.Linear(width, self.tasks[task].classes)))
 
+    @abstractmethod
     def make_net(self) -> nn.Module:
         """Make the network of a task."""
-        raise NotImplementedError
 
     def check(self) -> None:
         """Raise `SideAgentsError` where the configured parts do not fit; called before anything is trained."""
@@ -67,7 +72,7 @@ class Learner(nn.Module):
 
     def code(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
         """Return the code (B, width) that a task's readout reads; images uint8 or in [0, 1]."""
-        net = cast(SideTuned, self.nets[task])
+        net = self._net(task)
         return cast(Tensor, net(images, codes) if self.reads_codes else net(images))
 
     def forward(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
@@ -76,7 +81,7 @@ class Learner(nn.Module):
 
     def trained(self, task: int) -> nn.Module:
         """Return what an optimizer trains in a task."""
-        return nn.ModuleList([self.nets[task], self.readouts[task]])
+        return nn.ModuleList([self._net(task), self.readouts[task]])
 
     def penalty(self) -> Tensor:
         """Return what is added to the loss."""
@@ -147,26 +152,10 @@ class Independent(Learner):
         return self._composite()
 
 
-class FineTune(Learner):
+class FineTune(Independent):
     """One network for all tasks, trained on one after the other."""
 
-    def make_net(self) -> nn.Module:
-        """Make the composite."""
-        return self._composite()
-
-    def begin(self, task: int) -> None:
-        """Make the network once."""
-        if not len(self.nets):
-            self.nets.append(self.make_net())
-        self._add_readout(task)
-
-    def code(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
-        """Return the one network's code."""
-        return cast(Tensor, self.nets[0](images))
-
-    def trained(self, task: int) -> nn.Module:
-        """Return the network and the task's readout."""
-        return nn.ModuleList([self.nets[0], self.readouts[task]])
+    shares_net = True
 
 
 class ElasticWeights(FineTune):
@@ -214,17 +203,13 @@ class ElasticWeights(FineTune):
 class Superposition(Learner):
     """All tasks in one set of weights under keys (PSP)."""
 
+    shares_net = True
+
     def make_net(self) -> nn.Module:
         """Superpose the composite."""
         settings = self.config.psp
         count = max(1, len(self.tasks))
         return superpose(self._composite(), count, settings.kind, self.config.seed, skip_first=settings.skip_first)
-
-    def begin(self, task: int) -> None:
-        """Make the network once."""
-        if not len(self.nets):
-            self.nets.append(self.make_net())
-        self._add_readout(task)
 
     def code(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
         """Return the code under the task's key."""
@@ -241,14 +226,22 @@ class Progressive(Learner):
     As in the side-tuning authors' code: columns start as sides do, and an alpha per task weighs base and column.
     """
 
+    shares_net = True
+
     def __init__(self, config: LifelongConfig, base: FrozenBase, tasks: Sequence[StreamTask]) -> None:
         super().__init__(config, base, tasks)
         if not isinstance(base.encoder, CifarResNet) or config.side != "fcn4" or config.merge != "alpha":
             raise ConfigError("method pnn: columns of fcn4 beside a base cifar:resnet..., merge alpha, is what it is")
-        make = lambda: cast(FCN4, self._side())  # noqa: E731
-        self.nets.append(ProgressiveFCN4(make, stem=config.pnn.stem, dense=config.pnn.dense))
+        self.nets.append(self.make_net())
         self.alphas = nn.ModuleList()
         self._merge = AlphaMerge(base.out_shape)
+
+    def make_net(self) -> nn.Module:
+        """Make the network whose columns tasks will add."""
+        return ProgressiveFCN4(self._column, stem=self.config.pnn.stem, dense=self.config.pnn.dense)
+
+    def _column(self) -> FCN4:
+        return cast(FCN4, self._side())
 
     def check(self) -> None:
         """Have nothing else to check: it was made."""
@@ -260,9 +253,9 @@ class Progressive(Learner):
 
     def begin(self, task: int) -> None:
         """Add a column."""
+        super().begin(task)
         self.columns.add_column()
         self.alphas.append(make_alpha(self.config.alpha))
-        self._add_readout(task)
 
     def code(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
         """Return base and column blended; both read the base's activations once."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
@@ -22,7 +23,7 @@ from sideagents.registry import Registry
 KeyKind = Literal["binary", "rotation", "complex"]
 
 
-class Key(nn.Module):
+class Key(nn.Module, ABC):
     """The key of one layer and one task: a buffer drawn from a seed, never trained.
 
     weight: (outputs, inputs, ...) of the layer, for shape, type and device.
@@ -31,13 +32,13 @@ class Key(nn.Module):
     def __init__(self, weight: Tensor, generator: torch.Generator) -> None:
         super().__init__()
 
+    @abstractmethod
     def forward(self, stored: Tensor) -> Tensor:
         """Return this task's weight out of what all tasks share."""
-        raise NotImplementedError
 
+    @abstractmethod
     def store(self, weight: Tensor) -> Tensor:
         """Return what to share so that `forward` gives `weight` back."""
-        raise NotImplementedError
 
 
 class BinaryKey(Key):
