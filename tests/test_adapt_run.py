@@ -150,23 +150,3 @@ def test_the_command(data: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) 
     assert main(["adapt", "vision/adapters_cifar", *words, "--json", "result.json"]) == 0
     assert json.loads((tmp_path / "result.json").read_text())["method"] == "features"
     assert "wrote runs/adapters_cifar_1" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["adapt", "vision/adapters_cifar"], "data: no such folder cifar100"),
-        (["adapt", "lifelong/icifar"], "is a configuration of kind 'lifelong', one of `kind: adapt` is needed here"),
-        (["train", "vision/adapters_cifar"], "is a configuration of `sideagents adapt`, an agent's is needed here"),
-    ],
-)
-def test_mistakes_are_one_line_and_leave_nothing(
-    words: list[str], message: str, tmp_path: Path, capsys: Any, monkeypatch: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SIDEAGENTS_DATA", raising=False)
-    assert main(words) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
-    assert not list(tmp_path.iterdir())

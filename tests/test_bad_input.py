@@ -52,6 +52,7 @@ def made(homes, tmp_path_factory) -> Path:  # noqa: F811
 @pytest.fixture
 def place(homes, made, tmp_path, monkeypatch) -> Place:  # noqa: F811
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SIDEAGENTS_DATA", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     return Place(tmp_path, [*homes, "task.max_steps=60"], made)
 
@@ -194,6 +195,15 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
         lambda p: ["demos", "pointnav/demo", *p.good, "seed=9", "--out", str(p.demos())], "holds demonstrations with"
     ),
     "nothing to learn": (demos_of(lambda d: None, "clone.epochs=0.0"), "there is nothing to train"),
+    # kinds of configurations
+    "adapt without data": (lambda p: ["adapt", "vision/adapters_cifar"], "data: no such folder cifar100"),
+    "adapt by a sequence": (lambda p: ["adapt", "lifelong/icifar"], "is a configuration of kind 'lifelong', one of"),
+    "train by adapters": (lambda p: ["train", "vision/adapters_cifar"], "is a configuration of `sideagents adapt`"),
+    "lifelong without data": (lambda p: ["lifelong", "lifelong/icifar", "data=nowhere"], "no such folder nowhere"),
+    "lifelong by an agent": (lambda p: ["lifelong", "pointnav/demo"], "one of `kind: lifelong` is needed here"),
+    "train by a sequence": (lambda p: ["train", "lifelong/icifar"], "is a configuration of `sideagents lifelong`"),
+    "unknown key of a sequence": (lambda p: ["lifelong", "lifelong/icifar", "stepz=3"], "did you mean 'steps'"),
+    "lifelong of nothing": (lambda p: ["lifelong"], "lifelong needs a CONFIG"),
     # pretraining
     "pretrain without data": (lambda p: ["pretrain", "task=depth"], "the key 'data' is missing"),
     "pretrain on nothing": (lambda p: ["pretrain", "task=depth", "data=nowhere"], "nowhere"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
 import pytest
 
 from sideagents.errors import SideAgentsError
-from sideagents.run.cells import Cell, pending, read_rows, run_cells, select
+from sideagents.run.cells import Cell, add_cell_options, append_row, newest_rows, pending, read_rows, run_cells, select
 
 CELLS = [Cell({"method": m, "seed": s}, "abc", 10.0) for m in ("side", "fine") for s in (1, 2)]
 
@@ -72,3 +73,19 @@ def test_broken_line_is_named(tmp_path: Path) -> None:
     path.write_text(json.dumps({"cell": {}}) + "\n{broken\n")
     with pytest.raises(SideAgentsError, match=r"table\.jsonl:2: not a line of JSON"):
         read_rows(path)
+
+
+def test_of_a_cell_that_ran_twice_the_last_row_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    for seed, digest in ((1, "old"), (2, "old"), (1, "new")):
+        append_row(path, {"cell": {"seed": seed}, "config_hash": digest})
+    assert [(row["cell"]["seed"], row["config_hash"]) for row in newest_rows(path)] == [(1, "new"), (2, "old")]
+
+
+def test_the_options_of_a_table() -> None:
+    parser = argparse.ArgumentParser()
+    add_cell_options(parser, "method=pnn")
+    args = parser.parse_args(["--only", "seed=1", "method=pnn", "--minutes", "5"])
+    assert (args.only, args.minutes, args.show) == (["seed=1", "method=pnn"], 5.0, False)
+    assert args.results == Path("docs/results")
+    assert "cells to run, e.g. method=pnn" in parser.format_help()

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from sideagents.data.images import ImageSet
+from sideagents.data.images import LabelledImages
 from sideagents.errors import SideAgentsError
 from sideagents.train.classify import Classifier, ClassifyConfig, augmented, batches, judge
 
 
-def colours(count: int = 40) -> ImageSet:
+def colours(count: int = 40) -> LabelledImages:
     """Two classes: dark and bright images."""
     labels = torch.arange(count) % 2
     images = (60 + 120 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4).contiguous()
-    return ImageSet(images, labels, ("dark", "bright"))
+    return LabelledImages(images, labels, ("dark", "bright"))
 
 
 class Net(nn.Module):

@@ -10,17 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from sideagents.data.images import ImageSet, fit_short, fit_square, read_image, read_images
+from sideagents.data.images import LabelledImages, fit_short, fit_square, read_image, read_images
 from sideagents.errors import SideAgentsError
 
 
-def numbered(labels: list[int], classes: int = 3) -> ImageSet:
+def numbered(labels: list[int], classes: int = 3) -> LabelledImages:
     """An image set whose image i has the value i everywhere."""
     images = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
-    return ImageSet(images, torch.tensor(labels, dtype=torch.int64), tuple("abcdefg"[:classes]))
+    return LabelledImages(images, torch.tensor(labels, dtype=torch.int64), tuple("abcdefg"[:classes]))
 
 
-def values(images: ImageSet) -> list[int]:
+def values(images: LabelledImages) -> list[int]:
     return [int(value) for value in images.images[:, 0, 0, 0]]
 
 
@@ -38,7 +38,7 @@ def values(images: ImageSet) -> list[int]:
 )
 def test_what_does_not_fit_is_refused(images: torch.Tensor, labels: torch.Tensor, fault: str) -> None:
     with pytest.raises(SideAgentsError) as caught:
-        ImageSet(images, labels, ("a", "b", "c"))
+        LabelledImages(images, labels, ("a", "b", "c"))
     assert fault in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -187,25 +187,3 @@ def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     result = json.loads((tmp_path / "result.json").read_text())
     assert {"mean_accuracy", "per_task", "forgetting"} <= result.keys()
     assert "wrote runs/icifar_demo_1" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["lifelong", "lifelong/icifar", "data=nowhere"], "data: no such folder nowhere"),
-        (["lifelong", "pointnav/demo"], "is a configuration of kind 'agent', one of `kind: lifelong` is needed here"),
-        (["train", "lifelong/icifar"], "is a configuration of `sideagents lifelong`, an agent's is needed here"),
-        (["lifelong", "lifelong/icifar", "stepz=3"], "unknown key 'stepz', did you mean 'steps'"),
-        (["lifelong"], "lifelong needs a CONFIG"),
-    ],
-)
-def test_mistakes_are_one_line_and_leave_nothing(
-    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SIDEAGENTS_DATA", raising=False)
-    assert main(words) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
-    assert not list(tmp_path.iterdir())

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sideagents.data.images import ImageSet
+from sideagents.data.images import LabelledImages
 from sideagents.errors import SideAgentsError
 from sideagents.lifelong.stream import cut
 
 
-def image_set(per_class: int) -> ImageSet:
+def image_set(per_class: int) -> LabelledImages:
     labels = torch.arange(6).repeat(per_class)
     images = labels.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2).contiguous()
-    return ImageSet(images, labels, tuple("abcdef"))
+    return LabelledImages(images, labels, tuple("abcdef"))
 
 
 def test_classes_are_cut_in_their_order_and_counted_from_0():

@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sideagents.bases import load_base
-from sideagents.run.cells import Cell, read_rows, run_cells, select
+from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_cells, select
 from sideagents.run.config import config_hash
 from sideagents_envs.buildings import GENERATOR_VERSION
 from sideagents_policies.build import load_agent
@@ -96,9 +97,9 @@ def work(cell: Cell) -> dict[str, Any]:
 
 def rows_of(table: str, results: Path) -> list[dict[str, Any]]:
     """Return the finished rows of a table, in its order; the table of demonstrations shows some cells of bc too."""
-    rows = read_rows(results / f"navigation_{table}.jsonl")
+    rows = newest_rows(results / f"navigation_{table}.jsonl")
     if table == "demos":
-        others = read_rows(results / "navigation_bc.jsonl")
+        others = newest_rows(results / "navigation_bc.jsonl")
         rows += [r for r in others if r["cell"]["base"] == "denoising" and r["cell"]["method"] != "stagewise"]
     return sorted(rows, key=_order)
 
@@ -127,14 +128,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing of the tables, or print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", default=list(_ESTIMATE_S), metavar="TABLE", help="bc, ppo, demos (all)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="KEY=VALUE", help="cells to run, e.g. method=sidetune")
+    add_cell_options(parser, "method=sidetune")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
-    parser.add_argument("--minutes", type=float, default=90.0, help="start no cell that would end later (default 90)")
-    parser.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of the rows")
-    parser.add_argument("--show", action="store_true", help="print the tables and run nothing")
     args = parser.parse_args(argv)
     if under_launcher():
         parser.error("every cell starts its own processes: run it without torchrun")
+    end = time.monotonic() + 60 * args.minutes
     for table in args.tables:
         if table not in _ESTIMATE_S:
             parser.error(f"unknown table {table!r} (choose from {', '.join(_ESTIMATE_S)})")
@@ -142,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not args.show:
             keys = keys_of(table, args.seeds)
             cells = [Cell(key, settings_of(key), _ESTIMATE_S[table]) for key in keys]
-            run_cells(path, select(cells, args.only), work, limit_s=60 * args.minutes)
+            run_cells(path, select(cells, args.only), work, limit_s=end - time.monotonic())
         rows = rows_of(table, args.results)
         print(f"\n{table}\n{table_of(rows)}" if rows else f"\n{table}: no cell is done yet")
     return 0

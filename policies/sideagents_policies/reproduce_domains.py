@@ -23,7 +23,7 @@ from sideagents.adapt.run import adapt_run, read_data, require_data
 from sideagents.adapt.svd import compress_adapters
 from sideagents.bases import load_base
 from sideagents.errors import SideAgentsError
-from sideagents.run.cells import Cell, read_rows, run_cells, select
+from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_cells, select
 from sideagents.run.config import config_hash, load_config
 from sideagents.run.figures import new_figure, save_figure
 from sideagents.run.seeding import seed_everything
@@ -175,12 +175,9 @@ def plot(rows: Sequence[Row], path: Path) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the cells that are missing, or print the table and draw the trade-off."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=[], metavar="KEY=VALUE", help="cells to run, e.g. domain=gtsrb")
+    add_cell_options(parser, "domain=gtsrb")
     parser.add_argument("--base", type=Path, default=BASE, help=f"the base's weights (default {BASE})")
-    parser.add_argument("--minutes", type=float, default=90.0, help="start no cell that would end later (default 90)")
-    parser.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of the rows")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the trade-off of accuracy and weights")
-    parser.add_argument("--show", action="store_true", help="print the table and run nothing")
     args = parser.parse_args(argv)
     path = args.results / "domains.jsonl"
     if not args.show:
@@ -188,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise SideAgentsError(f"{args.base}: no such base; `sideagents adapt vision/resnet26_cifar` trains it")
         cells = [Cell(key, settings_of(key, args.base), 60 * _MINUTES[str(key["domain"])]) for key in keys_of()]
         run_cells(path, select(cells, args.only), lambda cell: work(cell, args.base), limit_s=60 * args.minutes)
-    rows = read_rows(path)
+    rows = newest_rows(path)
     print(table_of(rows) or "no cell is done yet")
     if args.plot is not None and rows:
         print(f"wrote {plot(rows, args.plot)}")

@@ -10,7 +10,7 @@ ewc       EWC's strength, judged on 50 training images of each class
 from __future__ import annotations
 
 import argparse
-import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from sideagents.errors import SideAgentsError
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.metrics import average_rank, rigidity
 from sideagents.lifelong.run import lifelong, require_data
-from sideagents.run.cells import Cell, read_rows, run_cells, select
+from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_cells, select
 from sideagents.run.config import config_hash, load_config
 from sideagents.run.stats import bootstrap_interval
 from sideagents_policies.checks import read_lifelong
@@ -68,7 +68,7 @@ def settings_of(key: Key, results: Path) -> str:
 
 def best_strength(results: Path) -> float:
     """Return the strength with the best mean accuracy on held-out images; raises before all of them are measured."""
-    rows = {row["cell"]["strength"]: row["mean_accuracy"] for row in _newest(results / "icifar_ewc.jsonl")}
+    rows = {row["cell"]["strength"]: row["mean_accuracy"] for row in newest_rows(results / "icifar_ewc.jsonl")}
     if set(rows) != set(STRENGTHS):
         raise SideAgentsError(f"EWC's strength is not chosen yet: run the table ewc first ({len(rows)} cells are done)")
     return float(max(rows, key=lambda strength: rows[strength]))
@@ -104,8 +104,8 @@ def cells_of(table: str, seeds: Sequence[int], results: Path) -> list[Cell]:
 
 def table_of(results: Path) -> str:
     """Return the comparison of methods as Markdown: means over seeds with 95 % intervals over seeds and tasks."""
-    rows = _newest(results / "icifar_methods.jsonl")
-    first = _trained_first(rows, _newest(results / "icifar_first.jsonl"))
+    rows = newest_rows(results / "icifar_methods.jsonl")
+    first = _trained_first(rows, newest_rows(results / "icifar_first.jsonl"))
     by_method = {name: [row for row in rows if row["cell"]["method"] == name] for name in METHODS}
     by_method = {name: found for name, found in by_method.items() if found}
     errors = {name: np.mean([1 - np.array(row["per_task"]) for row in found], 0) for name, found in by_method.items()}
@@ -143,11 +143,6 @@ def _trained_first(rows: Sequence[Row], alone: Sequence[Row]) -> dict[tuple[str,
     return found
 
 
-def _newest(path: Path) -> list[Row]:
-    """Return the last row of each cell: one that was run again, with other settings, replaces what was before."""
-    return list({json.dumps(row["cell"], sort_keys=True): row for row in read_rows(path)}.values())
-
-
 def _floats(matrix: Sequence[Sequence[float | None]]) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array([[np.nan if value is None else value for value in row] for row in matrix], np.float64)
 
@@ -158,11 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "tables", nargs="*", default=["ewc", "methods", "first"], metavar="TABLE", help=", ".join(TABLES)
     )
-    parser.add_argument("--only", nargs="+", default=[], metavar="KEY=VALUE", help="cells to run, e.g. method=pnn")
+    add_cell_options(parser, "method=pnn")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--minutes", type=float, default=90.0, help="start no cell that would end later (default 90)")
-    parser.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of the rows")
-    parser.add_argument("--show", action="store_true", help="print the comparison and run nothing")
     args = parser.parse_args(argv)
     for table in args.tables:
         if table not in TABLES:
@@ -170,9 +162,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.show:
         every = [key for table in args.tables for key in keys_of(table, args.seeds)]
         wanted = [cell.key for cell in select([Cell(key, "", 0.0) for key in every], args.only)]
+        end = time.monotonic() + 60 * args.minutes
         for table in args.tables:
             cells = [cell for cell in cells_of(table, args.seeds, args.results) if cell.key in wanted]
             path = args.results / f"icifar_{table}.jsonl"
-            run_cells(path, cells, lambda cell: work(cell, args.results), limit_s=60 * args.minutes)
+            run_cells(path, cells, lambda cell: work(cell, args.results), limit_s=end - time.monotonic())
     print(table_of(args.results) or "no cell of the comparison is done yet")
     return 0

@@ -21,7 +21,7 @@ from sideagents.core.trainable import TrainableBase
 from sideagents.data.cifar import load_cifar
 from sideagents.data.decathlon import load_decathlon
 from sideagents.data.folders import load_folder
-from sideagents.data.images import ImageSet
+from sideagents.data.images import LabelledImages
 from sideagents.data.mosaics import load_mosaics
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.run.checkpoint import load_checkpoint, restore_optimizer, restore_tensors, save_checkpoint
@@ -72,7 +72,7 @@ def require_data(config: AdaptConfig) -> None:
         raise ConfigError(line)
 
 
-def read_data(config: AdaptConfig) -> tuple[ImageSet, ImageSet]:
+def read_data(config: AdaptConfig) -> tuple[LabelledImages, LabelledImages]:
     """Return the images to train on and those to judge by; with `held_out` the test set is never opened."""
     train = _read(config, "train")
     test = None if config.held_out else _read(config, "test")
@@ -88,7 +88,7 @@ def read_data(config: AdaptConfig) -> tuple[ImageSet, ImageSet]:
     return (train.first_per_class(config.per_class) if config.per_class else train), test
 
 
-def _read(config: AdaptConfig, split: str) -> ImageSet:
+def _read(config: AdaptConfig, split: str) -> LabelledImages:
     root = Path(config.data)
     if config.reader == "cifar":
         return load_cifar(root, cast(Any, split))
@@ -136,7 +136,7 @@ def adapt_run(config: AdaptConfig, resume: bool = False) -> tuple[Path, dict[str
 
 
 def _train(
-    config: AdaptConfig, adapted: Adapted, run: RunFolder, train: ImageSet, test: ImageSet, resume: bool
+    config: AdaptConfig, adapted: Adapted, run: RunFolder, train: LabelledImages, test: LabelledImages, resume: bool
 ) -> dict[str, Any]:
     task = adapted.task(TASK)
     steps = math.ceil(len(train) / config.batch_size)

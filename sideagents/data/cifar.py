@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sideagents.data.images import ImageSet, first_line
+from sideagents.data.images import LabelledImages, first_line
 from sideagents.data.mosaics import CIFAR_MARK, Split, check_split, load_mosaics
 from sideagents.errors import SideAgentsError
 from sideagents.run.files import missing_message, read_bytes
@@ -52,7 +52,7 @@ _LAYOUTS = (
 )
 
 
-def load_cifar(root: Path, split: Split) -> ImageSet:
+def load_cifar(root: Path, split: Split) -> LabelledImages:
     """Read one split of CIFAR-10 or CIFAR-100 (fine labels), whichever `root` holds, in the order of its files.
 
     images: uint8 (50000 or 10000, 3, 32, 32). Pickles are read without running code. Raises `SideAgentsError` with
@@ -73,7 +73,7 @@ def load_cifar(root: Path, split: Split) -> ImageSet:
     )
 
 
-def _read_layout(folder: Path, layout: _Pickles, split: Split) -> ImageSet:
+def _read_layout(folder: Path, layout: _Pickles, split: Split) -> LabelledImages:
     meta = folder / layout.meta
     classes = tuple(str(_text(name)) for name in _column(_read_pickle(meta), meta, layout.names, (str, bytes)))
     images: list[NDArray[np.uint8]] = []
@@ -91,7 +91,7 @@ def _read_layout(folder: Path, layout: _Pickles, split: Split) -> ImageSet:
         images.append(data.pixels)
         labels += found
     stacked = torch.from_numpy(np.ascontiguousarray(np.concatenate(images))).view(-1, 3, _SIDE, _SIDE)
-    return ImageSet(stacked, torch.tensor(labels, dtype=torch.int64), classes)
+    return LabelledImages(stacked, torch.tensor(labels, dtype=torch.int64), classes)
 
 
 def _column(table: dict[object, Any], path: Path, key: str, kinds: tuple[type, ...]) -> list[Any]:

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sideagents.data.images import ImageSet, fit_short, read_images
+from sideagents.data.images import LabelledImages, fit_short, read_images
 from sideagents.errors import SideAgentsError, nearest
 from sideagents.run.files import read_json
 
@@ -62,8 +62,8 @@ DOMAINS = {
 
 
 @dataclass(frozen=True, eq=False)
-class DecathlonSet(ImageSet):
-    """An `ImageSet` of one domain, whose labels count from 0; label + `offset` is the challenge's category id.
+class DecathlonSet(LabelledImages):
+    """An `LabelledImages` of one domain, whose labels count from 0; label + `offset` is the challenge's category id.
 
     Parts taken of it are plain image sets.
     """

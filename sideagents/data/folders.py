@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from sideagents.data.images import ImageSet, fit_short, fit_square, read_images
+from sideagents.data.images import LabelledImages, fit_short, fit_square, read_images
 from sideagents.errors import SideAgentsError, nearest
 from sideagents.run.files import missing_message
 
@@ -22,7 +22,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 _RESIZES = ("square", "short")
 
 
-def load_folder(root: Path, size: int, resize: Literal["square", "short"]) -> ImageSet:
+def load_folder(root: Path, size: int, resize: Literal["square", "short"]) -> LabelledImages:
     """Read every image below the class folders of `root`; classes and images are sorted by name.
 
     images: uint8 (N, 3, size, size), bicubic. `square` gives up the aspect ratio, as ImageNet-to-Sketch's cropped
@@ -47,7 +47,7 @@ def load_folder(root: Path, size: int, resize: Literal["square", "short"]) -> Im
         labels += [label] * len(found)
     fit = partial(fit_square, size=size) if resize == "square" else partial(fit_short, short=size, crop=size)
     images = read_images(paths, fit, size, root.name)
-    return ImageSet(images, torch.tensor(labels), tuple(folder.name for folder in folders))
+    return LabelledImages(images, torch.tensor(labels), tuple(folder.name for folder in folders))
 
 
 def _images(folder: Path) -> list[Path]:

@@ -21,7 +21,7 @@ Fit = Callable[[Image.Image], Image.Image]
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
+class LabelledImages:
     """Images and one class each, all in memory.
 
     images: uint8 (N, 3, H, W). labels: int64 (N,) in 0..len(classes) - 1. classes: their names, by label. Raises
@@ -50,11 +50,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, index: Tensor) -> ImageSet:
+    def take(self, index: Tensor) -> LabelledImages:
         """Return the images at `index`, int64 (M,) or a mask bool (N,), with all classes kept."""
-        return ImageSet(self.images[index], self.labels[index], self.classes)
+        return LabelledImages(self.images[index], self.labels[index], self.classes)
 
-    def of_classes(self, first: int, count: int) -> ImageSet:
+    def of_classes(self, first: int, count: int) -> LabelledImages:
         """Return the images of the classes first .. first + count - 1 alone, their labels counted from 0.
 
         Raises `SideAgentsError` when there are no such classes.
@@ -64,9 +64,9 @@ class ImageSet:
                 f"classes {first}..{first + count - 1} are not there: the data has 0..{len(self.classes) - 1}"
             )
         chosen = (self.labels >= first) & (self.labels < first + count)
-        return ImageSet(self.images[chosen], self.labels[chosen] - first, self.classes[first : first + count])
+        return LabelledImages(self.images[chosen], self.labels[chosen] - first, self.classes[first : first + count])
 
-    def split_per_class(self, held_out: int, seed: int) -> tuple[ImageSet, ImageSet]:
+    def split_per_class(self, held_out: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
         """Return (rest, held out): `held_out` images of each class, drawn by `seed`, are kept apart.
 
         Both keep the order of the data. Raises `SideAgentsError` when a class would have no image left.
@@ -77,7 +77,7 @@ class ImageSet:
             apart[members[torch.randperm(len(members), generator=generator)[:held_out]]] = True
         return self.take(~apart), self.take(apart)
 
-    def first_per_class(self, count: int) -> ImageSet:
+    def first_per_class(self, count: int) -> LabelledImages:
         """Return the first `count` images of each class, in the order of the data.
 
         Raises `SideAgentsError` when a class has fewer.

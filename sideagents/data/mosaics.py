@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sideagents.data.images import ImageSet, first_line, read_image
+from sideagents.data.images import LabelledImages, first_line, read_image
 from sideagents.errors import SideAgentsError, nearest
 from sideagents.run.files import missing_message, read_bytes, read_json
 
@@ -42,7 +42,7 @@ _OMNIGLOT_SIDE = 105
 _OMNIGLOT_TRAIN_DRAWERS = 15  # of 20
 
 
-def load_mosaics(root: Path, split: Split) -> ImageSet:
+def load_mosaics(root: Path, split: Split) -> LabelledImages:
     """Read one split of a folder of mosaics; grey images become three equal channels.
 
     images: uint8 (N, 3, S, S), S as above; Omniglot's ink is 255 on 0. What is called the split: CIFAR-100's own;
@@ -64,7 +64,7 @@ def check_split(split: str) -> None:
         raise SideAgentsError(f"unknown split {split!r}{nearest(split, SPLITS)} (known: {', '.join(SPLITS)})")
 
 
-def _cifar(root: Path, split: Split) -> ImageSet:
+def _cifar(root: Path, split: Split) -> LabelledImages:
     classes = _names(root / CIFAR_MARK)
     path = root / f"{split}_filenames.txt.xz"
     try:
@@ -76,16 +76,16 @@ def _cifar(root: Path, split: Split) -> ImageSet:
         if name.partition("/")[0] not in table:
             raise SideAgentsError(f"{path}: {name!r} is in no class of {CIFAR_MARK}")
     labels = [table[name.partition("/")[0]] for name in names]
-    return ImageSet(_tiles(_shards(root, split), len(labels)), torch.tensor(labels), classes)
+    return LabelledImages(_tiles(_shards(root, split), len(labels)), torch.tensor(labels), classes)
 
 
-def _gtsrb(root: Path, split: Split) -> ImageSet:
+def _gtsrb(root: Path, split: Split) -> LabelledImages:
     path = root / "labels.npz"
     labels = _labels(_arrays(path, f"{split}_y")[f"{split}_y"], path, _GTSRB_CLASSES)
-    return ImageSet(_tiles(_shards(root, split), len(labels)), labels, _numbered(_GTSRB_CLASSES))
+    return LabelledImages(_tiles(_shards(root, split), len(labels)), labels, _numbered(_GTSRB_CLASSES))
 
 
-def _mnist(root: Path, split: Split) -> ImageSet:
+def _mnist(root: Path, split: Split) -> LabelledImages:
     path = root / "mnist_test.npz"
     arrays = _arrays(path, "x", "y")
     labels, grey = _labels(arrays["y"], path, _MNIST_CLASSES), arrays["x"]
@@ -93,10 +93,10 @@ def _mnist(root: Path, split: Split) -> ImageSet:
         raise SideAgentsError(f"{path}: x must be uint8 ({len(labels)}, H, W), got {grey.dtype} {grey.shape}")
     train = round(len(labels) * _MNIST_TRAIN)
     part = slice(train) if split == "train" else slice(train, None)
-    return ImageSet(_three_channels(grey[part]), labels[part], _numbered(_MNIST_CLASSES))
+    return LabelledImages(_three_channels(grey[part]), labels[part], _numbered(_MNIST_CLASSES))
 
 
-def _omniglot(root: Path, split: Split) -> ImageSet:
+def _omniglot(root: Path, split: Split) -> LabelledImages:
     path = root / "omniglot_small.npz"
     arrays = _arrays(path, "ink_packed", "y", "drawer")
     classes = _names(root / "classes.json")
@@ -110,7 +110,7 @@ def _omniglot(root: Path, split: Split) -> ImageSet:
         )
     part = (drawer <= _OMNIGLOT_TRAIN_DRAWERS) == (split == "train")
     ink = np.unpackbits(packed[part], axis=2, count=_OMNIGLOT_SIDE)
-    return ImageSet(_three_channels(ink * 255), labels[torch.from_numpy(part)], classes)
+    return LabelledImages(_three_channels(ink * 255), labels[torch.from_numpy(part)], classes)
 
 
 _LAYOUTS = {

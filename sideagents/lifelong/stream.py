@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sideagents.data.cifar import load_cifar
-from sideagents.data.images import ImageSet
+from sideagents.data.images import LabelledImages
 from sideagents.errors import SideAgentsError
 from sideagents.lifelong.config import LifelongConfig
 
@@ -17,8 +17,8 @@ class StreamTask:
 
     number: int
     name: str
-    train: ImageSet
-    test: ImageSet
+    train: LabelledImages
+    test: LabelledImages
 
     @property
     def classes(self) -> int:
@@ -43,7 +43,7 @@ def read_stream(config: LifelongConfig) -> list[StreamTask]:
     return [tasks[number] for number in config.order or range(len(tasks))]
 
 
-def cut(train: ImageSet, test: ImageSet, tasks: int) -> list[StreamTask]:
+def cut(train: LabelledImages, test: LabelledImages, tasks: int) -> list[StreamTask]:
     """Cut classes into tasks of equally many, in their order; raises `SideAgentsError` where that cannot be."""
     each, rest = divmod(len(train.classes), tasks)
     if rest or not each:

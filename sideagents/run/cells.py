@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import time
@@ -36,6 +37,19 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise SideAgentsError(f"{path}:{number}: not a line of JSON ({error.msg})") from None
     return rows
+
+
+def newest_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the last row of each cell: one that was run again, with other settings, replaces what was before."""
+    return list({json.dumps(row["cell"], sort_keys=True): row for row in read_rows(path)}.values())
+
+
+def add_cell_options(parser: argparse.ArgumentParser, example: str) -> None:
+    """Give a table's command its options `--only`, `--minutes`, `--results` and `--show`; example: of a KEY=VALUE."""
+    parser.add_argument("--only", nargs="+", default=[], metavar="KEY=VALUE", help=f"cells to run, e.g. {example}")
+    parser.add_argument("--minutes", type=float, default=90.0, help="start no cell that would end later (default 90)")
+    parser.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of the rows")
+    parser.add_argument("--show", action="store_true", help="print what is measured and run nothing")
 
 
 def pending(path: Path, cells: Sequence[Cell]) -> list[Cell]:

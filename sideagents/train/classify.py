@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sideagents.core.groups import parameter_groups
-from sideagents.data.images import ImageSet
+from sideagents.data.images import LabelledImages
 from sideagents.errors import SideAgentsError
 
 Logits = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, H, W) in [0, 1], their numbers (B,) -> (B, classes)
@@ -53,7 +53,7 @@ class Classifier:
     def fit(
         self,
         logits: Logits,
-        data: ImageSet,
+        data: LabelledImages,
         order: Iterable[Tensor],
         generator: torch.Generator,
         penalty: Callable[[], Tensor] | None = None,
@@ -88,7 +88,7 @@ class Classifier:
 
 
 @torch.no_grad()
-def judge(logits: Logits, data: ImageSet) -> tuple[float, float]:
+def judge(logits: Logits, data: LabelledImages) -> tuple[float, float]:
     """Return accuracy in [0, 1] and mean cross-entropy; the network must be in eval mode."""
     right, loss = 0, 0.0
     for index in torch.split(torch.arange(len(data)), _JUDGED_AT_ONCE):
