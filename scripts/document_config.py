@@ -105,9 +105,6 @@ MEANINGS = {
     "eval.n_envs": "environments that play side by side; results do not depend on it",
 }
 PRETRAIN_MEANINGS = {
-    "batch_size": "images of a mini-batch",
-    "learning_rate": "AdamW's highest",
-    "max_grad_norm": "gradients are clipped to this norm",
     "seed": "of the weights, the order of images, mirrors and noise",
 }
 RULES = (

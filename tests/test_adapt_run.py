@@ -19,6 +19,7 @@ from sideagents.bases import load_base
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
+from sideagents.train import loop
 from sideagents_policies.cli.main import main
 
 OPTIONS: dict[str, dict[str, Any]] = {"sidetune": {"side": "fcn4"}}
@@ -57,16 +58,16 @@ def test_a_stopped_run_goes_on_to_the_same_bytes_and_leaves_a_task(
     assert [float(row["eval/accuracy"]) for row in rows] == pytest.approx(result["epochs"])
 
     config = configured(data, tmp_path / "cut", method=method, penalty_warmup=1)
-    original = run_module._save
+    original = loop.save_checkpoint
 
-    def stop_after_the_first(*arguments: Any) -> None:
-        original(*arguments)
+    def stop_after_the_first(*arguments: Any, **more: Any) -> None:
+        original(*arguments, **more)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "_save", stop_after_the_first)
+    monkeypatch.setattr(loop, "save_checkpoint", stop_after_the_first)
     with pytest.raises(KeyboardInterrupt):
         adapt_run(config)
-    monkeypatch.setattr(run_module, "_save", original)
+    monkeypatch.setattr(loop, "save_checkpoint", original)
     run, again = adapt_run(config, resume=True)
     assert weights(run) == weights(whole)
     assert again == result

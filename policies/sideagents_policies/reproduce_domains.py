@@ -27,7 +27,8 @@ from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_cells,
 from sideagents.run.config import config_hash, load_config
 from sideagents.run.figures import new_figure, save_figure
 from sideagents.run.seeding import seed_everything
-from sideagents.train.classify import Classifier, batches, judge
+from sideagents.train.classify import classification_loss, judge
+from sideagents.train.loop import fit
 from sideagents_policies.checks import read_adapt
 from sideagents_policies.paths import config_path
 from sideagents_policies.tables import markdown_table
@@ -54,7 +55,7 @@ METHODS: dict[str, list[str]] = {
 }
 SVD = "svd"  # after `parallel` in every domain
 OFTEN = ("finetune", "parallel", "taps_0.5")  # run with three seeds
-_MINUTES = {"cifar": 40.0, "cifar_few": 5.0, "gtsrb": 20.0, "omniglot": 10.0, "mnist": 12.0}
+_MINUTES = {"cifar": 18.0, "cifar_few": 2.5, "gtsrb": 9.0, "omniglot": 4.5, "mnist": 5.5}
 _SVD_EPOCHS = 3
 
 Key = Mapping[str, str | int | float]
@@ -109,15 +110,15 @@ def _compressed(key: Key, config: AdaptConfig, base: Path) -> dict[str, Any]:
     compress_adapters(adapted)
     task = str(key["domain"])
     train, test = read_data(config)
-    generator = torch.Generator().manual_seed(config.seed)
-    steps = -(-len(train) // config.batch_size) * _SVD_EPOCHS
     gentler = config.model_copy(update={"learning_rate": config.learning_rate / 10})
 
     def logits(images: Tensor, index: Tensor) -> Tensor:
         return cast(Tensor, adapted(images, task))
 
-    trainer = Classifier(gentler, adapted.task(task), steps)
-    trainer.fit(logits, train, batches(len(train), config.batch_size, steps, generator), generator)
+    def loss(index: Tensor, generator: torch.Generator) -> Tensor:
+        return classification_loss(logits, train, config.augment, index, generator)
+
+    fit(adapted.task(task), loss, len(train), gentler, epochs=_SVD_EPOCHS, seed=config.seed, title=f"svd, {task}")
     accuracy, _ = judge(logits, test)
     own = adapted.costs(task, batch=32)
     return {**own, "accuracy": accuracy, "images": len(train), "classes": len(train.classes), **_shared(adapted, own)}

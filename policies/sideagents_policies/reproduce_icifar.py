@@ -31,8 +31,8 @@ from sideagents_policies.tables import markdown_table
 METHODS = ("sidetune", "sidetune_mlp", "features", "independent", "finetune", "ewc", "psp", "pnn")
 STRENGTHS = (1e2, 1e3, 1e4, 1e5)
 _FIRST = {"finetune": "independent", "ewc": "independent", "psp": "psp"}  # what a task trained first is, by method
-_MINUTES = {"sidetune": 3, "sidetune_mlp": 3, "features": 2, "pnn": 6, "ewc": 28}
-_MINUTES_OTHERS = 22  # those that train the base
+_MINUTES = {"sidetune": 3, "sidetune_mlp": 3, "features": 2, "pnn": 6, "ewc": 18}
+_MINUTES_OTHERS = 12  # those that train the base
 TABLES = ("ewc", "methods", "first")
 
 Key = Mapping[str, str | int | float]

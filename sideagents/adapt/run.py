@@ -24,13 +24,12 @@ from sideagents.data.folders import load_folder
 from sideagents.data.images import LabelledImages
 from sideagents.data.mosaics import load_mosaics
 from sideagents.errors import ConfigError, SideAgentsError
-from sideagents.run.checkpoint import load_checkpoint, restore_optimizer, restore_tensors, save_checkpoint
 from sideagents.run.config import config_hash, dump_config
 from sideagents.run.files import absent, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
-from sideagents.run.progress import Progress
-from sideagents.run.seeding import capture_rng, restore_rng, seed_everything
-from sideagents.train.classify import Classifier, batches, judge
+from sideagents.run.seeding import seed_everything
+from sideagents.train.classify import classification_loss, judge
+from sideagents.train.loop import fit
 
 TASK = "task"
 _SUMMARISED = 32  # images of the training step whose memory is reported
@@ -139,70 +138,43 @@ def _train(
     config: AdaptConfig, adapted: Adapted, run: RunFolder, train: LabelledImages, test: LabelledImages, resume: bool
 ) -> dict[str, Any]:
     task = adapted.task(TASK)
-    steps = math.ceil(len(train) / config.batch_size)
-    trainer = Classifier(config, task, steps * config.epochs)
-    history: list[float] = []
-    if resume:
-        checkpoint = load_checkpoint(run.checkpoint(), fingerprint=adapted.base.fingerprint)
-        restore_tensors(_own(adapted), checkpoint.tensors, checkpoint.path)
-        assert checkpoint.optimizer is not None
-        restore_optimizer(trainer.optimizer, *checkpoint.optimizer)
-        restore_rng(checkpoint.state["rng"])
-        history = list(checkpoint.state["history"])
-        trainer.done = steps * len(history)
-    run.rewind(len(history))
-    last = (math.nan, math.nan)
-    if len(history) == config.epochs:  # nothing is left to do but to tell
-        adapted.eval()
-        last = judge(lambda images, _: cast(Tensor, adapted(images)), test)
-    with Progress(trainer.total, f"{config.method}", unit="step", done=trainer.done) as shown:
-        for epoch in range(len(history), config.epochs):
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-            order = batches(len(train), config.batch_size, steps, generator)
-            losses: list[float] = []
 
-            def after(loss: float, losses: list[float] = losses) -> None:
-                losses.append(loss)
-                shown.update(1, loss=loss)
+    def logits(images: Tensor, index: Tensor) -> Tensor:
+        return cast(Tensor, adapted(images))
 
-            penalty = adapted.penalty if epoch >= config.penalty_warmup else None
-            trainer.fit(lambda images, _: cast(Tensor, adapted(images)), train, order, generator, penalty, after)
-            last = judge(lambda images, _: cast(Tensor, adapted(images)), test)
-            history.append(last[0])
-            row = {"train/loss": sum(losses) / len(losses), "eval/accuracy": last[0], "eval/loss": last[1]}
-            run.log(epoch + 1, row)
-            shown.update(0, accuracy=last[0])
-            _save(config, adapted, run, trainer, history)
+    def evaluate() -> dict[str, float]:
+        accuracy, loss = judge(logits, test)
+        return {"eval/accuracy": accuracy, "eval/loss": loss}
+
+    rows = fit(
+        task,
+        lambda index, generator: classification_loss(logits, train, config.augment, index, generator),
+        len(train),
+        config,
+        epochs=config.epochs,
+        seed=config.seed,
+        run=run,
+        resume=resume,
+        penalty=lambda epoch: adapted.penalty() if epoch >= config.penalty_warmup else torch.zeros(()),
+        evaluate=evaluate,
+        title=config.method,
+        about={
+            "config_hash": config_hash(config),
+            "base": adapted.base.name,
+            "fingerprint": adapted.base.fingerprint,
+        },
+    ).rows
     alpha = getattr(task.net, "alpha_value", lambda: math.nan)()
     return {
         "method": config.method,
-        "accuracy": last[0],
-        "loss": last[1],
-        "epochs": history,
+        "accuracy": rows[-1]["eval/accuracy"],
+        "loss": rows[-1]["eval/loss"],
+        "epochs": [row["eval/accuracy"] for row in rows],
         "alpha": None if math.isnan(alpha) else alpha,
         "images": len(train),
         "classes": len(train.classes),
         **adapted.costs(batch=_SUMMARISED),
     }
-
-
-def _own(adapted: Adapted) -> dict[str, Tensor]:
-    """Return all tensors of the task that are not the base's: also those that a task's file may leave out."""
-    return dict(adapted.task(TASK).state_dict(keep_vars=True))
-
-
-def _save(config: AdaptConfig, adapted: Adapted, run: RunFolder, trainer: Classifier, history: list[float]) -> None:
-    save_checkpoint(
-        run.checkpoints,
-        len(history),
-        _own(adapted),
-        {"history": list(history), "rng": capture_rng()},
-        optimizer=trainer.optimizer,
-        keep=2,
-        config_hash=config_hash(config),
-        base=adapted.base.name,
-        fingerprint=adapted.base.fingerprint,
-    )
 
 
 def _save_base(config: AdaptConfig, adapted: Adapted, run: RunFolder) -> None:

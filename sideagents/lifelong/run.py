@@ -31,7 +31,8 @@ from sideagents.run.files import absent, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import seed_everything
-from sideagents.train.classify import Classifier, Logits, batches, judge
+from sideagents.train.classify import Logits, batches, classification_loss, judge
+from sideagents.train.step import Stepper
 
 _LOG_EVERY = 20  # steps
 
@@ -151,18 +152,22 @@ class TaskSequence:
         generator = torch.Generator().manual_seed(self._seed(task))
         codes = self._codes_of(task, "train") if config.augment == "none" else None
         order = batches(len(data), config.batch_size, config.steps, generator)
-        trainer = Classifier(config, learner.trained(task), config.steps)
+        stepper = Stepper(config, learner.trained(task), config.steps, title=f"task {self.tasks[task].name}")
+        logits = self._logits(task, codes)
         losses: list[float] = []
+        stepper.trained.train()
+        for index in order:
 
-        def after(loss: float) -> None:
-            losses.append(loss)
-            shown.update(1, loss=loss)
-            if len(losses) == _LOG_EVERY or trainer.done == config.steps:
-                step = task * config.steps + trainer.done
+            def total(index: Tensor = index) -> Tensor:
+                return classification_loss(logits, data, config.augment, index, generator) + learner.penalty()
+
+            losses.append(stepper.step(total))
+            shown.update(1, loss=losses[-1])
+            if len(losses) == _LOG_EVERY or stepper.done == config.steps:
+                step = task * config.steps + stepper.done
                 self.run.log(step, {"train/loss": sum(losses) / len(losses), "task": task})
                 losses.clear()
-
-        trainer.fit(self._logits(task, codes), data, order, generator, learner.penalty, after)
+        stepper.trained.eval()
 
     def _logits(self, task: int, codes: Tensor | None) -> Logits:
         return lambda images, index: cast(Tensor, self.learner(images, task, None if codes is None else codes[index]))

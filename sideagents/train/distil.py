@@ -83,7 +83,9 @@ def distil(
         return value
 
     title = f"distilling {base.name}"
-    seconds = fit(side, loss, len(images), config, seed=config.seed, run=run, resume=resume, title=title)
+    seconds = fit(
+        side, loss, len(images), config, epochs=config.epochs, seed=config.seed, run=run, resume=resume, title=title
+    ).seconds
     save_tensors(out, side.state_dict())
     error, explained = code_error(base, side, held_out)
     return Distilled(out, error, explained, seconds)

@@ -117,9 +117,9 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> Path:
         return {"eval/held_out_loss": held_out_loss(model, held_out, config).model}
 
     seconds = fit(
-        model, loss, len(train), config, seed=config.seed, run=run, resume=resume, evaluate=evaluate,
-        title=f"pretraining {config.base_name}",
-    )  # fmt: skip
+        model, loss, len(train), config, epochs=config.epochs, seed=config.seed, run=run, resume=resume,
+        evaluate=evaluate, title=f"pretraining {config.base_name}",
+    ).seconds  # fmt: skip
     losses = held_out_loss(model, held_out, config, mean)
     run.close()
     return _write(config, run, model, train, held_out, losses, seconds)

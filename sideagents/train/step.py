@@ -1,0 +1,91 @@
+"""One step of supervised training, which every loop here is made of: schedule, autocast, gradient, clipping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from sideagents.core.groups import parameter_groups
+from sideagents.errors import SideAgentsError
+
+
+class StepConfig(BaseModel):
+    """How weights move, whatever they learn."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    batch_size: int = Field(64, ge=1, description="images in each step")
+    optimizer: Literal["adam", "adamw", "sgd", "radam"] = Field("adamw", description="`sgd` has momentum 0.9")
+    beta2: float = Field(0.999, ge=0.0, lt=1.0, description="of all but `sgd`: memory of squared gradients")
+    learning_rate: float = Field(1e-3, gt=0.0, description="at its highest")
+    alpha_learning_rate: float | None = Field(None, gt=0.0, description="of alpha, by default the common one")
+    weight_decay: float = Field(0.0, ge=0.0, description="not applied to vectors (norms, biases) and alpha")
+    warmup: float = Field(0.0, ge=0.0, lt=1.0, description="share of all steps in which the rate rises from 0")
+    final_lr_fraction: float = Field(1.0, ge=0.0, le=1.0, description="cosine decay down to this share of the rate")
+    max_grad_norm: float = Field(1.0, gt=0.0, description="gradients are scaled down to this norm")
+    bf16: bool = Field(False, description="bfloat16 autocast of what is trained")
+
+
+class Stepper:
+    """Trains what wants a gradient in a module, over `total` steps in all; the schedule knows how many are done.
+
+    Raises `SideAgentsError` when there is nothing to train.
+    """
+
+    def __init__(
+        self, config: StepConfig, trained: nn.Module, total: int, done: int = 0, title: str = "training"
+    ) -> None:
+        self.config, self.trained, self.total, self.done, self.title = config, trained, total, done, title
+        groups = parameter_groups(
+            trained, config.learning_rate, config.alpha_learning_rate, config.weight_decay, decay_vectors=False
+        )
+        if not groups:
+            raise SideAgentsError("there is nothing to train: the method has no weights and the task no readout")
+        self.optimizer = _optimizer(config, groups)
+        self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._device = groups[0]["params"][0].device.type
+
+    def step(self, loss: Callable[[], Tensor]) -> float:
+        """Take one step down the gradient of `loss()`, a scalar; return its value.
+
+        Raises `SideAgentsError`, before any weight is moved, when it is no longer finite.
+        """
+        share = share_of_rate(self.config, self.done, self.total)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * share
+        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self.config.bf16):
+            value = loss()
+        found = float(value.detach())
+        if not math.isfinite(found):
+            raise SideAgentsError(f"{self.title}: the loss became {found} (step {self.done + 1}); lower learning_rate")
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        self.done += 1
+        return found
+
+
+def share_of_rate(config: StepConfig, step: int, total: int) -> float:
+    """Return the share of the learning rate at a step, counted from 0: linear warm-up, then half a cosine."""
+    warm = round(config.warmup * total)
+    if step < warm:
+        return (step + 1) / warm
+    share = min(1.0, (step - warm) / max(1, total - warm))
+    return config.final_lr_fraction + (1 - config.final_lr_fraction) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _optimizer(config: StepConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, config.learning_rate, momentum=0.9)
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "radam": torch.optim.RAdam,
+    }
+    return kinds[config.optimizer](groups, config.learning_rate, betas=(0.9, config.beta2))
