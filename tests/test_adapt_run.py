@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from rendered_images import put_images
 from test_lifelong_run import CLASSES, TEST, TRAIN, data  # noqa: F401
 
 from sideagents.adapt import ADAPTATIONS, adapt
@@ -20,6 +21,7 @@ from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
 from sideagents.train import loop
+from sideagents.train.readouts import make_readout
 from sideagents_policies.cli.main import main
 
 OPTIONS: dict[str, dict[str, Any]] = {"sidetune": {"side": "fcn4"}}
@@ -82,6 +84,27 @@ def test_a_stopped_run_goes_on_to_the_same_bytes_and_leaves_a_task(
     assert adapt_run(config, resume=True)[1] == result  # nothing is left to do
 
 
+@pytest.mark.parametrize(("domain", "measure"), [("depth", "loss"), ("room", "accuracy"), ("segmentation", "accuracy")])
+def test_a_target_of_rendered_images(domain: str, measure: str, tmp_path: Path) -> None:
+    images = put_images(tmp_path / "images", 4)
+    config = configured(
+        images, tmp_path, reader="taskonomy", domain=domain, size=64, base="curvature", method="sidetune",
+        options={"side": "conv"}, images=12,
+    )  # fmt: skip
+    run, result = adapt_run(config)
+    assert (result["measure"], result["images"]) == (measure, 12)
+    assert len(result["epochs"]) == 3
+    assert result["epochs"][-1] == result[measure]
+    assert (result["accuracy"] is None) == (measure == "loss")
+    loaded = adapt(load_base("curvature"), "sidetune", side="conv")
+    _, test = read_data(config)
+    loaded.load_task(run / "task", readout=make_readout(loaded.base.out_shape, test.outputs))
+    loaded.eval()
+    with torch.no_grad():
+        found = test.judge(loaded(test.images.float() / 255), torch.arange(len(test)))
+    assert found.mean_loss == pytest.approx(result["loss"])
+
+
 def test_a_network_trained_as_a_whole_becomes_a_base(data: Path, tmp_path: Path) -> None:  # noqa: F811
     run, result = adapt_run(configured(data, tmp_path, method="scratch", save_base=True, classes=2))
     assert result["classes"] == 2
@@ -126,7 +149,8 @@ def test_the_base_reads_larger_images_when_told(data: Path, tmp_path: Path) -> N
         ({"method": "tabs"}, "unknown method 'tabs', did you mean 'taps'"),
         ({"options": {"lam": 1.0}}, "method 'features' has no option 'lam'"),
         ({"method": "taps", "options": {"layers": "nothing"}}, "layers='nothing' matches none of"),
-        ({"reader": "decathlon"}, "reader: decathlon needs one"),
+        ({"reader": "decathlon"}, "which these readers need"),
+        ({"reader": "taskonomy", "domain": "dept"}, "domain: unknown task 'dept', did you mean 'depth'"),
         ({"save_base": True}, "method 'features' is not"),
         ({"save_base": True, "method": "finetune", "base": "pixels"}, "is of no architecture"),
         ({"base": "curvatur"}, "unknown base 'curvatur', did you mean 'curvature'"),

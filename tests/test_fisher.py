@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, softmax
 
 from sideagents import SideAgentsError
-from sideagents.lifelong.fisher import fisher_information
+from sideagents.lifelong.fisher import fisher_information, squared_gradients
 
 KINDS = ("exact", "empirical", "batched")
 
@@ -172,3 +172,18 @@ def test_wrong_calls_are_one_clear_line():
         fisher_information(model, {"other": nn.Parameter(torch.zeros(1))}, model, images)
     with pytest.raises(SideAgentsError, match=r"shape \(1, classes\), got \(1, 4, 3, 3\)"):
         fisher_information(model, parameters, lambda x: model.body(x), images)
+
+
+def test_squared_gradients_of_any_loss_by_hand():
+    net = nn.Linear(1, 1, bias=False)
+    net.weight.data.fill_(1.0)
+    inputs, wanted = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [0.0]])
+
+    def loss(index):
+        return nn.functional.mse_loss(net(inputs[index]), wanted[index])
+
+    # d (w x)^2 / dw = 2 x^2: 2 and 8
+    assert squared_gradients(net, {"w": net.weight}, loss, 2)["w"].item() == (4 + 64) / 2
+    assert squared_gradients(net, {"w": net.weight}, loss, 2, batch_size=2)["w"].item() == 25.0
+    net.weight.requires_grad = False
+    assert squared_gradients(net, {"w": net.weight}, loss, 2)["w"].item() == 0.0

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rendered_images import put_images
 from test_cifar import put
 
 from sideagents.errors import ConfigError, SideAgentsError
@@ -37,6 +38,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = images.clip(0, 255).astype(np.uint8).reshape(len(labels), -1)
         put(root / name, {"fine_labels": labels.tolist(), "coarse_labels": [0] * len(labels), "data": rows})
     put(root / "meta", {"fine_label_names": [f"colour {i}" for i in range(CLASSES)], "coarse_label_names": ["all"]})
+    return root
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of small buildings, with targets."""
+    root = tmp_path_factory.mktemp("images")
+    put_images(root / "train", 3)
+    put_images(root / "val", 1, first=3)
     return root
 
 
@@ -120,6 +130,49 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
         lifelong(configured(data, tmp_path / "cut", method=method, steps=9), resume=True)
 
 
+@pytest.mark.parametrize("method", LEARNERS.names())
+def test_targets_of_images_are_tasks_too(method: str, images: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "held_out_data": str(images / "val"), "reader": "taskonomy", "method": method,
+        "targets": ("depth", "room", "segmentation"), "base": "curvature", "side": "copy", "merge": "alpha",
+        "steps": 4, "batch_size": 8, "ewc": {"samples": 4, "fisher": "empirical"}, "augment": "flip",
+    }  # fmt: skip
+    _, result = lifelong(configured(images / "train", tmp_path, **changes))
+    assert (result["tasks"], result["measure"]) == (["depth", "room", "segmentation"], "loss")
+    assert result["per_task"] == result["loss"][2]
+    assert result["mean_loss"] == pytest.approx(sum(result["per_task"]) / 3)
+    assert result["accuracy"][2][0] is None
+    assert 0 <= result["accuracy"][2][1] <= 1
+    additive = method in FORGET_NOTHING
+    assert (result["loss"][2][0] == result["loss"][0][0]) == additive
+    assert (result["forgetting"] == 0.0) == additive
+    assert f"{method}: mean loss" in table_of(result)
+    assert (tmp_path / "lifelong_1" / "plots" / "accuracy.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": ("depth", "deps")}, "targets: unknown task 'deps', did you mean 'depth'"),
+        ({"targets": ("depth", "depth")}, "targets must name each task once"),
+        ({"order": (2,)}, "order must name tasks from 0 to 1"),
+        ({"method": "ewc"}, "exact is over classes; for targets of images give empirical"),
+        ({"base": "cifar:resnet20"}, "a code that is a vector gives no maps"),
+        ({"size": 32}, "codes of 8x8 cells give maps of 64x64, not 32x32"),
+    ],
+)
+def test_targets_that_do_not_fit(images: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    values = {"reader": "taskonomy", "targets": ("depth", "room"), "base": "curvature"}
+    with pytest.raises((ConfigError, ValueError), match=message):
+        configured(images / "train", tmp_path, **(values | {"side": "copy"} | changes))
+
+
+def test_maps_are_not_cropped(images: Path, tmp_path: Path) -> None:
+    values = {"reader": "taskonomy", "targets": ("depth",), "base": "curvature"}
+    with pytest.raises(SideAgentsError, match="augment: maps are not cropped with their images; give flip or none"):
+        lifelong(configured(images / "train", tmp_path, **values, side="copy", augment="flip_crop"))
+
+
 @pytest.mark.parametrize("method", ["sidetune", "finetune"])
 def test_the_order_of_tasks(method: str, data: Path, tmp_path: Path) -> None:
     _, forwards = lifelong(configured(data, tmp_path, method=method))
@@ -147,9 +200,8 @@ def test_images_are_held_out_of_training_and_the_test_set_stays_shut(data: Path,
     [
         ({"method": "sidetuna"}, "unknown method 'sidetuna', did you mean 'sidetune'"),
         ({"merge": "alfa"}, "unknown merge 'alfa', did you mean 'alpha'"),
-        ({"base": "curvature"}, r"base 'curvature' gives maps \(8, 8, 8\), tasks read vectors"),
         ({"side": "conf"}, "unknown side 'conf'"),
-        ({"method": "pnn", "side": "conv"}, "columns of fcn4 beside a base cifar:resnet..., merge alpha"),
+        ({"method": "pnn", "side": "conv"}, "give side fcn4 beside a base cifar:resnet..., or side copy"),
         ({"alpha": 2.0}, "alpha"),
         ({"norm_groups": 7}, "norm_groups=7 does not divide the 64 numbers of a code"),
         ({"method": "pnn", "merge": "sum"}, "merge alpha"),

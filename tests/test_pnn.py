@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from sideagents import SideAgentsError
+from sideagents.bases.encoder import MidLevelEncoder
 from sideagents.core.counting import weights_of
 from sideagents.core.side import FCN4
-from sideagents.lifelong.pnn import Lateral, ProgressiveFCN4, ProgressiveNet
+from sideagents.lifelong.pnn import Lateral, ProgressiveCopy, ProgressiveFCN4, ProgressiveNet
 
 
 def stages():
@@ -203,3 +204,21 @@ def test_wrong_calls_are_one_clear_line():
     for base, found in ([], r"\[\]"), (taps(6), r"\[6\]"), (taps(7, 7), r"\[7, 7\]"):
         with pytest.raises(SideAgentsError, match=rf"of \[7\] channels, got {found}"):
             net(pictures(), 0, base)
+
+
+def test_columns_like_the_base_read_what_leaves_its_stages():
+    torch.manual_seed(0)
+    base = MidLevelEncoder(width=16).eval()
+    net = ProgressiveCopy(lambda: copy.deepcopy(base).stages())
+    assert net.base_channels == (None, 16, 32, 64)
+    net.add_column()
+    images = pictures(64)
+    activations = [images]
+    for stage in base.stages():
+        activations.append(stage(activations[-1]))
+    assert torch.equal(activations[-1], base(images))  # the stages are the encoder
+    for lateral in net.columns[0].from_base.values():
+        nn.init.zeros_(lateral.adapter[-1].weight)
+    assert torch.allclose(net(images, 0, activations[1:-1]), base(images), atol=1e-5)  # no laterals: a copy
+    own = sum(weights_of(Lateral(c, c_out)) for c, c_out in ((16, 32), (32, 64), (64, 8)))
+    assert weights_of(net.columns[0]) == weights_of(base) + own

@@ -151,7 +151,7 @@ def test_held_out_buildings_are_another_folder_or_a_split(data: Path, tmp_path: 
     with pytest.raises(ConfigError, match="building 'house0' is among the training buildings too"):
         pretrain(config(data, tmp_path, held_out=str(data)))
     splits.write_text("id,train,val,test\nhouse1,1,0,0\n")
-    with pytest.raises(ConfigError, match="1 training and 0 held-out buildings; give held_out=FOLDER"):
+    with pytest.raises(ConfigError, match="1 training and 0 held-out buildings; give a folder with held-out"):
         pretrain(config(data, tmp_path, splits=str(splits)))
     assert [entry.name for entry in tmp_path.iterdir() if entry.is_dir()] == ["pretrain-auto_1"]
 

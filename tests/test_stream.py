@@ -20,7 +20,7 @@ def test_classes_are_cut_in_their_order_and_counted_from_0():
     first, second, third = cut(image_set(4), image_set(1), 3)
     assert [task.name for task in (first, second, third)] == ["0-1", "2-3", "4-5"]
     assert [task.number for task in (first, second, third)] == [0, 1, 2]
-    assert second.classes == 2
+    assert second.train.outputs == (2,)
     assert set(second.train.images.flatten().tolist()) == {2, 3}
     assert (second.train.labels == second.train.images[:, 0, 0, 0] - 2).all()
     assert len(second.train) == 8

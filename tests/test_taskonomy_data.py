@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sideagents.data.targets import TARGETS
-from sideagents.data.taskonomy import data_root, list_buildings, read_splits, read_taskonomy
+from sideagents.data.taskonomy import data_root, list_buildings, read_parts, read_splits, read_taskonomy
 from sideagents.errors import SideAgentsError
 
 FOLDERS = {
@@ -21,6 +21,8 @@ FOLDERS = {
     "curvature": "principal_curvature",
     "normals": "normal",
     "edges": "edge_texture",
+    "segmentation": "segment_semantic",
+    "room": "class_scene",
 }
 
 
@@ -200,3 +202,45 @@ def test_an_npy_that_would_run_code_is_refused(tmp_path: Path) -> None:
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(SideAgentsError, match="cannot be read as an image"):
         read_taskonomy(tmp_path, "normals")
+
+
+def test_class_numbers_are_not_averaged(tmp_path: Path) -> None:
+    put(tmp_path, "rgb", "house", 0, rgb(0, 128))
+    numbers = np.zeros((128, 128), np.uint8)
+    numbers[:, 64:] = 17
+    path = put(tmp_path, "segmentation", "house", 0, numbers)
+    data = read_taskonomy(tmp_path, "segmentation", size=64)
+    assert data.raw is not None
+    assert data.raw.shape == (1, 1, 64, 64)
+    assert data.raw.unique().tolist() == [0, 17]
+    put(tmp_path, "segmentation", "house", 0, numbers + 1)
+    with pytest.raises(SideAgentsError, match=rf"{path.name}: segmentation has classes 0..17 in 8 bits, found 18"):
+        read_taskonomy(tmp_path, "segmentation")
+
+
+def test_categories_are_distributions(tmp_path: Path) -> None:
+    put(tmp_path, "rgb", "house", 0, rgb(0))
+    path = put(tmp_path, "room", "house", 0, np.array([[0.25, 0.75]], np.float32), "npy")
+    data = read_taskonomy(tmp_path, "room")
+    assert data.outputs == (2,)
+    assert data.batch(torch.tensor([0]))[1].flatten().tolist() == [0.25, 0.75]
+    for numbers in ([0.25, 0.25], [1.0], [1.5, -0.5], [np.nan, 1.0]):
+        np.save(path, np.array(numbers, np.float32))
+        with pytest.raises(SideAgentsError, match="must hold the probabilities of two classes or more"):
+            read_taskonomy(tmp_path, "room")
+    np.save(path, np.array([0.5, 0.5], np.float32))
+    put(tmp_path, "rgb", "house", 1, rgb(0))
+    put(tmp_path, "room", "house", 1, np.array([0.5, 0.25, 0.25], np.float32), "npy")
+    with pytest.raises(SideAgentsError, match="targets are stored in different sizes"):
+        read_taskonomy(tmp_path, "room")
+
+
+def test_parts_share_no_building(tmp_path: Path) -> None:
+    for building in range(12):
+        put(tmp_path, "rgb", f"house{building:02}", 0, rgb(0))
+    train, test = read_parts(tmp_path, "autoencoding")
+    assert test.buildings == ["house05"]
+    assert len(train) == 11
+    assert "house05" not in train.buildings
+    with pytest.raises(SideAgentsError, match="building 'house00' is among the training buildings too"):
+        read_parts(tmp_path, "autoencoding", held_out=tmp_path)

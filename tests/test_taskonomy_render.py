@@ -27,6 +27,7 @@ from sideagents_envs.taskonomy import (
     render_taskonomy,
     viewpoints,
 )
+from sideagents_policies.cli.main import main
 
 PAINT = Paint("plain")
 AT_ORIGIN = np.array([[0.0, -1.25, 0.0, 0.0]])  # the camera at the origin, looking along -z
@@ -263,3 +264,10 @@ def test_mistakes_are_one_line(building: Path, tmp_path: Path, arguments: dict[s
         render_taskonomy(paths, tmp_path, **({"views_per_building": 1, "size": 16, "progress": False} | arguments))
     assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["render.json"]
+
+
+def test_the_command_renders_all_targets(building: Path, tmp_path: Path) -> None:
+    words = ["--tasks", "all", "--views", "2", "--size", "16"]
+    assert main(["scenes", "render", str(building), "--out", str(tmp_path / "out"), *words]) == 0
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert found == {*FOLDERS.values(), "mask_valid", "render.json"}

@@ -27,8 +27,8 @@ from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_cells,
 from sideagents.run.config import config_hash, load_config
 from sideagents.run.figures import new_figure, save_figure
 from sideagents.run.seeding import seed_everything
-from sideagents.train.classify import classification_loss, judge
 from sideagents.train.loop import fit
+from sideagents.train.supervised import example_loss, judge
 from sideagents_policies.checks import read_adapt
 from sideagents_policies.paths import config_path
 from sideagents_policies.tables import markdown_table
@@ -112,16 +112,16 @@ def _compressed(key: Key, config: AdaptConfig, base: Path) -> dict[str, Any]:
     train, test = read_data(config)
     gentler = config.model_copy(update={"learning_rate": config.learning_rate / 10})
 
-    def logits(images: Tensor, index: Tensor) -> Tensor:
+    def answer(images: Tensor, index: Tensor) -> Tensor:
         return cast(Tensor, adapted(images, task))
 
     def loss(index: Tensor, generator: torch.Generator) -> Tensor:
-        return classification_loss(logits, train, config.augment, index, generator)
+        return example_loss(answer, train, config.augment, index, generator)
 
     fit(adapted.task(task), loss, len(train), gentler, epochs=_SVD_EPOCHS, seed=config.seed, title=f"svd, {task}")
-    accuracy, _ = judge(logits, test)
+    accuracy = judge(answer, test).accuracy
     own = adapted.costs(task, batch=32)
-    return {**own, "accuracy": accuracy, "images": len(train), "classes": len(train.classes), **_shared(adapted, own)}
+    return {**own, "accuracy": accuracy, "images": len(train), "classes": train.outputs[0], **_shared(adapted, own)}
 
 
 def _shared(adapted: Adapted, own: Mapping[str, Any]) -> dict[str, Any]:

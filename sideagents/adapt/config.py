@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from sideagents.train.classify import ClassifyConfig
+from sideagents.train.supervised import SupervisedConfig
 
 
-class AdaptConfig(ClassifyConfig):
+class AdaptConfig(SupervisedConfig):
     """A base, a method, a data set of images in classes, and how long to train."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -21,9 +21,16 @@ class AdaptConfig(ClassifyConfig):
     threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's choice")
 
     data: str = Field("cifar100", description="folder of the data set, as given or below SIDEAGENTS_DATA")
-    reader: Literal["cifar", "mosaics", "folder", "decathlon"] = Field("cifar", description="the layout of the folder")
-    domain: str | None = Field(None, description="decathlon: which of its domains")
-    size: int = Field(32, ge=8, description="folder: images are resized to size x size pixels")
+    reader: Literal["cifar", "mosaics", "folder", "decathlon", "taskonomy"] = Field(
+        "cifar", description="the layout of the folder"
+    )
+    domain: str | None = Field(None, description="decathlon: which of its domains; taskonomy: which of its targets")
+    size: int = Field(32, ge=8, description="folder and taskonomy: images are resized to size x size pixels")
+    held_out_data: str | None = Field(
+        None, description="taskonomy: folder with the buildings to judge by; else every tenth building is held out"
+    )
+    images: int = Field(0, ge=0, description="taskonomy: training images at most, spread evenly; 0 = all")
+    held_out_images: int = Field(0, ge=0, description="taskonomy: images to judge by at most; 0 = all")
     first_class: int = Field(0, ge=0, description="the first of the classes that are taken")
     classes: int = Field(0, ge=0, description="how many classes are taken; 0 takes all from the first on")
     per_class: int = Field(0, ge=0, description="training images of each class; 0 takes all")

@@ -20,16 +20,20 @@ from sideagents.core.base import FrozenBase
 from sideagents.core.trainable import TrainableBase
 from sideagents.data.cifar import load_cifar
 from sideagents.data.decathlon import load_decathlon
+from sideagents.data.examples import Examples
 from sideagents.data.folders import load_folder
 from sideagents.data.images import LabelledImages
 from sideagents.data.mosaics import load_mosaics
-from sideagents.errors import ConfigError, SideAgentsError
+from sideagents.data.targets import TARGETS
+from sideagents.data.taskonomy import read_parts
+from sideagents.errors import ConfigError, SideAgentsError, nearest
 from sideagents.run.config import config_hash, dump_config
 from sideagents.run.files import absent, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.seeding import seed_everything
-from sideagents.train.classify import classification_loss, judge
 from sideagents.train.loop import fit
+from sideagents.train.readouts import make_readout
+from sideagents.train.supervised import example_loss, judge
 
 TASK = "task"
 _SUMMARISED = 32  # images of the training step whose memory is reported
@@ -38,13 +42,16 @@ _SUMMARISED = 32  # images of the training step whose memory is reported
 def checked(config: AdaptConfig) -> AdaptConfig:
     """Return the configuration with its data looked up; raises `ConfigError` for unknown names and parts."""
     found = {"data": find_data(config.data), "base": find_file(config.base), "runs": os.path.expanduser(config.runs)}
-    if config.base_weights is not None:
-        found["base_weights"] = find_data(config.base_weights)
+    for key in ("base_weights", "held_out_data"):
+        if getattr(config, key) is not None:
+            found[key] = find_data(getattr(config, key))
     config = config.model_copy(update=found)
     try:
         ADAPTATIONS.get(config.method)().check_options(config.method, config.options)
-        if (config.reader == "decathlon") != (config.domain is not None):
-            raise ConfigError("domain names one of the decathlon's, and reader: decathlon needs one")
+        if (config.reader in ("decathlon", "taskonomy")) != (config.domain is not None):
+            raise ConfigError("domain names one of the decathlon's or of taskonomy's targets, which these readers need")
+        if config.reader == "taskonomy" and config.domain not in TARGETS:
+            raise ConfigError(f"domain: unknown task {config.domain!r}{nearest(str(config.domain), TARGETS)}")
         if config.save_base and config.method not in ("finetune", "scratch"):
             raise ConfigError(f"save_base keeps a network that was trained as a whole, method {config.method!r} is not")
         if not list(absent_data(config)):
@@ -60,8 +67,9 @@ def checked(config: AdaptConfig) -> AdaptConfig:
 
 def absent_data(config: AdaptConfig) -> Iterator[str]:
     """Yield one line for everything on disk that the configuration needs and that is not there."""
-    if not Path(config.data).exists():
-        yield f"data: no such folder {config.data}"
+    for key, folder in {"data": config.data, "held_out_data": config.held_out_data}.items():
+        if folder is not None and not Path(folder).exists():
+            yield f"{key}: no such folder {folder}"
     yield from absent({"base_weights": config.base_weights, "base": config.base})
 
 
@@ -71,8 +79,14 @@ def require_data(config: AdaptConfig) -> None:
         raise ConfigError(line)
 
 
-def read_data(config: AdaptConfig) -> tuple[LabelledImages, LabelledImages]:
-    """Return the images to train on and those to judge by; with `held_out` the test set is never opened."""
+def read_data(config: AdaptConfig) -> tuple[Examples, Examples]:
+    """Return the examples to train on and those to judge by; with `held_out` the test set is never opened."""
+    if config.reader == "taskonomy":
+        return read_parts(
+            Path(config.data), str(config.domain), size=config.size,
+            held_out=None if config.held_out_data is None else Path(config.held_out_data),
+            images=config.images, held_out_images=config.held_out_images,
+        )  # fmt: skip
     train = _read(config, "train")
     test = None if config.held_out else _read(config, "test")
     if test is not None and test.classes != train.classes:
@@ -107,10 +121,10 @@ def _base(config: AdaptConfig) -> FrozenBase:
 def adapt_run(config: AdaptConfig, resume: bool = False) -> tuple[Path, dict[str, Any]]:
     """Adapt the base to the data; return the run's folder and its result.
 
-    The result holds `accuracy` and `loss` at the end, `epochs` (accuracy after each), `alpha`, and the costs of
-    `Adapted.costs`. The run's folder holds the task (`task/`, for `Adapted.load_task`) and, with `save_base`,
-    `base.safetensors`. `resume` goes on with the newest run of that name after its last finished epoch. Raises
-    `SideAgentsError`.
+    The result holds `accuracy` (None for maps) and `loss` at the end, `measure` (which of them counts), `epochs` (that
+    after each), `alpha`, and the costs of `Adapted.costs`. The run's folder holds the task (`task/`, for
+    `Adapted.load_task`) and, with `save_base`, `base.safetensors`. `resume` goes on with the newest run of that name
+    after its last finished epoch. Raises `SideAgentsError`.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -118,7 +132,10 @@ def adapt_run(config: AdaptConfig, resume: bool = False) -> tuple[Path, dict[str
     base = _base(config)
     seed_everything(config.seed)
     adapted = adapt(base, config.method, **config.options)
-    adapted.add_task(TASK, classes=len(train.classes))
+    if config.reader == "taskonomy":
+        adapted.add_task(TASK, readout=make_readout(base.out_shape, train.outputs))
+    else:
+        adapted.add_task(TASK, classes=train.outputs[0])
     run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
     if resume:
         run.require_config(config)
@@ -135,20 +152,20 @@ def adapt_run(config: AdaptConfig, resume: bool = False) -> tuple[Path, dict[str
 
 
 def _train(
-    config: AdaptConfig, adapted: Adapted, run: RunFolder, train: LabelledImages, test: LabelledImages, resume: bool
+    config: AdaptConfig, adapted: Adapted, run: RunFolder, train: Examples, test: Examples, resume: bool
 ) -> dict[str, Any]:
     task = adapted.task(TASK)
 
-    def logits(images: Tensor, index: Tensor) -> Tensor:
+    def answer(images: Tensor, index: Tensor) -> Tensor:
         return cast(Tensor, adapted(images))
 
     def evaluate() -> dict[str, float]:
-        accuracy, loss = judge(logits, test)
-        return {"eval/accuracy": accuracy, "eval/loss": loss}
+        found = judge(answer, test)
+        return {"eval/accuracy": found.accuracy, "eval/loss": found.mean_loss}
 
     rows = fit(
         task,
-        lambda index, generator: classification_loss(logits, train, config.augment, index, generator),
+        lambda index, generator: example_loss(answer, train, config.augment, index, generator),
         len(train),
         config,
         epochs=config.epochs,
@@ -165,14 +182,16 @@ def _train(
         },
     ).rows
     alpha = getattr(task.net, "alpha_value", lambda: math.nan)()
+    measure = "accuracy" if test.asks_classes else "loss"
     return {
         "method": config.method,
-        "accuracy": rows[-1]["eval/accuracy"],
+        "measure": measure,
+        "accuracy": rows[-1]["eval/accuracy"] if test.asks_classes else None,
         "loss": rows[-1]["eval/loss"],
-        "epochs": [row["eval/accuracy"] for row in rows],
+        "epochs": [row[f"eval/{measure}"] for row in rows],
         "alpha": None if math.isnan(alpha) else alpha,
         "images": len(train),
-        "classes": len(train.classes),
+        "classes": train.outputs[0] if len(train.outputs) == 1 else None,
         **adapted.costs(batch=_SUMMARISED),
     }
 

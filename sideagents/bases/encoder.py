@@ -57,6 +57,16 @@ class MidLevelEncoder(nn.Module):
             nn.GroupNorm(1, code_channels),
         )
 
+    def stages(self) -> list[nn.Sequential]:
+        """Return the encoder's own layers in four parts, one after the other, that each start with a convolution."""
+        first, second, third, *bottlenecks, last, norm = self.body
+        return [
+            cast(nn.Sequential, first),
+            cast(nn.Sequential, second),
+            nn.Sequential(*cast(nn.Sequential, third), *bottlenecks),
+            nn.Sequential(last, norm),
+        ]
+
     def forward(self, images: Tensor) -> Tensor:
         """Encode normalised images (B, in_channels, H, W) to codes (B, code_channels, H/8, W/8)."""
         return cast(Tensor, self.body(images))

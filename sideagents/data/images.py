@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
+from sideagents.data.examples import Judged
 from sideagents.errors import SideAgentsError
 from sideagents.run.files import missing_message
 from sideagents.run.progress import Progress
@@ -49,6 +51,26 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """An answer is a number for each class."""
+        return (len(self.classes),)
+
+    @property
+    def asks_classes(self) -> bool:
+        """Answers are right or wrong."""
+        return True
+
+    def loss(self, answers: Tensor, index: Tensor, mirrored: Tensor | None = None) -> Tensor:
+        """Return the mean cross-entropy of logits (B, classes); see `Examples`."""
+        return functional.cross_entropy(answers, self.labels[index])
+
+    def judge(self, answers: Tensor, index: Tensor) -> Judged:
+        """Return summed cross-entropy and right answers of logits (B, classes); see `Examples`."""
+        labels = self.labels[index]
+        loss = float(functional.cross_entropy(answers, labels, reduction="sum"))
+        return Judged(loss, len(labels), int((answers.argmax(dim=1) == labels).sum()), len(labels))
 
     def take(self, index: Tensor) -> LabelledImages:
         """Return the images at `index`, int64 (M,) or a mask bool (N,), with all classes kept."""

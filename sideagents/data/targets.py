@@ -1,9 +1,10 @@
-"""What a mid-level base learns to predict: the files of each task and their scale in [-1, 1]."""
+"""Taskonomy's single-image tasks: the files of each, their scale in [-1, 1], and how answers are judged."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +20,10 @@ class Target:
 
     `folders` are the names that the task's folder may have, the first one found is read; none means the RGB image
     itself. `masked`: pixels where no surface was hit do not count. `mirrored_sign`: factor per channel when the image
-    is mirrored left to right; a normal's x component changes its sign.
+    is mirrored left to right; a normal's x component changes its sign. `loss`: what adaptation minimises, as in the
+    side-tuning paper's sequence of tasks. `kind`: a `map` of numbers, a `segmentation` (the number of a class in each
+    pixel, `channels` classes), or a `category` (a distribution over classes for the whole image, as many as the files
+    have).
     """
 
     name: str
@@ -29,6 +33,8 @@ class Target:
     masked: bool = False
     noisy_input: bool = False
     mirrored_sign: tuple[float, ...] = ()
+    loss: Literal["l1", "l2", "cross_entropy"] = "l1"
+    kind: Literal["map", "segmentation", "category"] = "map"
 
 
 def _colour(raw: Tensor) -> Tensor:
@@ -52,10 +58,14 @@ def _root(raw: Tensor) -> Tensor:
     return (raw.float() / top).sqrt() * 2 - 1
 
 
+def _as_is(raw: Tensor) -> Tensor:
+    return raw.float()
+
+
 TARGETS = {
     target.name: target
     for target in (
-        Target("curvature", ("principal_curvature", "curvature"), 2, _signed, masked=True),
+        Target("curvature", ("principal_curvature", "curvature"), 2, _signed, masked=True, loss="l2"),
         Target("denoising", (), 3, _colour, noisy_input=True),
         Target("depth", ("depth_zbuffer", "depth"), 1, _log_depth, masked=True),
         Target("normals", ("normal", "normals"), 3, _signed, masked=True, mirrored_sign=(-1.0, 1.0, 1.0)),
@@ -66,5 +76,24 @@ TARGETS = {
         Target("reshading", ("reshading",), 1, _colour, masked=True),
         Target("keypoints3d", ("keypoints3d",), 1, _root, masked=True),
         Target("keypoints2d", ("keypoints2d",), 1, _root),
+        Target("segmentation", ("segment_semantic",), 18, _as_is, loss="cross_entropy", kind="segmentation"),
+        Target("room", ("class_scene",), 0, _as_is, loss="cross_entropy", kind="category"),
+        Target("object", ("class_object",), 0, _as_is, loss="cross_entropy", kind="category"),
     )
 }
+
+# The side-tuning paper's sequence of twelve tasks, with the class of the room in place of that of the object.
+SEQUENCE = (
+    "curvature",
+    "segmentation",
+    "reshading",
+    "keypoints3d",
+    "keypoints2d",
+    "edges",
+    "occlusion_edges",
+    "depth",
+    "euclidean_depth",
+    "normals",
+    "room",
+    "autoencoding",
+)

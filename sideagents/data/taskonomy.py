@@ -9,12 +9,10 @@ A level `taskonomy` between task and building, as the Omnidata download has it, 
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 import re
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,74 +22,21 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from sideagents.data.image_set import ImageSet, Key
 from sideagents.data.targets import INVALID_DEPTH, TARGETS, Target
-from sideagents.errors import SideAgentsError, nearest
+from sideagents.errors import ConfigError, SideAgentsError, nearest
 from sideagents.run.files import find_data, read_text
 from sideagents.run.progress import Progress
 
-Key = tuple[str, int, int]  # building, point, view
 Array = NDArray[Any]
 
 _FILE = re.compile(r"point_(\d+)_view_(\d+)_domain_\w+\.(?:png|npy)")
+_HELD_OUT_SHARE = 10  # without a split, every tenth building is held out
 _DILATE = 2 / 512  # invalid pixels spread by two pixels of Taskonomy's 512: the rim of a hole is not to be trusted
 _MEND = (
     "`sideagents scenes render --out FOLDER` makes such a folder from buildings; Taskonomy itself comes by "
     "`omnitools.download rgb {tasks} --components taskonomy --subset tiny` (docs.omnidata.vision)"
 )
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Images and one target, all in memory, as stored on disk.
-
-    images: uint8 (N, 3, H, W). raw: uint8, uint16 or float16 (N, C, H, W), or None when the target is the image.
-    valid: bool (N, 1, H, W), or None when every pixel counts. keys: building, point, view of each image.
-    """
-
-    target: Target
-    images: Tensor
-    raw: Tensor | None
-    valid: Tensor | None
-    keys: list[Key]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    @property
-    def buildings(self) -> list[str]:
-        """The buildings, sorted."""
-        return sorted({building for building, _, _ in self.keys})
-
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images in [0, 1] (B, 3, H, W), targets in [-1, 1] (B, C, H, W), weights 0 or 1 (B, 1, H, W)."""
-        images = self.images[index]
-        if self.raw is None:
-            target = self.target.scale(images)
-        elif self.raw.dtype == torch.float16:
-            target = self.raw[index].float()
-        else:
-            target = self.target.scale(self.raw[index])
-        height, width = images.shape[-2:]
-        weight = torch.ones(len(index), 1, height, width) if self.valid is None else self.valid[index].float()
-        return images.float() / 255, target, weight
-
-    def mirror(self, images: Tensor, target: Tensor, weight: Tensor, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mirror the samples of a batch where `which` (B,) bool says so, signs of directions included."""
-        sign = torch.tensor(self.target.mirrored_sign or (1.0,)).view(1, -1, 1, 1)
-        choose = which.view(-1, 1, 1, 1)
-        return (
-            torch.where(choose, images.flip(3), images),
-            torch.where(choose, target.flip(3) * sign, target),
-            torch.where(choose, weight.flip(3), weight),
-        )
-
-    def digest(self) -> str:
-        """Return the sha256 hex digest of names and pixels: two data sets with the same digest are the same."""
-        digest = hashlib.sha256(repr((self.target.name, self.keys)).encode())
-        for tensor in (self.images, self.raw, self.valid):
-            if tensor is not None:
-                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
 
 
 def data_root(name: str) -> Path:
@@ -145,6 +90,45 @@ def read_taskonomy(
         else torch.from_numpy(np.stack([valid for _, _, valid in read if valid is not None])),
         keys,
     )
+
+
+def read_parts(
+    root: Path,
+    task: str,
+    *,
+    held_out: Path | None = None,
+    splits: Path | None = None,
+    size: int = 64,
+    images: int = 0,
+    held_out_images: int = 0,
+) -> tuple[ImageSet, ImageSet]:
+    """Read training and held-out images; no building is in both.
+
+    held_out: another folder with the held-out buildings; without it those of the part `val` of the split file, or
+    every tenth building. images, held_out_images: at most so many, spread evenly, 0 = all. Raises
+    `SideAgentsError`, `ConfigError` where there are too few buildings or one is in both.
+    """
+    train: list[str] | None = None
+    apart: list[str] | None = None
+    if held_out is None:
+        known = list_buildings(root)
+        if splits is not None:
+            parts = read_splits(splits)
+            train, apart = ([name for name in parts.get(part, []) if name in known] for part in ("train", "val"))
+        else:
+            apart = known[_HELD_OUT_SHARE // 2 :: _HELD_OUT_SHARE] or known[-1:]
+            train = [name for name in known if name not in apart]
+        if not train or not apart:
+            raise ConfigError(
+                f"data {root}: {len(train)} training and {len(apart)} held-out buildings; give a folder with held-out "
+                "buildings, or splits=FILE.csv, or make images of more buildings"
+            )
+    first = read_taskonomy(root, task, buildings=train, size=size, limit=images)
+    second = read_taskonomy(held_out or root, task, buildings=apart, size=size, limit=held_out_images)
+    shared = sorted(set(first.buildings) & set(second.buildings))
+    if shared:
+        raise ConfigError(f"held_out {held_out}: building {shared[0]!r} is among the training buildings too")
+    return first, second
 
 
 def list_buildings(root: Path) -> list[str]:
@@ -216,10 +200,34 @@ def _read_sample(
     image = _resize(_read(files["rgb"][key], 3), size, None)
     raw = None
     if "target" in files:
-        raw = _resize(_read(files["target"][key], target.channels), size, valid)
+        raw = _read_target(files["target"][key], target, size, valid)
     if valid is not None:
         valid = _resize(valid.astype(np.uint8) * 255, size, None) >= 128
     return image, raw, valid
+
+
+def _read_target(path: Path, target: Target, size: int, valid: Array | None) -> Array:
+    if target.kind == "category":
+        return _read_category(path)
+    if target.kind == "map":
+        return _resize(_read(path, target.channels), size, valid)
+    numbers = _read(path, 1)
+    if numbers.dtype != np.uint8 or int(numbers.max(initial=0)) >= target.channels:
+        limit = f"{target.name} has classes 0..{target.channels - 1} in 8 bits"
+        raise SideAgentsError(f"{path}: {limit}, found {numbers.max(initial=0)} as {numbers.dtype}")
+    nearest_one = Image.fromarray(numbers[0]).resize((size, size), Image.Resampling.NEAREST)
+    return np.asarray(nearest_one)[None]
+
+
+def _read_category(path: Path) -> Array:
+    """Return a distribution over classes as float32 (classes, 1, 1)."""
+    try:
+        found = np.load(path, allow_pickle=False).astype(np.float32).reshape(-1, 1, 1)
+    except (OSError, ValueError, EOFError) as error:
+        raise SideAgentsError(f"{path}: cannot be read as numbers ({str(error).splitlines()[0]})") from None
+    if found.size < 2 or not np.isfinite(found).all() or abs(float(found.sum()) - 1.0) > 1e-2 or found.min() < 0:
+        raise SideAgentsError(f"{path}: must hold the probabilities of two classes or more, which sum to 1")
+    return np.asarray(found)
 
 
 def _read(path: Path, channels: int) -> Array:
@@ -277,6 +285,8 @@ def _stack(arrays: list[Array | None], root: Path) -> Tensor | None:
     if not found:
         return None
     kinds = {array.dtype for array in found}
+    if len({array.shape for array in found}) > 1:
+        raise SideAgentsError(f"{root}: targets are stored in different sizes")
     if len(kinds) > 1:
         raise SideAgentsError(f"{root}: targets are stored in different types ({', '.join(sorted(map(str, kinds)))})")
     stacked = torch.from_numpy(np.stack(found))

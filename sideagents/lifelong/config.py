@@ -7,7 +7,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from sideagents.train.classify import ClassifyConfig
+from sideagents.data.targets import SEQUENCE, TARGETS
+from sideagents.errors import nearest
+from sideagents.train.supervised import SupervisedConfig
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -48,7 +50,7 @@ class PNNConfig(BaseModel):
     stem: bool = Field(True, description="the first layer has a lateral from the base's stem")
 
 
-class LifelongConfig(ClassifyConfig):
+class LifelongConfig(SupervisedConfig):
     """A sequence of classification tasks, a method, and how each task is trained."""
 
     model_config = _STRICT
@@ -60,9 +62,19 @@ class LifelongConfig(ClassifyConfig):
     threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's choice")
 
     data: str = Field("cifar100", description="folder of CIFAR-100 or CIFAR-10, as given or below SIDEAGENTS_DATA")
-    tasks: int = Field(10, ge=1, description="the classes, in their order, are cut into so many tasks")
+    reader: Literal["cifar", "taskonomy"] = Field("cifar", description="tasks are classes, or targets of images")
+    tasks: int = Field(10, ge=1, description="cifar: the classes, in their order, are cut into so many tasks")
+    targets: tuple[str, ...] = Field(SEQUENCE, min_length=1, description="taskonomy: the tasks")
     order: tuple[int, ...] = Field((), description="numbers of tasks, counted from 0, in their order; empty: all")
-    held_out: int = Field(0, ge=0, description="training images of each class to evaluate on in place of the test set")
+    held_out: int = Field(
+        0, ge=0, description="cifar: training images of each class to evaluate on in place of the test set"
+    )
+    held_out_data: str | None = Field(
+        None, description="taskonomy: folder with the buildings to evaluate on; else every tenth building is held out"
+    )
+    images: int = Field(0, ge=0, description="taskonomy: training images at most, spread evenly; 0 = all")
+    held_out_images: int = Field(0, ge=0, description="taskonomy: images to evaluate on at most; 0 = all")
+    size: int = Field(64, ge=16, multiple_of=8, description="taskonomy: images are resized to size x size pixels")
 
     base: str = "cifar:resnet44"
     base_weights: str | None = Field(None, description="weights file of the base, as given or below SIDEAGENTS_DATA")
@@ -81,8 +93,24 @@ class LifelongConfig(ClassifyConfig):
     psp: PSPConfig = PSPConfig()
     pnn: PNNConfig = PNNConfig()
 
+    @property
+    def count(self) -> int:
+        """How many tasks there are."""
+        return len(self.targets) if self.reader == "taskonomy" else self.tasks
+
     @model_validator(mode="after")
     def _tasks_in_order(self) -> Self:
-        if len(set(self.order)) < len(self.order) or not set(self.order) <= set(range(self.tasks)):
-            raise ValueError(f"order must name tasks from 0 to {self.tasks - 1}, each at most once")
+        if len(set(self.order)) < len(self.order) or not set(self.order) <= set(range(self.count)):
+            raise ValueError(f"order must name tasks from 0 to {self.count - 1}, each at most once")
+        for target in self.targets:
+            if target not in TARGETS:
+                raise ValueError(f"targets: unknown task {target!r}{nearest(target, TARGETS)}")
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError("targets must name each task once")
+        return self
+
+    @model_validator(mode="after")
+    def _fisher_of_classes(self) -> Self:
+        if self.method == "ewc" and self.reader == "taskonomy" and self.ewc.fisher == "exact":
+            raise ValueError("ewc.fisher: exact is over classes; for targets of images give empirical or batched")
         return self

@@ -1,8 +1,9 @@
-"""Diagonal Fisher information of a classifier's weights, in the three forms that EWC codes use."""
+"""Diagonal Fisher information of a network's weights, in the three forms that EWC codes use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
@@ -56,33 +57,65 @@ def fisher_information(
     _require_own(module, parameters)
     trained = {name: p for name, p in parameters.items() if p.requires_grad}
     images, labels = _draw(images, labels, samples, generator)
+    if kind != "exact":
+        with _evaluating(module, images):
+            _require_classes(logits, images)
+        size = 1 if kind == "empirical" else batch_size
+
+        def loss(index: Tensor) -> Tensor:
+            return cross_entropy(_wide(logits(images[index])), _wanted(labels)[index])
+
+        return squared_gradients(module, parameters, loss, len(images), size, images.device)
     totals = {name: _wide(torch.zeros_like(p)) for name, p in trained.items()}
+    with _evaluating(module, images):
+        _require_classes(logits, images)
+        for index in range(len(images) if trained else 0):
+            for root in _roots(logits(images[index : index + 1])[0]):
+                _add_squares(totals, root, trained)
+    return _means(totals, parameters, len(images))
+
+
+def squared_gradients(
+    module: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    loss: Callable[[Tensor], Tensor],
+    items: int,
+    batch_size: int = 1,
+    device: torch.device | str = "cpu",
+) -> dict[str, Tensor]:
+    """Return the mean over mini-batches of the squared gradient of any loss: what stands in for the Fisher information.
+
+    With a negative log-likelihood and `batch_size` 1 it is the empirical Fisher information; of an error of maps, which
+    is a likelihood up to its scale, it is that up to a factor. loss: index (B,) int64 below `items` -> mean loss of
+    these examples, computed by calling `module`, in eval mode and without autocast; all modes are restored. Shapes and
+    types as in `fisher_information`.
+    """
+    trained = {name: p for name, p in parameters.items() if p.requires_grad}
+    totals = {name: _wide(torch.zeros_like(p)) for name, p in trained.items()}
+    chunks = torch.split(torch.arange(items, device=device), batch_size) if trained else ()
+    with _evaluating(module, torch.empty(0, device=device)):
+        for index in chunks:
+            _add_squares(totals, loss(index), trained)
+    return _means(totals, parameters, max(1, len(chunks)))
+
+
+@contextmanager
+def _evaluating(module: nn.Module, images: Tensor) -> Iterator[None]:
     with modes_kept(module), torch.autocast(images.device.type, enabled=False), torch.enable_grad():
         module.eval()
-        _require_classes(logits, images)
-        if trained and kind == "batched":
-            starts = range(0, len(images), batch_size)
-            for start in starts:
-                batch = slice(start, start + batch_size)
-                _add_squares(totals, cross_entropy(_wide(logits(images[batch])), _wanted(labels)[batch]), trained)
-            totals = {name: total / len(starts) for name, total in totals.items()}
-        elif trained:
-            truths = labels if kind == "empirical" else None
-            for index in range(len(images)):
-                truth = None if truths is None else truths[index]
-                for root in _roots(logits(images[index : index + 1])[0], truth):
-                    _add_squares(totals, root, trained)
-            totals = {name: total / len(images) for name, total in totals.items()}
+        yield
+
+
+def _means(totals: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], count: int) -> dict[str, Tensor]:
     return {
-        name: totals[name] if name in totals else _wide(torch.zeros_like(p)).detach() for name, p in parameters.items()
+        name: totals[name] / count if name in totals else _wide(torch.zeros_like(p)).detach()
+        for name, p in parameters.items()
     }
 
 
-def _roots(logits: Tensor, label: Tensor | None) -> Tensor:
+def _roots(logits: Tensor) -> Tensor:
     """Return (K,) numbers of one sample whose squared gradients add up to its share of the Fisher."""
     logs = log_softmax(_wide(logits), dim=0)
-    if label is not None:
-        return logs.gather(0, label.reshape(1))
     # p g^2 = (sqrt(p) g)^2, and p is a weight here, not something to differentiate
     return logs.detach().exp().sqrt() * logs
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sideagents.bases.cifar_resnet import CifarResNet
+from sideagents.bases.encoder import MidLevelEncoder
 from sideagents.core.alpha import Alpha, make_alpha
 from sideagents.core.base import FrozenBase
 from sideagents.core.init import initialise_side
@@ -25,11 +26,14 @@ from sideagents.core.trainable import TrainableBase
 from sideagents.errors import ConfigError
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.ewc import EWC
-from sideagents.lifelong.fisher import fisher_information
-from sideagents.lifelong.pnn import ProgressiveFCN4
+from sideagents.lifelong.fisher import fisher_information, squared_gradients
+from sideagents.lifelong.pnn import ProgressiveCopy, ProgressiveFCN4
 from sideagents.lifelong.psp import Superposed, superpose
 from sideagents.lifelong.stream import StreamTask
 from sideagents.registry import Registry
+from sideagents.train.readouts import make_readout
+
+_FISHER_BATCH = 128  # of the Fisher information that is called batched
 
 
 class Learner(nn.Module, ABC):
@@ -58,9 +62,8 @@ class Learner(nn.Module, ABC):
         return self.nets[0 if self.shares_net else task]
 
     def _add_readout(self, task: int) -> None:
-        width = self.base.out_shape[0]
-        norm = [nn.GroupNorm(self.config.norm_groups, width, affine=False)] if self.config.norm_groups else []
-        self.readouts.append(nn.Sequential(*norm, nn.Linear(width, self.tasks[task].classes)))
+        outputs = self.tasks[task].train.outputs
+        self.readouts.append(make_readout(self.base.out_shape, outputs, self.config.norm_groups))
 
     @abstractmethod
     def make_net(self) -> nn.Module:
@@ -71,12 +74,12 @@ class Learner(nn.Module, ABC):
         self.make_net()
 
     def code(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
-        """Return the code (B, width) that a task's readout reads; images uint8 or in [0, 1]."""
+        """Return the code (B, *base.out_shape) that a task's readout reads; images uint8 or in [0, 1]."""
         net = self._net(task)
         return cast(Tensor, net(images, codes) if self.reads_codes else net(images))
 
     def forward(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
-        """Return logits (B, classes) of a task."""
+        """Return answers (B, *outputs) of a task."""
         return cast(Tensor, self.readouts[task](self.code(images, task, codes)))
 
     def trained(self, task: int) -> nn.Module:
@@ -181,14 +184,17 @@ class ElasticWeights(FineTune):
         settings, data = self.config.ewc, self.tasks[task].train
         network = nn.Sequential(self.nets[0], self.readouts[task])
         index = torch.randperm(len(data), generator=generator)[: settings.samples]
-        found = fisher_information(
-            network,
-            self.held.parameters,
-            network,
-            data.images[index].float() / 255,
-            data.labels[index],
-            settings.fisher,
-        )
+        images = data.images[index].float() / 255
+        if settings.fisher == "exact":
+            found = fisher_information(network, self.held.parameters, network, images)
+        else:
+            found = squared_gradients(
+                network,
+                self.held.parameters,
+                lambda part: data.loss(network(images[part]), index[part]),
+                len(index),
+                batch_size=1 if settings.fisher == "empirical" else _FISHER_BATCH,
+            )
         self.held.remember(found)
 
     def memory(self) -> dict[str, Tensor]:
@@ -224,24 +230,33 @@ class Progressive(Learner):
     """A column for each task beside the frozen base, with laterals from its activations, blended with its code (PNN).
 
     As in the side-tuning authors' code: columns start as sides do, and an alpha per task weighs base and column.
+    Columns are sides `fcn4` beside a CIFAR ResNet, or `copy` beside an encoder that knows its `stages`.
     """
 
     shares_net = True
 
     def __init__(self, config: LifelongConfig, base: FrozenBase, tasks: Sequence[StreamTask]) -> None:
         super().__init__(config, base, tasks)
-        if not isinstance(base.encoder, CifarResNet) or config.side != "fcn4" or config.merge != "alpha":
-            raise ConfigError("method pnn: columns of fcn4 beside a base cifar:resnet..., merge alpha, is what it is")
+        self._copies = config.side == "copy" and isinstance(base.encoder, MidLevelEncoder)
+        fits = self._copies or (config.side == "fcn4" and isinstance(base.encoder, CifarResNet))
+        if not fits or config.merge != "alpha":
+            raise ConfigError(
+                "method pnn: give side fcn4 beside a base cifar:resnet..., or side copy beside a shipped base, "
+                "and merge alpha"
+            )
         self.nets.append(self.make_net())
         self.alphas = nn.ModuleList()
         self._merge = AlphaMerge(base.out_shape)
 
     def make_net(self) -> nn.Module:
         """Make the network whose columns tasks will add."""
-        return ProgressiveFCN4(self._column, stem=self.config.pnn.stem, dense=self.config.pnn.dense)
+        settings = self.config.pnn
+        if self._copies:
+            return ProgressiveCopy(self._stages, dense=settings.dense)
+        return ProgressiveFCN4(lambda: cast(FCN4, self._side()), stem=settings.stem, dense=settings.dense)
 
-    def _column(self) -> FCN4:
-        return cast(FCN4, self._side())
+    def _stages(self) -> list[nn.Sequential]:
+        return cast(MidLevelEncoder, cast(TrainableBase, self._side()).encoder).stages()
 
     def check(self) -> None:
         """Have nothing else to check: it was made."""
@@ -260,13 +275,22 @@ class Progressive(Learner):
     def code(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
         """Return base and column blended; both read the base's activations once."""
         images = self.base.prepare(images, "the column")
-        encoder = cast(CifarResNet, self.base.encoder)
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.base.mean, self.base.std))
-        with torch.no_grad():
-            taps = encoder.taps(((images - mean) / std).contiguous(memory_format=torch.channels_last))
-        column = self.columns(images, task, taps if self.config.pnn.stem else taps[1:])
-        merged = self._merge(taps[-1].mean(dim=(2, 3)), column, cast(Alpha, self.alphas[task])())
-        return cast(Tensor, merged)
+        normal = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            code, taps = self._read_base(normal)
+        column = self.columns(normal if self._copies else images, task, taps)
+        return cast(Tensor, self._merge(code, column, cast(Alpha, self.alphas[task])()))
+
+    def _read_base(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the base's code and the activations that columns read."""
+        if isinstance(self.base.encoder, MidLevelEncoder):
+            taps = [images]
+            for stage in self.base.encoder.stages():
+                taps.append(stage(taps[-1]))
+            return taps[-1], taps[1:-1]
+        taps = cast(CifarResNet, self.base.encoder).taps(images)
+        return taps[-1].mean(dim=(2, 3)), taps if self.config.pnn.stem else taps[1:]
 
     def trained(self, task: int) -> nn.Module:
         """Return the column, its alpha and the task's readout."""

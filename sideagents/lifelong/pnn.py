@@ -202,6 +202,20 @@ class ProgressiveFCN4(ProgressiveNet):
         return super().forward(self._normalise(images), task, taps).mean(dim=(2, 3))
 
 
+class ProgressiveCopy(ProgressiveNet):
+    """Progressive net whose columns are built as the base, from stages that `make_stages` makes.
+
+    Stage i of a column reads what leaves stage i - 1 of the base (`taps`, all stages but the last) by a lateral, images
+    as the base's encoder takes them.
+    """
+
+    def __init__(
+        self, make_stages: Callable[[], Sequence[nn.Sequential]], *, dense: bool = False, scale: float = _SCALE
+    ) -> None:
+        convs = [_first_conv(stage, index) for index, stage in enumerate(make_stages())]
+        super().__init__(make_stages, (None, *(c.in_channels for c in convs[1:])), dense=dense, scale=scale)
+
+
 def _fcn4_stages(side: FCN4) -> list[nn.Sequential]:
     return [side.conv1, side.conv2, side.conv3, side.conv5]
 

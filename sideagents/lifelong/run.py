@@ -19,6 +19,7 @@ from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
 from sideagents.core.merge import MERGES
 from sideagents.data.codes import cached_codes
+from sideagents.data.targets import TARGETS
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.learners import LEARNERS, Learner
@@ -31,10 +32,13 @@ from sideagents.run.files import absent, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import seed_everything
-from sideagents.train.classify import Logits, batches, classification_loss, judge
+from sideagents.train.readouts import make_readout
 from sideagents.train.step import Stepper
+from sideagents.train.supervised import Answer, batches, example_loss, judge
 
 _LOG_EVERY = 20  # steps
+
+Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def lifelong(config: LifelongConfig, resume: bool = False) -> tuple[Path, dict[str, Any]]:
@@ -77,11 +81,8 @@ def checked(config: LifelongConfig) -> LifelongConfig:
         make_alpha(config.alpha)
         if not list(absent_data(config)):
             base = load_base(config.base, weights=config.base_weights)
-            if config.norm_groups and base.out_shape[0] % config.norm_groups:
-                width = base.out_shape[0]
-                raise ConfigError(f"norm_groups={config.norm_groups} does not divide the {width} numbers of a code")
-            if len(base.out_shape) != 1:
-                raise ConfigError(f"base {config.base!r} gives maps {base.out_shape}, tasks read vectors")
+            for answer in _answers(config):
+                make_readout(base.out_shape, answer, config.norm_groups)
             learner(config, base, []).check()
     except ConfigError:
         raise
@@ -90,10 +91,24 @@ def checked(config: LifelongConfig) -> LifelongConfig:
     return config
 
 
+def _answers(config: LifelongConfig) -> list[tuple[int, ...]]:
+    """Return the shapes of answers that the tasks will ask for, as far as the configuration knows them."""
+    if config.reader == "cifar":
+        return [(2,)]
+    targets = [TARGETS[name] for name in config.targets]
+    return [(2,) if t.kind == "category" else (t.channels, config.size, config.size) for t in targets]
+
+
 def absent_data(config: LifelongConfig) -> Iterator[str]:
     """Yield one line for everything on disk that the configuration needs and that is not there."""
+    where = {
+        "cifar": "CIFAR-100: https://www.cs.toronto.edu/~kriz/cifar.html",
+        "taskonomy": "`sideagents scenes render --tasks all` makes one",
+    }
     if not Path(config.data).exists():
-        yield f"data: no such folder {config.data} (CIFAR-100: https://www.cs.toronto.edu/~kriz/cifar.html)"
+        yield f"data: no such folder {config.data} ({where[config.reader]})"
+    if config.held_out_data is not None and not Path(find_data(config.held_out_data)).exists():
+        yield f"held_out_data: no such folder {config.held_out_data}"
     yield from absent({"base_weights": config.base_weights, "side_init": config.side_init, "base": config.base})
 
 
@@ -132,9 +147,10 @@ class TaskSequence:
                 for seen in range(task + 1):
                     self._accuracy[task, seen], self._loss[task, seen] = self._judge(seen)
                 self._seconds += time.perf_counter() - started
-                mean = float(np.nanmean(self._accuracy[task]))
-                self.run.log((task + 1) * self.config.steps, {"eval/mean_accuracy": mean})
-                shown.update(0, accuracy=mean)
+                name, score = self._measure()
+                mean = float(np.nanmean(score[task]))
+                self.run.log((task + 1) * self.config.steps, {f"eval/mean_{name}": mean})
+                shown.update(0, **{name: mean})
                 self._save(task + 1)
         return self._result()
 
@@ -153,13 +169,13 @@ class TaskSequence:
         codes = self._codes_of(task, "train") if config.augment == "none" else None
         order = batches(len(data), config.batch_size, config.steps, generator)
         stepper = Stepper(config, learner.trained(task), config.steps, title=f"task {self.tasks[task].name}")
-        logits = self._logits(task, codes)
+        answer = self._answer(task, codes)
         losses: list[float] = []
         stepper.trained.train()
         for index in order:
 
             def total(index: Tensor = index) -> Tensor:
-                return classification_loss(logits, data, config.augment, index, generator) + learner.penalty()
+                return example_loss(answer, data, config.augment, index, generator) + learner.penalty()
 
             losses.append(stepper.step(total))
             shown.update(1, loss=losses[-1])
@@ -169,13 +185,14 @@ class TaskSequence:
                 losses.clear()
         stepper.trained.eval()
 
-    def _logits(self, task: int, codes: Tensor | None) -> Logits:
+    def _answer(self, task: int, codes: Tensor | None) -> Answer:
         return lambda images, index: cast(Tensor, self.learner(images, task, None if codes is None else codes[index]))
 
     def _judge(self, task: int) -> tuple[float, float]:
-        """Return accuracy and mean cross-entropy on a task's test images."""
+        """Return accuracy (nan where no class is asked) and mean loss on a task's test images."""
         self.learner.eval()
-        return judge(self._logits(task, self._codes_of(task, "test")), self.tasks[task].test)
+        found = judge(self._answer(task, self._codes_of(task, "test")), self.tasks[task].test)
+        return found.accuracy, found.mean_loss
 
     def _codes_of(self, task: int, part: str) -> Tensor | None:
         """Return the base's codes of a task's images, where the method reads them."""
@@ -224,14 +241,20 @@ class TaskSequence:
             raise CheckpointError(f"{checkpoint.path}: its state is damaged ({error})") from None
         return checkpoint.step
 
+    def _measure(self) -> tuple[str, Matrix]:
+        """Return what tasks are compared by, and its matrix: accuracy where all tasks have one, else loss."""
+        asked = all(task.test.asks_classes for task in self.tasks)
+        return ("accuracy", self._accuracy) if asked else ("loss", self._loss)
+
     def _result(self) -> dict[str, Any]:
-        last = self._accuracy[-1]
+        measure, score = self._measure()
         return {
             "method": self.config.method,
             "tasks": [task.name for task in self.tasks],
-            "mean_accuracy": final_mean(self._accuracy),
-            "per_task": [float(value) for value in last],
-            "forgetting": float(np.mean(forgetting(self._accuracy, higher_is_better=True))),
+            "measure": measure,
+            f"mean_{measure}": final_mean(score),
+            "per_task": [float(value) for value in score[-1]],
+            "forgetting": float(np.mean(forgetting(score, higher_is_better=measure == "accuracy"))),
             "accuracy": _plain(self._accuracy),
             "loss": _plain(self._loss),
             "alpha": [None if math.isnan(value) else value for value in self._alphas],
@@ -240,13 +263,17 @@ class TaskSequence:
         }
 
 
-def _plain(matrix: np.ndarray[Any, Any]) -> list[list[float | None]]:
+def _plain(matrix: Matrix) -> list[list[float | None]]:
     return [[None if math.isnan(value) else float(value) for value in row] for row in matrix]
 
 
 def table_of(result: Mapping[str, Any]) -> str:
     """Return a result as lines for people."""
     names, values = result["tasks"], result["per_task"]
-    cells = "  ".join(f"{name} {100 * value:.1f}" for name, value in zip(names, values, strict=True))
-    mean, lost = 100 * result["mean_accuracy"], 100 * result["forgetting"]
-    return f"{result['method']}: mean accuracy {mean:.2f} %, forgetting {lost:.2f} points\n{cells}"
+    if result["measure"] == "accuracy":
+        cells = "  ".join(f"{name} {100 * value:.1f}" for name, value in zip(names, values, strict=True))
+        mean, lost = 100 * result["mean_accuracy"], 100 * result["forgetting"]
+        return f"{result['method']}: mean accuracy {mean:.2f} %, forgetting {lost:.2f} points\n{cells}"
+    cells = "  ".join(f"{name} {value:.4f}" for name, value in zip(names, values, strict=True))
+    mean, lost = result["mean_loss"], result["forgetting"]
+    return f"{result['method']}: mean loss {mean:.4f}, forgetting {lost:.4f}\n{cells}"

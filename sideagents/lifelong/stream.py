@@ -1,4 +1,4 @@
-"""Sequences of tasks: the classes of one data set, cut into tasks in their order."""
+"""Sequences of tasks: the classes of one data set, cut in their order, or the targets of Taskonomy's images."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sideagents.data.cifar import load_cifar
+from sideagents.data.examples import Examples
 from sideagents.data.images import LabelledImages
+from sideagents.data.taskonomy import read_parts
 from sideagents.errors import SideAgentsError
 from sideagents.lifelong.config import LifelongConfig
+from sideagents.run.files import find_data
 
 
 @dataclass(frozen=True)
 class StreamTask:
-    """One task: its number among all, its images to learn from and to be judged by, labels counted from 0."""
+    """One task: its number among all, what to learn from and what to be judged by."""
 
     number: int
     name: str
-    train: LabelledImages
-    test: LabelledImages
-
-    @property
-    def classes(self) -> int:
-        """How many classes it has."""
-        return len(self.train.classes)
+    train: Examples
+    test: Examples
 
 
 def read_stream(config: LifelongConfig) -> list[StreamTask]:
-    """Read the data set and cut it; with `held_out` the test set is never opened.
+    """Read the data of all tasks in their order.
 
     Raises `SideAgentsError` where data is missing, and for numbers of tasks that cannot be.
     """
+    read = _targets if config.reader == "taskonomy" else _classes
+    return read(config, config.order or tuple(range(config.count)))
+
+
+def _classes(config: LifelongConfig, order: tuple[int, ...]) -> list[StreamTask]:
+    """Cut a data set; with `held_out` the test set is never opened."""
     root = Path(config.data)
     train = load_cifar(root, "train")
     if config.held_out:
@@ -40,7 +44,20 @@ def read_stream(config: LifelongConfig) -> list[StreamTask]:
     if test.classes != train.classes:
         raise SideAgentsError(f"{root}: training and test images are not of the same classes")
     tasks = cut(train, test, config.tasks)
-    return [tasks[number] for number in config.order or range(len(tasks))]
+    return [tasks[number] for number in order]
+
+
+def _targets(config: LifelongConfig, order: tuple[int, ...]) -> list[StreamTask]:
+    """Read one target after the other, of the same images where all are there."""
+    held_out = None if config.held_out_data is None else Path(find_data(config.held_out_data))
+    found = []
+    for number in order:
+        train, test = read_parts(
+            Path(config.data), config.targets[number], held_out=held_out, size=config.size,
+            images=config.images, held_out_images=config.held_out_images,
+        )  # fmt: skip
+        found.append(StreamTask(number, config.targets[number], train, test))
+    return found
 
 
 def cut(train: LabelledImages, test: LabelledImages, tasks: int) -> list[StreamTask]:

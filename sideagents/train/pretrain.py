@@ -16,9 +16,10 @@ from sideagents.bases.encoder import MidLevelDecoder, MidLevelEncoder
 from sideagents.bases.files import save_base
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import multiply_adds, weights_of
+from sideagents.data.image_set import ImageSet
 from sideagents.data.targets import TARGETS
-from sideagents.data.taskonomy import ImageSet, data_root, list_buildings, read_splits, read_taskonomy
-from sideagents.errors import ConfigError, nearest
+from sideagents.data.taskonomy import data_root, read_parts
+from sideagents.errors import nearest
 from sideagents.run.checkpoint import save_tensors
 from sideagents.run.config import dump_config, load_config
 from sideagents.run.files import find_data, read_json
@@ -27,8 +28,6 @@ from sideagents.run.provenance import command_line, versions
 from sideagents.run.seeding import seed_everything
 from sideagents.train.loop import FitConfig, fit
 from sideagents.train.sheet import contact_sheet
-
-_HELD_OUT_SHARE = 10  # without a split, every tenth building is held out
 
 
 class PretrainConfig(FitConfig):
@@ -56,8 +55,9 @@ class PretrainConfig(FitConfig):
     @field_validator("task")
     @classmethod
     def _known(cls, task: str) -> str:
-        if task not in TARGETS:
-            raise ValueError(f"unknown task {task!r}{nearest(task, TARGETS)} (known: {', '.join(TARGETS)})")
+        known = [name for name, target in TARGETS.items() if target.kind == "map"]
+        if task not in known:
+            raise ValueError(f"unknown task {task!r}{nearest(task, known)} (known: {', '.join(known)})")
         return task
 
     @property
@@ -201,28 +201,12 @@ def _mean_map(data: ImageSet) -> Tensor:
 def _read_data(config: PretrainConfig) -> tuple[ImageSet, ImageSet]:
     """Return the training and the held-out images; no building is in both."""
     root = data_root(config.data)
-    train: list[str] | None = None
-    held_out: list[str] | None = None
-    if config.held_out is None:
-        known = list_buildings(root)
-        if config.splits is not None:
-            splits = read_splits(Path(find_data(config.splits)))
-            train, held_out = ([name for name in splits[part] if name in known] for part in ("train", "val"))
-        else:
-            held_out = known[_HELD_OUT_SHARE // 2 :: _HELD_OUT_SHARE] or known[-1:]
-            train = [name for name in known if name not in held_out]
-        if not train or not held_out:
-            raise ConfigError(
-                f"data {root}: {len(train)} training and {len(held_out)} held-out buildings; give held_out=FOLDER "
-                "or splits=FILE.csv, or make images of more buildings"
-            )
-    other = root if config.held_out is None else data_root(config.held_out)
-    first = read_taskonomy(root, config.task, buildings=train, size=config.size, limit=config.images)
-    second = read_taskonomy(other, config.task, buildings=held_out, size=config.size, limit=config.held_out_images)
-    shared = sorted(set(first.buildings) & set(second.buildings))
-    if shared:
-        raise ConfigError(f"held_out {other}: building {shared[0]!r} is among the training buildings too")
-    return first, second
+    held_out = None if config.held_out is None else data_root(config.held_out)
+    splits = None if config.splits is None else Path(find_data(config.splits))
+    return read_parts(
+        root, config.task, held_out=held_out, splits=splits, size=config.size,
+        images=config.images, held_out_images=config.held_out_images,
+    )  # fmt: skip
 
 
 def _write(

@@ -67,7 +67,9 @@ def add_verbs(verbs: Verbs) -> None:
     render.add_argument("files", type=user_path, nargs="*", metavar="FILE.glb", help="buildings (default: bundled)")
     render.add_argument("--out", type=user_path, required=True, metavar="DIR")
     render.add_argument("--split", choices=SPLITS, default="train", help="which bundled buildings (default train)")
-    render.add_argument("--tasks", nargs="+", metavar="TASK", help="curvature, denoising, depth, ... (default: all)")
+    render.add_argument(
+        "--tasks", nargs="+", metavar="TASK", help="curvature, depth, ..., or all (default: those of the shipped bases)"
+    )
     render.add_argument(
         "--views", type=positive_int, default=100, metavar="N", help="views of a building (default 100)"
     )
@@ -128,12 +130,12 @@ def _render(args: argparse.Namespace) -> int:
     from sideagents_envs.buildings import scenes_root
     from sideagents_envs.config import ScenesConfig
     from sideagents_envs.errors import SceneError
-    from sideagents_envs.taskonomy import TASKS, render_taskonomy
+    from sideagents_envs.taskonomy import FOLDERS, TASKS, render_taskonomy
 
     for path in args.files:
         if not path.is_file():
             raise SceneError(f"{path}: no such file")
     paths = args.files or scenes_root(ScenesConfig(), args.split)
-    tasks = TASKS if args.tasks is None else args.tasks
+    tasks = TASKS if args.tasks is None else tuple(FOLDERS) if args.tasks == ["all"] else args.tasks
     print(f"wrote {render_taskonomy(paths, args.out, tasks, args.views, args.size, args.seed)}")
     return 0

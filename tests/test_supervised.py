@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sideagents.data.images import LabelledImages
-from sideagents.train.classify import augmented, batches, classification_loss, judge
+from sideagents.train.supervised import augmented, batches, example_loss, judge
 
 
 def colours(count: int = 40) -> LabelledImages:
@@ -32,9 +32,9 @@ def test_judging_by_hand():
     net, data = Net(), colours(2)
     nn.init.zeros_(net.layer.weight)
     net.layer.bias.data = torch.tensor([math.log(3.0), 0.0])  # probabilities 3/4 and 1/4
-    accuracy, loss = judge(net.eval(), data)
-    assert accuracy == 0.5
-    assert loss == pytest.approx(-(math.log(0.75) + math.log(0.25)) / 2)
+    found = judge(net.eval(), data)
+    assert found.accuracy == 0.5
+    assert found.mean_loss == pytest.approx(-(math.log(0.75) + math.log(0.25)) / 2)
 
 
 def test_the_loss_is_the_mean_cross_entropy_of_augmented_images():
@@ -45,10 +45,10 @@ def test_the_loss_is_the_mean_cross_entropy_of_augmented_images():
         seen.append((images, numbers))
         return net(images, numbers)
 
-    found = classification_loss(logits, data, "none", index, torch.Generator())
+    found = example_loss(logits, data, "none", index, torch.Generator())
     expected = nn.functional.cross_entropy(net(data.images[index].float() / 255, index), data.labels[index])
     assert torch.equal(found, expected)
-    classification_loss(logits, data, "flip_crop", index, torch.Generator().manual_seed(0))
+    example_loss(logits, data, "flip_crop", index, torch.Generator().manual_seed(0))
     assert torch.equal(seen[0][1], seen[1][1])
     assert not torch.equal(seen[0][0], seen[1][0])
 
@@ -66,10 +66,12 @@ def test_batches_are_passes_over_all_items():
 def test_images_are_mirrored_and_shifted_with_borders_of_0():
     images = torch.arange(1.0, 17.0).view(1, 1, 4, 4).expand(64, 3, 4, 4)
     generator = torch.Generator().manual_seed(0)
-    assert augmented(images, "none", generator) is images
-    flipped = augmented(images, "flip", generator)
+    assert augmented(images, "none", generator) == (images, None)
+    flipped, mirrored = augmented(images, "flip", generator)
+    assert mirrored is not None
+    assert torch.equal(mirrored, flipped[:, 0, 0, 0] == 4)
     assert {tuple(image[0, 0].tolist()) for image in flipped} == {(1, 2, 3, 4), (4, 3, 2, 1)}
-    moved = augmented(images, "flip_crop", generator, pad=1)
+    moved, _ = augmented(images, "flip_crop", generator, pad=1)
     assert moved.shape == images.shape
     padded = torch.nn.functional.pad(images[0], (1, 1, 1, 1))
     windows = [padded[:, i : i + 4, j : j + 4] for i in range(3) for j in range(3)]

@@ -1,0 +1,116 @@
+"""Images with one of Taskonomy's targets, in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sideagents.data.examples import Judged
+from sideagents.data.targets import Target
+
+Key = tuple[str, int, int]  # building, point, view
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images and one target, all in memory, as stored on disk: `Examples` of that task.
+
+    images: uint8 (N, 3, H, W). raw: uint8, uint16 or float16 (N, C, H, W), or None when the target is the image; of a
+    segmentation uint8 (N, 1, H, W), of a category float16 (N, classes, 1, 1). valid: bool (N, 1, H, W), or None when
+    every pixel counts. keys: building, point, view of each image.
+    """
+
+    target: Target
+    images: Tensor
+    raw: Tensor | None
+    valid: Tensor | None
+    keys: list[Key]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def buildings(self) -> list[str]:
+        """The buildings, sorted."""
+        return sorted({building for building, _, _ in self.keys})
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """An answer is a map (channels, H, W), logits per pixel for a segmentation; a category's are (classes,)."""
+        if self.target.kind == "category":
+            return (self.raw.shape[1],) if self.raw is not None else (0,)
+        return (self.target.channels, *self.images.shape[-2:])
+
+    @property
+    def asks_classes(self) -> bool:
+        """Whether answers are right or wrong."""
+        return self.target.kind != "map"
+
+    def loss(self, answers: Tensor, index: Tensor, mirrored: Tensor | None = None) -> Tensor:
+        """Return the mean error over valid pixels, by the target's own measure; see `Examples`."""
+        errors, weight = self._errors(answers, index, mirrored)
+        return errors.sum() / weight.sum().clamp(min=1.0)
+
+    def judge(self, answers: Tensor, index: Tensor) -> Judged:
+        """Return summed errors, and what is right of a segmentation's pixels or of categories; see `Examples`."""
+        errors, weight = self._errors(answers, index, None)
+        loss, count = float(errors.double().sum()), float(weight.double().sum())
+        if self.target.kind == "map" or self.raw is None:
+            return Judged(loss, count)
+        wanted = (
+            self.raw[index].squeeze(1) if self.target.kind == "segmentation" else self.raw[index].flatten(1).argmax(1)
+        )
+        right = answers.argmax(dim=1) == wanted
+        return Judged(loss, count, int(right.sum()), right.numel())
+
+    def _errors(self, answers: Tensor, index: Tensor, mirrored: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the error of each pixel (or image) and channel where it counts, 0 elsewhere, and where it does."""
+        _, target, weight = self.batch(index)
+        if mirrored is not None and self.target.kind != "category":
+            _, target, weight = self.mirror(target, target, weight, mirrored)
+        if self.target.kind == "segmentation":
+            errors = functional.cross_entropy(answers, target.squeeze(1).long(), reduction="none").unsqueeze(1)
+        elif self.target.kind == "category":
+            return functional.cross_entropy(answers, target.flatten(1), reduction="none"), weight[:, 0, 0, 0]
+        else:
+            errors = answers - target
+            errors = errors.square() if self.target.loss == "l2" else errors.abs()
+        return errors * weight, weight.expand_as(errors)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images in [0, 1] (B, 3, H, W), targets (B, C, H, W) as `outputs`, weights 0 or 1 (B, 1, H, W).
+
+        Maps are in [-1, 1], segmentations and categories as stored.
+        """
+        images = self.images[index]
+        if self.raw is None:
+            target = self.target.scale(images)
+        elif self.raw.dtype == torch.float16:
+            target = self.raw[index].float()
+        else:
+            target = self.target.scale(self.raw[index])
+        height, width = images.shape[-2:]
+        weight = torch.ones(len(index), 1, height, width) if self.valid is None else self.valid[index].float()
+        return images.float() / 255, target, weight
+
+    def mirror(self, images: Tensor, target: Tensor, weight: Tensor, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mirror the samples of a batch where `which` (B,) bool says so, signs of directions included."""
+        sign = torch.tensor(self.target.mirrored_sign or (1.0,)).view(1, -1, 1, 1)
+        choose = which.view(-1, 1, 1, 1)
+        return (
+            torch.where(choose, images.flip(3), images),
+            torch.where(choose, target.flip(3) * sign, target),
+            torch.where(choose, weight.flip(3), weight),
+        )
+
+    def digest(self) -> str:
+        """Return the sha256 hex digest of names and pixels: two data sets with the same digest are the same."""
+        digest = hashlib.sha256(repr((self.target.name, self.keys)).encode())
+        for tensor in (self.images, self.raw, self.valid):
+            if tensor is not None:
+                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,78 @@
+"""What training on images in memory needs beside the loop: augmentation, order, judging."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional
+
+from sideagents.data.examples import Examples, Judged
+from sideagents.errors import SideAgentsError
+from sideagents.train.step import StepConfig
+
+Answer = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, H, W) in [0, 1], their numbers (B,) -> (B, *outputs)
+_JUDGED_AT_ONCE = 250
+
+
+class SupervisedConfig(StepConfig):
+    """How examples are learned, but for how long."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    batch_size: int = Field(128, ge=1, description="images in each step")
+    optimizer: Literal["adam", "adamw", "sgd", "radam"] = Field("adam", description="`sgd` has momentum 0.9")
+    augment: Literal["none", "flip", "flip_crop"] = Field(
+        "none", description="crops are of images padded by 4; maps are mirrored with their images and not cropped"
+    )
+
+
+def example_loss(answer: Answer, data: Examples, augment: str, index: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the mean loss of the examples `index`; what augmentation draws is drawn from the generator.
+
+    Raises `SideAgentsError` when maps would have to be cropped.
+    """
+    if augment == "flip_crop" and len(data.outputs) > 1:
+        raise SideAgentsError("augment: maps are not cropped with their images; give flip or none")
+    images, mirrored = augmented(data.images[index].float() / 255, augment, generator)
+    return data.loss(answer(images, index).float(), index, mirrored)
+
+
+@torch.no_grad()
+def judge(answer: Answer, data: Examples) -> Judged:
+    """Judge answers about all examples; the network must be in eval mode."""
+    found = Judged()
+    for index in torch.split(torch.arange(len(data)), _JUDGED_AT_ONCE):
+        found += data.judge(answer(data.images[index].float() / 255, index).float(), index)
+    return found
+
+
+def batches(items: int, batch_size: int, steps: int, generator: torch.Generator) -> list[Tensor]:
+    """Return `steps` mini-batches of indices: passes over all items, each in an order of its own, back to back."""
+    size = min(batch_size, items)
+    passes = -(-steps * size // items)
+    order = torch.cat([torch.randperm(items, generator=generator) for _ in range(passes)])
+    return list(torch.split(order[: steps * size], size))
+
+
+def augmented(images: Tensor, how: str, generator: torch.Generator, pad: int = 4) -> tuple[Tensor, Tensor | None]:
+    """Return images (B, 3, H, W) mirrored by chance, and where (B,) bool they are, None where none can be.
+
+    `flip_crop` then shifts them by up to `pad` pixels; borders are 0.
+    """
+    if how == "none":
+        return images, None
+    mirrored = torch.rand(len(images), generator=generator) < 0.5
+    images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+    if how == "flip":
+        return images, mirrored
+    height, width = images.shape[-2:]
+    padded = functional.pad(images, (pad,) * 4)
+    down, right = torch.randint(0, 2 * pad + 1, (2, len(images)), generator=generator)
+    rows = down[:, None] + torch.arange(height)
+    columns = right[:, None] + torch.arange(width)
+    picked = padded.permute(0, 2, 3, 1)[torch.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None]]
+    return picked.permute(0, 3, 1, 2), mirrored
