@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sideagents.run.config import NEUTRAL
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
-
-_NEUTRAL: dict[str, JsonValue] = {"neutral": True}  # see `config_hash`
 
 
 class _Section(BaseModel):
@@ -74,7 +73,7 @@ class CloneConfig(_Section):
     frames_in: Literal["memory", "disk"] = Field(
         "memory",
         description="where the frames to learn from are kept; disk: in files in the run's folder, removed at the end",
-        json_schema_extra={"neutral": True},
+        json_schema_extra=NEUTRAL,
     )
     checkpoint_every_s: float = Field(120.0, gt=0.0)
 
@@ -117,10 +116,10 @@ class EvalConfig(_Section):
         0,
         ge=0,
         description="`train` evaluates at the first update after so many frames each; 0 = never",
-        json_schema_extra=_NEUTRAL,
+        json_schema_extra=NEUTRAL,
     )
     during_episodes: int = Field(
-        50, ge=1, description="of the list, the first N that `train` evaluates on", json_schema_extra=_NEUTRAL
+        50, ge=1, description="of the list, the first N that `train` evaluates on", json_schema_extra=NEUTRAL
     )
     deterministic: bool = Field(False, description="arg-max instead of sampled actions")
     temperature: float = Field(1.0, gt=0.0, description="of the sampled actions")
@@ -135,9 +134,9 @@ class AgentConfig(_Section):
     habitat_simulator: HabitatSimulator = Field(
         "auto",
         description="simulator inside habitat-lab; auto: habitat-sim where it is installed",
-        json_schema_extra=_NEUTRAL,
+        json_schema_extra=NEUTRAL,
     )
-    habitat: HabitatConfig = Field(HabitatConfig(), json_schema_extra=_NEUTRAL)
+    habitat: HabitatConfig = Field(HabitatConfig(), json_schema_extra=NEUTRAL)
     runs: str = Field("runs", description="folder of all runs")
     workers: int = Field(1, ge=1, le=64, description="data-parallel training processes")
     threads: int = Field(1, ge=1, description="torch threads of each process")

@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from sideagents.data.targets import SEQUENCE, TARGETS
 from sideagents.errors import nearest
+from sideagents.run.config import NEUTRAL
 from sideagents.train.supervised import SupervisedConfig
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -62,19 +63,35 @@ class LifelongConfig(SupervisedConfig):
     threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's choice")
 
     data: str = Field("cifar100", description="folder of CIFAR-100 or CIFAR-10, as given or below SIDEAGENTS_DATA")
-    reader: Literal["cifar", "taskonomy"] = Field("cifar", description="tasks are classes, or targets of images")
+    reader: Literal["cifar", "taskonomy"] = Field(
+        "cifar", description="tasks are classes, or targets of images", json_schema_extra=NEUTRAL
+    )
     tasks: int = Field(10, ge=1, description="cifar: the classes, in their order, are cut into so many tasks")
-    targets: tuple[str, ...] = Field(SEQUENCE, min_length=1, description="taskonomy: the tasks")
+    targets: tuple[str, ...] = Field(
+        SEQUENCE, min_length=1, description="taskonomy: the tasks", json_schema_extra=NEUTRAL
+    )
     order: tuple[int, ...] = Field((), description="numbers of tasks, counted from 0, in their order; empty: all")
     held_out: int = Field(
         0, ge=0, description="cifar: training images of each class to evaluate on in place of the test set"
     )
     held_out_data: str | None = Field(
-        None, description="taskonomy: folder with the buildings to evaluate on; else every tenth building is held out"
+        None,
+        description="taskonomy: folder with the buildings to evaluate on; else every tenth building is held out",
+        json_schema_extra=NEUTRAL,
     )
-    images: int = Field(0, ge=0, description="taskonomy: training images at most, spread evenly; 0 = all")
-    held_out_images: int = Field(0, ge=0, description="taskonomy: images to evaluate on at most; 0 = all")
-    size: int = Field(64, ge=16, multiple_of=8, description="taskonomy: images are resized to size x size pixels")
+    images: int = Field(
+        0, ge=0, description="taskonomy: training images at most, spread evenly; 0 = all", json_schema_extra=NEUTRAL
+    )
+    held_out_images: int = Field(
+        0, ge=0, description="taskonomy: images to evaluate on at most; 0 = all", json_schema_extra=NEUTRAL
+    )
+    size: int = Field(
+        64,
+        ge=16,
+        multiple_of=8,
+        description="taskonomy: images are resized to size x size pixels",
+        json_schema_extra=NEUTRAL,
+    )
 
     base: str = "cifar:resnet44"
     base_weights: str | None = Field(None, description="weights file of the base, as given or below SIDEAGENTS_DATA")

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from sideagents.errors import ConfigError, nearest
 from sideagents.run.files import read_text
@@ -54,6 +54,9 @@ def load_config(model_cls: type[ModelT], path: Path | None, overrides: Sequence[
 def dump_config(model: BaseModel) -> str:
     """Return the whole configuration, defaults included, as YAML that `load_config` reads back equal."""
     return OmegaConf.to_yaml(OmegaConf.create(_escape(model.model_dump(mode="json"))))
+
+
+NEUTRAL: dict[str, JsonValue] = {"neutral": True}  # the mark of keys that change nothing at their default
 
 
 def config_hash(model: BaseModel) -> str:

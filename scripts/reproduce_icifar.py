@@ -1,9 +1,0 @@
-"""Run incremental CIFAR-100 by side-tuning and its rivals; see `--help`."""
-
-import sys
-
-from sideagents_policies.cli.main import guarded
-from sideagents_policies.reproduce_icifar import main
-
-if __name__ == "__main__":
-    sys.exit(guarded(main))

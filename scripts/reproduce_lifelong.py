@@ -1,0 +1,9 @@
+"""Run sequences of tasks by side-tuning and its rivals; see `--help`."""
+
+import sys
+
+from sideagents_policies.cli.main import guarded
+from sideagents_policies.reproduce_lifelong import main
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
