@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from sideagents.core.base import FrozenBase
 from sideagents.core.init import load_student
 from sideagents.core.side import make_side
 from sideagents.errors import SideAgentsError
-from sideagents.train.distil import DistilConfig, code_error, distil, encode_all
+from sideagents.train.distil import DistilConfig, code_error, distil, encode_all, soft_label_loss
 
 
 class Teacher(nn.Module):
@@ -103,3 +104,34 @@ def test_what_cannot_be_distilled_is_refused(images: Tensor, tmp_path: Path) -> 
     with pytest.raises(SideAgentsError, match="needs the base's decoder"):
         distil(base, student(), images, images, settings(perceptual=1.0), out)
     assert not out.exists()
+
+
+def test_soft_labels_by_hand() -> None:
+    teacher = torch.tensor([[2 * math.log(3.0), 0.0]])  # 3/4 and 1/4 at temperature 2
+    student = torch.zeros(1, 2)
+    divergence = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert float(soft_label_loss(student, teacher, 2.0)) == pytest.approx(4 * divergence)
+    assert float(soft_label_loss(teacher, teacher, 3.0)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_soft_labels_alone_teach_what_the_classifier_asks(images: Tensor, tmp_path: Path) -> None:
+    base = FrozenBase(Teacher(), "teacher", (16, 16))
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(32, 3))
+    torch.manual_seed(1)
+    classifier[1].weight.data.normal_(std=2.0)
+    side = student()
+    config = settings(code=0.0, labels=1.0, temperature=2.0)
+
+    def divergence() -> float:
+        with torch.no_grad():
+            found, wanted = (classifier(encode_all(net, images[128:])) for net in (side, base))
+        return float(soft_label_loss(found, wanted, 2.0))
+
+    before = divergence()
+    distil(base, side, images[:128], images[128:], config, tmp_path / "s.safetensors", classifier=classifier)
+    assert divergence() < 0.3 * before
+    assert not any(p.requires_grad or p.grad is not None for p in classifier.parameters())
+    with pytest.raises(SideAgentsError, match="labels above 0 needs the base's classifier"):
+        distil(base, side, images[:128], images[128:], config, tmp_path / "s.safetensors")
+    with pytest.raises(ValueError, match="there is nothing to learn"):
+        settings(code=0.0)

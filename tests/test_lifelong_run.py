@@ -130,6 +130,23 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
         lifelong(configured(data, tmp_path / "cut", method=method, steps=9), resume=True)
 
 
+def test_codes_of_augmented_copies_are_cached(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    original = run_module.cached_codes
+
+    def noted(base: Any, images: Any, folder: Any) -> Any:
+        seen.append(len(images))
+        return original(base, images, folder)
+
+    monkeypatch.setattr(run_module, "cached_codes", noted)
+    _, result = lifelong(configured(data, tmp_path, augment="flip_crop", views=3))
+    assert result["accuracy"][1][1] > 0.5
+    assert seen == [3 * 2 * TRAIN, 2 * TEST] * 2
+    for changes in ({"views": 2}, {"views": 2, "augment": "flip", "reader": "taskonomy"}):
+        with pytest.raises(ValueError, match="give augment, reader must be cifar"):
+            configured(data, tmp_path, **changes)
+
+
 @pytest.mark.parametrize("method", LEARNERS.names())
 def test_targets_of_images_are_tasks_too(method: str, images: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {

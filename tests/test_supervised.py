@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sideagents.data.images import LabelledImages
-from sideagents.train.supervised import augmented, batches, example_loss, judge
+from sideagents.train.supervised import augmented, batches, example_loss, fixed_views, judge
 
 
 def colours(count: int = 40) -> LabelledImages:
@@ -79,3 +79,14 @@ def test_images_are_mirrored_and_shifted_with_borders_of_0():
     # a mirrored image is padded after it was mirrored: the same windows
     assert all(any(torch.equal(image, window) for window in windows) for image in moved)
     assert len({tuple(image.flatten().tolist()) for image in moved}) > 9
+
+
+def test_fixed_views_are_copies_one_after_another():
+    data = colours(6)
+    found = fixed_views(data, "flip_crop", 3, torch.Generator().manual_seed(0))
+    assert torch.equal(found.labels, data.labels.repeat(3))
+    assert found.classes == data.classes
+    assert found.images.shape == (18, 3, 4, 4)
+    expected, _ = augmented(data.images.float() / 255, "flip_crop", torch.Generator().manual_seed(0))
+    assert torch.equal(found.images[:6].float() / 255, expected)  # eight bits lose nothing
+    assert not torch.equal(found.images[:6], found.images[6:12])

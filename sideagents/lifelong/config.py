@@ -104,6 +104,13 @@ class LifelongConfig(SupervisedConfig):
     norm_groups: int = Field(8, ge=0, description="GroupNorm between merge and readout; 0 leaves it out")
 
     steps: int = Field(157, ge=1, description="optimizer steps for each task")
+    views: int = Field(
+        0,
+        ge=0,
+        description="augmented copies of each training image, made once, with the base's codes cached; 0: augment in "
+        "each step anew, and run the base",
+        json_schema_extra=NEUTRAL,
+    )
     cache: str | None = Field(None, description="folder for the base's codes, by default the user's cache")
 
     ewc: EWCConfig = EWCConfig()
@@ -124,6 +131,12 @@ class LifelongConfig(SupervisedConfig):
                 raise ValueError(f"targets: unknown task {target!r}{nearest(target, TARGETS)}")
         if len(set(self.targets)) < len(self.targets):
             raise ValueError("targets must name each task once")
+        return self
+
+    @model_validator(mode="after")
+    def _views_of_what(self) -> Self:
+        if self.views and (self.reader == "taskonomy" or self.augment == "none"):
+            raise ValueError("views are augmented copies of images with classes: give augment, reader must be cifar")
         return self
 
     @model_validator(mode="after")

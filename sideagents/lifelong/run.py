@@ -19,6 +19,7 @@ from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
 from sideagents.core.merge import MERGES
 from sideagents.data.codes import cached_codes
+from sideagents.data.images import LabelledImages
 from sideagents.data.targets import TARGETS
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
 from sideagents.lifelong.config import LifelongConfig
@@ -34,7 +35,7 @@ from sideagents.run.progress import Progress
 from sideagents.run.seeding import seed_everything
 from sideagents.train.readouts import make_readout
 from sideagents.train.step import Stepper
-from sideagents.train.supervised import Answer, batches, example_loss, judge
+from sideagents.train.supervised import Answer, batches, example_loss, fixed_views, judge
 
 _LOG_EVERY = 20  # steps
 
@@ -129,7 +130,7 @@ class TaskSequence:
         self._weights: list[int] = []
         self._alphas: list[float] = []
         self._seconds = 0.0
-        self._codes: dict[tuple[int, str], Tensor] = {}
+        self._test_codes: dict[int, Tensor | None] = {}
 
     def play(self, resume: bool) -> dict[str, Any]:
         """Train what is left and return the result."""
@@ -166,7 +167,10 @@ class TaskSequence:
     def _train(self, task: int, shown: Progress) -> None:
         config, learner, data = self.config, self.learner, self.tasks[task].train
         generator = torch.Generator().manual_seed(self._seed(task))
-        codes = self._codes_of(task, "train") if config.augment == "none" else None
+        augment = "none" if config.views else config.augment
+        if config.views:
+            data = fixed_views(cast(LabelledImages, data), config.augment, config.views, generator)
+        codes = self._codes(data.images) if augment == "none" else None
         order = batches(len(data), config.batch_size, config.steps, generator)
         stepper = Stepper(config, learner.trained(task), config.steps, title=f"task {self.tasks[task].name}")
         answer = self._answer(task, codes)
@@ -175,7 +179,7 @@ class TaskSequence:
         for index in order:
 
             def total(index: Tensor = index) -> Tensor:
-                return example_loss(answer, data, config.augment, index, generator) + learner.penalty()
+                return example_loss(answer, data, augment, index, generator) + learner.penalty()
 
             losses.append(stepper.step(total))
             shown.update(1, loss=losses[-1])
@@ -191,18 +195,17 @@ class TaskSequence:
     def _judge(self, task: int) -> tuple[float, float]:
         """Return accuracy (nan where no class is asked) and mean loss on a task's test images."""
         self.learner.eval()
-        found = judge(self._answer(task, self._codes_of(task, "test")), self.tasks[task].test)
+        test = self.tasks[task].test
+        if task not in self._test_codes:
+            self._test_codes[task] = self._codes(test.images)
+        found = judge(self._answer(task, self._test_codes[task]), test)
         return found.accuracy, found.mean_loss
 
-    def _codes_of(self, task: int, part: str) -> Tensor | None:
-        """Return the base's codes of a task's images, where the method reads them."""
+    def _codes(self, images: Tensor) -> Tensor | None:
+        """Return the base's codes of images, where the method reads them."""
         if not self.learner.reads_codes:
             return None
-        if (task, part) not in self._codes:
-            images = self.tasks[task].train.images if part == "train" else self.tasks[task].test.images
-            folder = None if self.config.cache is None else Path(self.config.cache)
-            self._codes[task, part] = cached_codes(self.base, images, folder)
-        return self._codes[task, part]
+        return cached_codes(self.base, images, None if self.config.cache is None else Path(self.config.cache))
 
     # stopping and going on
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import Self
 
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
@@ -26,7 +27,16 @@ class DistilConfig(FitConfig):
 
     seed: int = Field(1, ge=0)
     mirror: bool = Field(True, description="mirror half of the images")
+    code: float = Field(1.0, ge=0.0, description="weight of the squared error of the code")
     perceptual: float = Field(0.0, ge=0.0, description="weight of the error after the base's decoder")
+    labels: float = Field(0.0, ge=0.0, description="weight of the divergence from the base's soft labels")
+    temperature: float = Field(1.0, gt=0.0, description="that both logits are divided by")
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if self.code == self.perceptual == self.labels == 0.0:
+            raise ValueError("code, perceptual and labels are all 0: there is nothing to learn")
+        return self
 
 
 @dataclass(frozen=True)
@@ -48,24 +58,30 @@ def distil(
     out: Path,
     *,
     decoder: nn.Module | None = None,
+    classifier: nn.Module | None = None,
     run: RunFolder | None = None,
     resume: bool = False,
 ) -> Distilled:
     """Train `side` in place to give the base's codes, and write its tensors to `out` (.safetensors).
 
-    images, held_out: uint8 (N, C, H, W). side: images in [0, 1] -> (B, *base.out_shape). The loss is the mean squared
-    error of the codes, plus `perceptual` times that of `decoder(code)`, as the original distils its Taskonomy sides
-    through the base's own frozen decoder. The base encodes every image once (twice with mirrors). Raises
-    `SideAgentsError` when the side's code has another shape, or a decoder is missing.
+    images, held_out: uint8 (N, C, H, W). side: images in [0, 1] -> (B, *base.out_shape). The loss is `code` times the
+    mean squared error of the codes, plus `perceptual` times that of `decoder(code)`, as the original distils its
+    Taskonomy sides through the base's own frozen decoder, plus `labels` times T^2 KL(teacher || student) of
+    softmax(`classifier(code)` / T) with the base's own frozen classifier (Hinton et al. 2015, section 2): the original
+    distils its CIFAR side by that, at T = 1. The base encodes every image once (twice with mirrors). Raises
+    `SideAgentsError` when the side's code has another shape, or a decoder or classifier is missing.
     """
-    if config.perceptual > 0 and decoder is None:
-        raise SideAgentsError("distil: perceptual above 0 needs the base's decoder")
+    for key, part in {"decoder": decoder, "classifier": classifier}.items():
+        weight = "perceptual" if key == "decoder" else "labels"
+        if getattr(config, weight) > 0 and part is None:
+            raise SideAgentsError(f"distil: {weight} above 0 needs the base's {key}")
     with torch.no_grad():
         shape = tuple(side(images[:1].float() / 255).shape[1:])
     if shape != base.out_shape:
         raise SideAgentsError(f"distil: the side's code is {shape}, that of base {base.name!r} {base.out_shape}")
-    if decoder is not None:
-        decoder = decoder.eval().requires_grad_(False)
+    for part in (decoder, classifier):
+        if part is not None:
+            part.eval().requires_grad_(False)
     codes = encode_all(base, images)
     mirrored = encode_all(base, images.flip(3)) if config.mirror else None
 
@@ -76,10 +92,12 @@ def distil(
             batch = torch.where(which, batch.flip(3), batch)
             wanted = torch.where(which.view(-1, *[1] * (wanted.dim() - 1)), mirrored[index], wanted)
         found = side(batch.float() / 255).float()
-        value = functional.mse_loss(found, wanted)
+        value = config.code * functional.mse_loss(found, wanted)
         if decoder is not None and config.perceptual > 0:
             seen = functional.mse_loss(decoder(found).float(), decoder(wanted).float())
             value = value + config.perceptual * seen
+        if classifier is not None and config.labels > 0:
+            value = value + config.labels * soft_label_loss(classifier(found), classifier(wanted), config.temperature)
         return value
 
     title = f"distilling {base.name}"
@@ -89,6 +107,14 @@ def distil(
     save_tensors(out, side.state_dict())
     error, explained = code_error(base, side, held_out)
     return Distilled(out, error, explained, seconds)
+
+
+def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over logits (B, classes); scalar."""
+    log_student = functional.log_softmax(student.float() / temperature, dim=1)
+    log_teacher = functional.log_softmax(teacher.float() / temperature, dim=1)
+    divergence = functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence
 
 
 @torch.no_grad()

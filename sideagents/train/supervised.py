@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sideagents.data.examples import Examples, Judged
+from sideagents.data.images import LabelledImages
 from sideagents.errors import SideAgentsError
 from sideagents.train.step import StepConfig
 
@@ -56,6 +57,13 @@ def batches(items: int, batch_size: int, steps: int, generator: torch.Generator)
     passes = -(-steps * size // items)
     order = torch.cat([torch.randperm(items, generator=generator) for _ in range(passes)])
     return list(torch.split(order[: steps * size], size))
+
+
+def fixed_views(data: LabelledImages, how: str, views: int, generator: torch.Generator) -> LabelledImages:
+    """Return `views` augmented copies of all images, one after another: a fixed set, so that codes can be cached."""
+    copies = [augmented(data.images.float() / 255, how, generator)[0] for _ in range(views)]
+    images = torch.cat([(copy * 255).round().to(torch.uint8) for copy in copies])
+    return LabelledImages(images, data.labels.repeat(views), data.classes)
 
 
 def augmented(images: Tensor, how: str, generator: torch.Generator, pad: int = 4) -> tuple[Tensor, Tensor | None]:

@@ -1,0 +1,131 @@
+"""Many tasks at once: the base itself learns what they share (Wallingford et al. 2022, section 3, Joint MTL).
+
+`fit_jointly` trains the base's weights and every task's own together. With `taps` that is the joint variant: the price
+of own layers pulls into the base what tasks have in common; memory grows with the number of tasks. Its
+memory-efficient form is `shared_base`: one network with a readout for each task, and TAPS on it afterwards, one task
+after another.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+
+from sideagents.adapt.adapted import Adapted
+from sideagents.core.base import FrozenBase
+from sideagents.core.trainable import TrainableBase
+from sideagents.data.examples import Examples
+from sideagents.errors import SideAgentsError
+from sideagents.run.progress import Progress
+from sideagents.train.readouts import make_readout
+from sideagents.train.step import Stepper
+from sideagents.train.supervised import SupervisedConfig, batches, example_loss
+
+_Losses = Callable[[Mapping[str, Tensor], int, torch.Generator], Tensor]  # index by task, epoch, generator
+
+
+class JointConfig(SupervisedConfig):
+    """How tasks learn together; each step takes a mini-batch of every task."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    seed: int = Field(1, ge=0)
+    epochs: int = Field(10, ge=1, description="passes over the largest task; smaller ones are repeated")
+    penalty_warmup: int = Field(0, ge=0, description="epochs at the start without the method's penalty")
+
+
+def fit_jointly(adapted: Adapted, data: Mapping[str, Examples], config: JointConfig) -> Adapted:
+    """Train all tasks of `adapted` and its base's weights together, and return the result: a new base with the tasks.
+
+    data: examples of each task, by its name. The base that was given stays as it is; the new one is named after it and
+    has a fingerprint of its own. BatchNorm is each task's own. The loss is the sum over tasks of loss and penalty
+    (equation 4). Raises `SideAgentsError` for tasks without data or data without a task, for a method whose tasks do
+    not share the base's parameters, and for a loss that is no longer finite.
+    """
+    if set(data) != set(adapted.tasks) or not data:
+        raise SideAgentsError(f"joint: data is of {sorted(data)}, the tasks are {sorted(adapted.tasks)}")
+    joint = copy.deepcopy(adapted)
+    joint.base.name = f"{adapted.base.name}-joint"
+    shared = {id(p) for p in joint.base.parameters()}
+    for name in joint.tasks:
+        if shared.isdisjoint(id(p) for p in joint.task(name).parameters()):
+            raise SideAgentsError(f"joint: method {joint.method!r} does not share the base's parameters; taps does")
+
+    def losses(indices: Mapping[str, Tensor], epoch: int, generator: torch.Generator) -> Tensor:
+        total = torch.zeros(())
+        for name, index in indices.items():
+
+            def answer(images: Tensor, _: Tensor, name: str = name) -> Tensor:
+                return cast(Tensor, joint(images, name))
+
+            total = total + example_loss(answer, data[name], config.augment, index, generator)
+            if epoch >= config.penalty_warmup:
+                total = total + joint.penalty(name)
+        return total
+
+    trained = nn.ModuleList([joint.task(name) for name in joint.tasks])
+    with _learning(joint.base):
+        _fit(trained, losses, data, config)
+    return joint.eval()
+
+
+def shared_base(base: FrozenBase, data: Mapping[str, Examples], config: JointConfig) -> FrozenBase:
+    """Train one network on all tasks, each with a readout of its own, and return it as a base; the memory of one task.
+
+    BatchNorm is shared, and learns from mini-batches of one task each. The readouts are thrown away: tasks are added to
+    the new base afterwards. Raises `SideAgentsError` for no data and a loss that is no longer finite.
+    """
+    if not data:
+        raise SideAgentsError("joint: there is no task to learn")
+    torch.manual_seed(config.seed)
+    net = TrainableBase(base, "batch")
+    readouts = nn.ModuleDict({name: make_readout(base.out_shape, found.outputs) for name, found in data.items()})
+
+    def losses(indices: Mapping[str, Tensor], epoch: int, generator: torch.Generator) -> Tensor:
+        total = torch.zeros(())
+        for name, index in indices.items():
+
+            def answer(images: Tensor, _: Tensor, name: str = name) -> Tensor:
+                return cast(Tensor, readouts[name](net(images)))
+
+            total = total + example_loss(answer, data[name], config.augment, index, generator)
+        return total
+
+    _fit(nn.ModuleList([net, readouts]), losses, data, config)
+    mean = None if base.raw else base.mean
+    return FrozenBase(net.encoder, f"{base.name}-shared", base.input_size, mean, base.std, resize=base.resize)
+
+
+@contextmanager
+def _learning(base: FrozenBase) -> Iterator[None]:
+    """Let the frozen weights themselves learn; views that share them follow."""
+    parameters = list(base.encoder.parameters())
+    try:
+        for parameter in parameters:
+            parameter.requires_grad = True
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad, parameter.grad = False, None
+
+
+def _fit(trained: nn.Module, losses: _Losses, data: Mapping[str, Examples], config: JointConfig) -> None:
+    steps = math.ceil(max(len(found) for found in data.values()) / config.batch_size)
+    stepper = Stepper(config, trained, steps * config.epochs, title="joint training")
+    trained.train()
+    with Progress(stepper.total, "joint training", unit="step") as shown:
+        for epoch in range(config.epochs):
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+            orders = {name: batches(len(found), config.batch_size, steps, generator) for name, found in data.items()}
+            for step in range(steps):
+                indices = {name: order[step] for name, order in orders.items()}
+                loss = stepper.step(lambda: losses(indices, epoch, generator))  # noqa: B023  # called at once
+                shown.update(1, loss=loss)
+    trained.eval()

@@ -1,0 +1,44 @@
+"""A side-tuned network as the base of the next side: boosting (side-tuning paper, section 4.4)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from sideagents.core.base import FrozenBase
+from sideagents.core.sidetuned import SideTuned
+from sideagents.errors import SideAgentsError
+
+
+def stacked(net: SideTuned, name: str | None = None) -> FrozenBase:
+    """Freeze a trained network, base, side, merge and alpha together, and return it as a base.
+
+    Side-tuning on it again adds one side to the stack: R2 = alpha2 R1 + (1 - alpha2) S2, with R1 frozen. `net` is taken
+    over, as `FrozenBase` takes its encoder. Raises `SideAgentsError` when its own base is trained, or reads its inputs
+    as they are given.
+    """
+    if not isinstance(net.base, FrozenBase):
+        raise SideAgentsError("stacked: the network trains its base; only sides on a frozen base can be stacked")
+    if net.base.raw:
+        raise SideAgentsError(f"stacked: base {net.base.name!r} takes inputs as given; a stack is of images in [0, 1]")
+    channels = net.base.channels
+    return FrozenBase(
+        _Composite(net), name or f"{net.base.name}+side", net.base.input_size, (0.0,) * channels, (1.0,) * channels
+    )
+
+
+class _Composite(nn.Module):
+    """Images in [0, 1] (B, C, H, W) -> merged codes."""
+
+    def __init__(self, net: SideTuned) -> None:
+        super().__init__()
+        self.net = net
+
+    @property
+    def code_settings(self) -> str:
+        """What the code depends on and the tensors do not show: the base below (see `FrozenBase.fingerprint`)."""
+        return f"on {cast(FrozenBase, self.net.base).fingerprint} by {type(self.net.merge).__name__}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.net(images))

@@ -1,0 +1,56 @@
+"""A stack of sides: what is below is frozen, its code and its name in the fingerprint count."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sideagents import SideAgentsError, SideTuned, load_base, trainable_copy
+from sideagents.adapt import adapt
+from sideagents.core.boosting import stacked
+
+
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_stack_by_hand() -> None:
+    torch.manual_seed(0)
+    first = SideTuned(load_base("curvature"), "conv")
+    first.alpha.raw_alpha.data.fill_(1.0)
+    expected = first(images()).detach()
+    base = stacked(first)
+    assert base.name == "curvature+side"
+    assert torch.equal(base(images()), expected)
+    second = SideTuned(base, "conv")
+    torch.testing.assert_close(second(images()), 0.5 * expected + 0.5 * second.side(images()))
+    own = {id(p) for p in second.parameters()}
+    assert own.isdisjoint({id(p) for p in first.parameters()})  # what is below is not trained
+    assert not any(p.requires_grad for p in first.parameters())
+
+
+def test_a_third_floor_and_the_library(tmp_path) -> None:
+    base = load_base("curvature")
+    for floor in range(2):
+        torch.manual_seed(floor)
+        base = stacked(SideTuned(base, "conv"))
+    adapted = adapt(base, "sidetune", side="conv")
+    adapted.add_task("a", classes=4)
+    assert adapted(images()).shape == (3, 4)
+    adapted.save_task("a", tmp_path)
+    again = adapt(base, "sidetune", side="conv")
+    again.load_task(tmp_path)
+    assert torch.equal(again.eval()(images()), adapted.eval()(images()))
+
+
+def test_the_fingerprint_knows_what_is_below() -> None:
+    def floors(name: str) -> str:
+        torch.manual_seed(0)
+        return stacked(SideTuned(load_base(name), "conv"), "stack").fingerprint
+
+    assert floors("curvature") == floors("curvature") != floors("denoising")
+
+
+def test_a_base_that_is_trained_cannot_be_stacked_on() -> None:
+    with pytest.raises(SideAgentsError, match="the network trains its base"):
+        stacked(SideTuned(trainable_copy(load_base("curvature")), "conv"))
