@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rendered_images import put_images
 
 from sideagents import train
 from sideagents.bases import load_base, read_card
@@ -22,7 +24,7 @@ from sideagents.run.scalars import read_scalars
 from sideagents.train.pretrain import (
     MapModel,
     PretrainConfig,
-    _mean_map,
+    _constants,
     held_out_loss,
     pretrain,
     pretrain_command,
@@ -114,7 +116,8 @@ def test_stop_and_resume_gives_the_same_bytes(data: Path, tmp_path: Path, monkey
 
 def test_the_mean_map_and_its_loss_by_hand(data: Path, tmp_path: Path) -> None:
     images = read_taskonomy(data, "depth", size=SIZE)
-    mean = _mean_map(images)
+    constants = _constants(images)
+    mean = constants["mean_image"]
     _, target, weight = images.batch(torch.arange(len(images)))
     assert weight[:, :, 0, :2].max() == 0  # the hole: no image has a value there, the mean over all stands in
     seen = (target * weight).sum() / weight.sum()
@@ -122,7 +125,7 @@ def test_the_mean_map_and_its_loss_by_hand(data: Path, tmp_path: Path) -> None:
     assert torch.allclose(mean[0, 0, 5, 5], target[:, 0, 5, 5].mean())
     expected = ((target - target.mean(0)) ** 2)[weight > 0].mean()
     settings = config(data, tmp_path)
-    losses = held_out_loss(MapModel(images, settings), images, settings, mean)
+    losses = held_out_loss(MapModel(images, settings), images, settings, constants)
     assert losses.mean_image == pytest.approx(float(expected), rel=1e-5)
     assert losses.mean_value > losses.mean_image
 
@@ -188,3 +191,15 @@ def test_the_command_reads_a_file_and_says_what_it_wrote(
 def test_a_loss_that_explodes_is_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(SideAgentsError, match=r"pretraining depth: the loss became (nan|inf).*lower learning_rate"):
         pretrain(config(data, tmp_path, learning_rate=1e30, warmup=0.0))
+
+
+def test_classes_of_pixels_are_learned_by_cross_entropy(tmp_path: Path) -> None:
+    images = put_images(tmp_path / "images", 4, views=12, size=SIZE)
+    changes: dict[str, Any] = {"task": "segmentation", "epochs": 60, "batch_size": 8}
+    path = pretrain(config(images, tmp_path, **changes))
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["loss"] == "mean cross-entropy over pixels"
+    assert card["held_out_loss"] < 0.9 * card["mean_image_loss"] < 0.9 * card["mean_value_loss"] < 0.9 * math.log(18)
+    assert path.with_suffix(".png").is_file()
+    with pytest.raises(ValueError, match="unknown task 'room'"):
+        config(images, tmp_path, task="room")

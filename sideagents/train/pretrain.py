@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 import torch
 from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sideagents.bases.encoder import MidLevelDecoder, MidLevelEncoder
 from sideagents.bases.files import save_base
@@ -29,13 +30,18 @@ from sideagents.run.seeding import seed_everything
 from sideagents.train.loop import FitConfig, fit
 from sideagents.train.sheet import contact_sheet
 
+_LOSSES = {
+    "map": "mean squared error over valid pixels, targets in [-1, 1]",
+    "segmentation": "mean cross-entropy over pixels",
+}
+
 
 class PretrainConfig(FitConfig):
     """What to learn from which images; the keys of `FitConfig` say how."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    task: str = Field(description="curvature, denoising, depth, normals, autoencoding or edges")
+    task: str = Field(description="curvature, denoising, depth, normals, autoencoding, edges, segmentation, ...")
     data: str = Field(description="folder in Taskonomy's layout, as given or below SIDEAGENTS_DATA")
     held_out: str | None = Field(None, description="folder with the held-out buildings, when it is another one")
     splits: str | None = Field(None, description="Taskonomy's split file (CSV: id,train,val,test)")
@@ -55,7 +61,7 @@ class PretrainConfig(FitConfig):
     @field_validator("task")
     @classmethod
     def _known(cls, task: str) -> str:
-        known = [name for name, target in TARGETS.items() if target.kind == "map"]
+        known = [name for name, target in TARGETS.items() if target.kind != "category"]
         if task not in known:
             raise ValueError(f"unknown task {task!r}{nearest(task, known)} (known: {', '.join(known)})")
         return task
@@ -102,7 +108,7 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> Path:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
     model = MapModel(train, config)
-    mean = _mean_map(train)
+    constants = _constants(train)
 
     def loss(index: Tensor, generator: torch.Generator) -> Tensor:
         images, target, weight = train.batch(index)
@@ -111,7 +117,8 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> Path:
                 images, target, weight, torch.rand(len(index), generator=generator) < 0.5
             )
         images = model.corrupt(images, generator)
-        return _masked_mse(model(images), target, weight)
+        predicted = model(images)
+        return (_errors(predicted, target) * weight).sum() / (weight.sum() * _asked(predicted, target)).clamp(min=1.0)
 
     def evaluate() -> dict[str, float]:
         return {"eval/held_out_loss": held_out_loss(model, held_out, config).model}
@@ -120,13 +127,13 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> Path:
         model, loss, len(train), config, epochs=config.epochs, seed=config.seed, run=run, resume=resume,
         evaluate=evaluate, title=f"pretraining {config.base_name}",
     ).seconds  # fmt: skip
-    losses = held_out_loss(model, held_out, config, mean)
+    losses = held_out_loss(model, held_out, config, constants)
     run.close()
     return _write(config, run, model, train, held_out, losses, seconds)
 
 
 class MapModel(nn.Module):
-    """Encoder and decoder of one task: images in [0, 1] (B, 3, S, S) -> maps (B, C, S, S) in about [-1, 1]."""
+    """Encoder and decoder of one task: images in [0, 1] (B, 3, S, S) -> maps or logits (B, C, S, S)."""
 
     def __init__(self, data: ImageSet, config: PretrainConfig) -> None:
         super().__init__()
@@ -150,10 +157,10 @@ class MapModel(nn.Module):
 
 @dataclass(frozen=True)
 class HeldOutLoss:
-    """Mean squared errors on the held-out images, targets in [-1, 1]: of the model, and of two constant answers.
+    """Mean errors on the held-out images: of the model, and of two constant answers.
 
-    `mean_image` answers the mean map of the training set, pixel by pixel; `mean_value` its mean per channel, which is
-    the easier one to beat.
+    Squared errors of maps in [-1, 1], cross-entropies of classes. `mean_image` answers what is best for the training
+    set pixel by pixel, its mean map; `mean_value` the same number everywhere, which is the easier one to beat.
     """
 
     model: float
@@ -162,14 +169,16 @@ class HeldOutLoss:
 
 
 @torch.no_grad()
-def held_out_loss(model: MapModel, data: ImageSet, config: PretrainConfig, mean: Tensor | None = None) -> HeldOutLoss:
+def held_out_loss(
+    model: MapModel, data: ImageSet, config: PretrainConfig, answers: Mapping[str, Tensor] | None = None
+) -> HeldOutLoss:
     """Measure the errors over all valid pixels of `data`; the noise is the same at every call.
 
-    mean: (1, C, S, S), the training set's mean map; without it only the model is measured.
+    answers: constant ones by name, (1, C, S, S) or (1, C, 1, 1); without them only the model is measured.
     """
     model.eval()
     generator = torch.Generator().manual_seed(0)
-    answers = {} if mean is None else {"mean_image": mean, "mean_value": mean.mean(dim=(2, 3), keepdim=True)}
+    answers = answers or {}
     errors = dict.fromkeys(["model", *answers], 0.0)
     pixels = 0.0
     for index in torch.split(torch.arange(len(data)), 256):
@@ -177,25 +186,43 @@ def held_out_loss(model: MapModel, data: ImageSet, config: PretrainConfig, mean:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
             predicted = model(model.corrupt(images, generator))
         for name, answer in {"model": predicted, **answers}.items():
-            errors[name] += float(((answer - target).square() * weight).double().sum())
-        pixels += float(weight.double().sum()) * target.shape[1]
+            whole = answer if name == "model" else answer.expand(len(index), -1, *target.shape[2:])
+            errors[name] += float((_errors(whole, target) * weight).double().sum())
+        pixels += float(weight.double().sum()) * _asked(predicted, target)
     return HeldOutLoss(**{name: error / max(pixels, 1.0) for name, error in errors.items()})
 
 
-def _masked_mse(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    errors = (predicted - target).square() * weight
-    return errors.sum() / (weight.sum() * target.shape[1]).clamp(min=1.0)
+def _errors(predicted: Tensor, target: Tensor) -> Tensor:
+    """Return squared errors (B, C, H, W) of maps, cross-entropies (B, 1, H, W) where the target is a class's number."""
+    if predicted.shape[1] == target.shape[1]:
+        return (predicted - target).square()
+    return functional.cross_entropy(predicted, target.squeeze(1).long(), reduction="none").unsqueeze(1)
 
 
-def _mean_map(data: ImageSet) -> Tensor:
-    """Return the mean target (1, C, S, S) over the valid pixels of all images."""
+def _asked(predicted: Tensor, target: Tensor) -> int:
+    """Return how many errors a valid pixel has."""
+    return target.shape[1] if predicted.shape[1] == target.shape[1] else 1
+
+
+def _constants(data: ImageSet) -> dict[str, Tensor]:
+    """Return the best answers that do not look: for each pixel (1, C, S, S), and one for all (1, C, 1, 1).
+
+    Means over the valid pixels of all images; of classes the logarithms of their shares.
+    """
+    classes = data.target.channels if data.target.kind == "segmentation" else 0
     total, count = torch.zeros(1), torch.zeros(1)
     for index in torch.split(torch.arange(len(data)), 256):
         _, target, weight = data.batch(index)
+        if classes:
+            target = functional.one_hot(target.squeeze(1).long(), classes).permute(0, 3, 1, 2)
         total = total + (target * weight).double().sum(0, keepdim=True)
         count = count + weight.double().sum(0, keepdim=True)
     overall = total.sum(dim=(2, 3), keepdim=True) / count.sum().clamp(min=1)
-    return torch.where(count > 0, total / count.clamp(min=1), overall).float()
+    image = torch.where(count > 0, total / count.clamp(min=1), overall).float()
+    value = image.mean(dim=(2, 3), keepdim=True)
+    if classes:
+        image, value = (image + 1e-4).log(), (value + 1e-4).log()
+    return {"mean_image": image, "mean_value": value}
 
 
 def _read_data(config: PretrainConfig) -> tuple[ImageSet, ImageSet]:
@@ -225,7 +252,7 @@ def _write(
         "task": config.task,
         "data": _describe(config.data, train),
         "held_out": _describe(config.held_out or config.data, held_out),
-        "loss": "mean squared error over valid pixels, targets in [-1, 1]",
+        "loss": _LOSSES[train.target.kind],
         "held_out_loss": losses.model,
         "mean_image_loss": losses.mean_image,
         "mean_value_loss": losses.mean_value,
@@ -251,7 +278,11 @@ def _picture(path: Path, model: MapModel, data: ImageSet, config: PretrainConfig
     images, target, weight = data.batch(index)
     images = model.corrupt(images, torch.Generator().manual_seed(0))
     valid = None if data.valid is None else weight
-    contact_sheet(path, {"input": images * 2 - 1, "target": target, "prediction": model(images)}, valid)
+    predicted = model(images)
+    if data.target.kind == "segmentation":
+        last = data.target.channels - 1
+        target, predicted = (2 * numbers.float() / last - 1 for numbers in (target, predicted.argmax(1, keepdim=True)))
+    contact_sheet(path, {"input": images * 2 - 1, "target": target, "prediction": predicted}, valid)
 
 
 def _describe(folder: str, data: ImageSet) -> dict[str, Any]:
