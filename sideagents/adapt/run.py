@@ -118,18 +118,18 @@ def _base(config: AdaptConfig) -> FrozenBase:
     return load_base(config.base, weights=config.base_weights, **options)
 
 
-def adapt_run(config: AdaptConfig, resume: bool = False) -> tuple[Path, dict[str, Any]]:
+def adapt_run(config: AdaptConfig, resume: bool = False, base: FrozenBase | None = None) -> tuple[Path, dict[str, Any]]:
     """Adapt the base to the data; return the run's folder and its result.
 
     The result holds `accuracy` (None for maps) and `loss` at the end, `measure` (which of them counts), `epochs` (that
     after each), `alpha`, and the costs of `Adapted.costs`. The run's folder holds the task (`task/`, for
     `Adapted.load_task`) and, with `save_base`, `base.safetensors`. `resume` goes on with the newest run of that name
-    after its last finished epoch. Raises `SideAgentsError`.
+    after its last finished epoch. base: takes the place of the configuration's. Raises `SideAgentsError`.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     train, test = read_data(config)
-    base = _base(config)
+    base = _base(config) if base is None else base
     seed_everything(config.seed)
     adapted = adapt(base, config.method, **config.options)
     if config.reader == "taskonomy":

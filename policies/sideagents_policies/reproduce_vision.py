@@ -1,0 +1,257 @@
+"""Transfer between targets of rendered images, and what the parts of side-tuning do, cell by cell.
+
+transfer   bases curvature and segmentation, to normals and to the room's class, with 100 and with 2,000 images, by
+           fine-tuning, fixed features, from scratch and side-tuning (side-tuning paper, Table 3a)
+size       sides of several widths, on a large and on a small base (section 4.4, network size)
+init       how the side starts (initialisation)
+boosting   a stack of small sides beside one larger side, CIFAR-100's first ten classes on a ResNet-44 (not boosting)
+updates    fine-tuning with clipped gradients and by RAdam (more than just stable updates)
+alpha      alpha at the end against the loss, over six bases (relevance)
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from scipy.stats import spearmanr
+
+from sideagents.adapt.adapted import adapt
+from sideagents.adapt.config import AdaptConfig
+from sideagents.adapt.run import adapt_run, require_data
+from sideagents.bases import load_base
+from sideagents.core.boosting import stacked
+from sideagents.core.sidetuned import SideTuned
+from sideagents.errors import SideAgentsError
+from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_cells, select
+from sideagents.run.config import config_hash, load_config
+from sideagents_policies.checks import read_adapt
+from sideagents_policies.paths import config_path
+from sideagents_policies.tables import markdown_table
+
+CONFIG = "vision/transfer"
+MADE = {  # bases that do not ship: how to make them
+    "segmentation": "sideagents pretrain task=segmentation data=simtaskonomy/train held_out=simtaskonomy/val epochs=40",
+    "curvature_small": "sideagents pretrain task=curvature name=curvature_small width=16 "
+    "data=simtaskonomy/train held_out=simtaskonomy/val epochs=40",
+}
+TARGETS = ("normals", "room")
+METHODS = {
+    "finetune": ["method=finetune", "options={}"],
+    "features": ["method=features", "options={}"],
+    "scratch": ["method=scratch", "options={}"],
+    "sidetune": [],
+}
+FEW = ["images=100", "epochs=100"]
+WIDTHS = (8, 16, 32, 64)
+_AMOUNTS: dict[int, list[str]] = {100: FEW, 2000: []}
+_ALPHA_RATE = "alpha_learning_rate=1.0e-2"
+_STACK = (1, 2, 3, 4)
+_CIFAR = [
+    "reader=cifar", "data=cifar100", "held_out_data=null", "images=0", "held_out_images=0", "domain=null", "size=32",
+    "classes=10", "base=cifar:resnet44", "base_weights=checkpoints/resnet44-cifar.safetensors", "batch_size=128",
+    "augment=none",
+]  # fmt: skip
+SMALL = 8  # width of a stack's sides
+
+Key = Mapping[str, str | int | float]
+Row = Mapping[str, Any]
+Cells = dict[tuple[tuple[str, str | int], ...], list[str]]
+
+
+def _cell(**key: str | int) -> tuple[tuple[str, str | int], ...]:
+    return tuple(key.items())
+
+
+def _conv(width: int) -> list[str]:
+    return ["options.side=conv", f"options.side_options={{width: {width}}}"]
+
+
+def _transfer() -> Cells:
+    return {
+        _cell(base=base, target=target, images=images, method=method): [
+            f"base={base}",
+            f"domain={target}",
+            *more,
+            *words,
+        ]
+        for images, more in _AMOUNTS.items()
+        for base in ("curvature", "segmentation")
+        for target in TARGETS
+        for method, words in METHODS.items()
+    }
+
+
+def _sizes() -> Cells:
+    return {
+        _cell(base=base, side=f"conv {width}", target=target): [f"base={base}", f"domain={target}", *_conv(width)]
+        for base in ("curvature", "curvature_small")
+        for width in WIDTHS
+        for target in TARGETS
+    }
+
+
+def _starts() -> Cells:
+    starts = {
+        "copy of the base": [],
+        "low_energy": ["options.side_init=low_energy"],
+        "fresh weights": ["options.side=sideagents.bases.encoder:MidLevelEncoder"],
+    }
+    return {
+        _cell(images=images, init=start, target=target): [f"domain={target}", *more, *words]
+        for images, more in _AMOUNTS.items()
+        for start, words in starts.items()
+        for target in ("normals", "depth", "edges", "room")
+    }
+
+
+def _stacks() -> Cells:
+    sides = {f"{count} x {SMALL}": SMALL for count in _STACK} | {"1 x 16": 16, "1 x 24": 24}
+    return {_cell(sides=name): [*_CIFAR, *_conv(width)] for name, width in sides.items()}
+
+
+def _updates() -> Cells:
+    kinds = {
+        "adam, clipped at 1": [],
+        "adam, clipped at 0.1": ["max_grad_norm=0.1"],
+        "adam": ["max_grad_norm=1.0e+9"],
+        "radam": ["optimizer=radam", "max_grad_norm=1.0e+9"],
+    }
+    return {
+        _cell(updates=name, target=target): [f"domain={target}", *FEW, *METHODS["finetune"], *words]
+        for name, words in kinds.items()
+        for target in TARGETS
+    }
+
+
+def _alphas() -> Cells:
+    return {
+        _cell(base=base, target=target): [f"base={base}", f"domain={target}", "options.side=conv", _ALPHA_RATE]
+        for base in ("curvature", "denoising", "depth", "autoencoding", "edges", "random")
+        for target in TARGETS
+    }
+
+
+TABLES: dict[str, Callable[[], Cells]] = {
+    "transfer": _transfer,
+    "size": _sizes,
+    "init": _starts,
+    "boosting": _stacks,
+    "updates": _updates,
+    "alpha": _alphas,
+}
+
+
+def words_of(table: str, key: Key, bases: Mapping[str, str]) -> list[str]:
+    """Return the overrides of a cell, with the files of bases that do not ship."""
+    words = TABLES[table]()[tuple((k, v) for k, v in key.items() if k not in ("table", "seed"))]  # type: ignore[misc]
+    replaced = [f"base={bases[w[5:]]}" if w.startswith("base=") and w[5:] in bases else w for w in words]
+    return [f"seed={key['seed']}", f"name=vision_{table}", *replaced]
+
+
+def settings_of(table: str, key: Key, bases: Mapping[str, str]) -> str:
+    """Return the digest of a cell's configuration as written and, for bases that do not ship, of their weights."""
+    name = str(key.get("base", ""))
+    config = load_config(AdaptConfig, config_path(CONFIG), words_of(table, key, {}))
+    parts = [config_hash(config)]
+    if name in bases:
+        parts.append(load_base(bases[name]).fingerprint)
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def work(table: str, cell: Cell, bases: Mapping[str, str]) -> dict[str, Any]:
+    """Run one cell; return its row."""
+    config = read_adapt(CONFIG, words_of(table, cell.key, bases))
+    require_data(config)
+    count = int(str(cell.key["sides"]).split(" x ")[0]) if table == "boosting" else 1
+    result = _boosted(config, count) if count > 1 else adapt_run(config)[1]
+    kept = ("measure", "accuracy", "loss", "alpha", "images", "trainable")
+    return {name: result[name] for name in kept}
+
+
+def _boosted(config: AdaptConfig, count: int) -> dict[str, Any]:
+    """Train one side after another, each on what is below it, frozen."""
+    base = load_base(config.base, weights=config.base_weights)
+    trainable = 0
+    result: dict[str, Any] = {}
+    for floor in range(count):
+        run, result = adapt_run(config.model_copy(update={"seed": config.seed + floor}), base=base)
+        trainable += result["trainable"]
+        adapted = adapt(base, config.method, **config.options)
+        adapted.load_task(run / "task", "floor")
+        base = stacked(cast(SideTuned, adapted.task("floor").net))
+    return {**result, "trainable": trainable}
+
+
+def table_of(table: str, rows: Sequence[Row]) -> str:
+    """Return a table as Markdown: accuracy in percent, or loss, for each target (and number of images, and base)."""
+    if not rows:
+        return ""
+    across = [name for name in ("base", "images", "target") if name in rows[0]["cell"] and table != "alpha"]
+    if table in ("size", "alpha"):
+        across = ["target"]
+    down = [name for name in rows[0]["cell"] if name not in (*across, "table", "seed")]
+    columns = list(dict.fromkeys(tuple(str(row["cell"][name]) for name in across) for row in rows))
+    names = list(dict.fromkeys(tuple(str(row["cell"][name]) for name in down) for row in rows))
+    lines = []
+    for name in names:
+        found = [row for row in rows if tuple(str(row["cell"][key]) for key in down) == name]
+        by_column = {tuple(str(row["cell"][key]) for key in across): row for row in found}
+        values = [_value(by_column[column], table) if column in by_column else "-" for column in columns]
+        lines.append([*name, f"{found[0]['trainable']:,}", *values])
+    heads = [" ".join(column) or "accuracy, %" for column in columns]
+    text = markdown_table([*down, "trained", *heads], lines)
+    return text + (f"\n\n{_correlations(rows)}" if table == "alpha" else "")
+
+
+def _value(row: Row, table: str) -> str:
+    value = f"{100 * row['accuracy']:.1f} %" if row["measure"] == "accuracy" else f"{row['loss']:.4f}"
+    return f"{value} (alpha {row['alpha']:.3f})" if table == "alpha" else value
+
+
+def _correlations(rows: Sequence[Row]) -> str:
+    """Return Spearman's correlation of alpha with the loss at the end, for each target."""
+    lines = []
+    for target in dict.fromkeys(str(row["cell"]["target"]) for row in rows):
+        found = [row for row in rows if row["cell"]["target"] == target]
+        if len(found) > 2:
+            result = spearmanr([row["alpha"] for row in found], [row["loss"] for row in found])
+            words = f"rank correlation of alpha with the loss {result.statistic:.2f} (p = {result.pvalue:.3f})"
+            lines.append(f"{target}: {words} over {len(found)} bases")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing of the tables, or print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", default=list(TABLES), metavar="TABLE", help=", ".join(TABLES))
+    add_cell_options(parser, "target=room")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    for name, command in MADE.items():
+        default = Path(f"runs/pretrain-{name}_1/{name}.safetensors")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, default=default, metavar="FILE", help=command)
+    args = parser.parse_args(argv)
+    for table in args.tables:
+        if table not in TABLES:
+            parser.error(f"unknown table {table!r} (choose from {', '.join(TABLES)})")
+    bases = {name: str(getattr(args, name)) for name in MADE}
+    keys = {t: [{"table": t, **dict(k), "seed": s} for k in TABLES[t]() for s in args.seeds] for t in args.tables}
+    if not args.show:
+        wanted = [cell.key for cell in select([Cell(k, "", 0.0) for found in keys.values() for k in found], args.only)]
+        end = time.monotonic() + 60 * args.minutes
+        for table in args.tables:
+            mine = [key for key in keys[table] if key in wanted]
+            for name in {str(key.get("base")) for key in mine} & set(MADE):
+                if not Path(bases[name]).is_file():
+                    raise SideAgentsError(f"{bases[name]}: no such base; `{MADE[name]}` makes it")
+            minutes = 2.0 * (len(_STACK) if table == "boosting" else 1)
+            cells = [Cell(key, settings_of(table, key, bases), 60 * minutes) for key in mine]
+            path = args.results / f"vision_{table}.jsonl"
+            run_cells(path, cells, lambda cell: work(table, cell, bases), limit_s=end - time.monotonic())  # noqa: B023
+    shown = [table_of(table, newest_rows(args.results / f"vision_{table}.jsonl")) for table in args.tables]
+    print("\n\n".join(text for text in shown if text) or "no cell is done yet")
+    return 0
