@@ -80,7 +80,7 @@ def test_a_base_is_learned_and_leaves_its_papers(data: Path, tmp_path: Path, mon
     assert base.out_shape == (8, 4, 4)
     assert card["multiply_adds"] > card["weights"] > 0
     with Image.open(out / "depth.png") as picture:
-        assert picture.size == (80 + 3 * 100, 3 * 100)
+        assert picture.size == (104 + 3 * 100, 3 * 100)
     run = RunFolder.open(tmp_path / "pretrain-depth_1")
     assert (run.path / "depth.decoder.safetensors").is_file()
     losses = [float(row["eval/held_out_loss"]) for row in read_scalars(run.path / "progress.csv")]
