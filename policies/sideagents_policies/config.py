@@ -22,7 +22,7 @@ class ModelConfig(_Section):
     base_weights: str | None = Field(
         None, description="weights of the base where its name needs some: a file, or the folder of published ones"
     )
-    side: str = Field("conv", description="side network: conv, fcn5, fcn4, copy or a dotted path")
+    side: str = Field("conv", description="side network: conv, fcn5, fcn4, copy, feedback or a dotted path")
     side_init: str = Field("default", description="default, copy, low_energy, or a distilled weights file")
     merge: str = Field("alpha", description="how base and side are combined, see `sideagents list merges`")
     alpha: str = Field(

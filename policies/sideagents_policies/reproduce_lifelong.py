@@ -9,7 +9,8 @@ ewc           EWC's strength, judged on images that are held out of training
 methods       the comparison
 first         each task trained first, which rigidity is measured against; only what depends on a task's turn is run:
               psp (finetune and ewc are `independent` there, the others do not depend on it)
-variants      of side-tuning, simtaskonomy alone: merges, and the side without its base (the base alone is `features`)
+variants      of side-tuning: the recipe that reaches furthest with no more weights (icifar); merges, and the side without
+              its base, the base alone being `features` (simtaskonomy)
 """
 
 from __future__ import annotations
@@ -66,8 +67,10 @@ COMPARISONS = {
         },
         (1e2, 1e3, 1e4, 1e5),
         ["held_out=50"],
-        {"sidetune": 3, "sidetune_mlp": 3, "features": 2, "pnn": 6, "ewc": 18, "": 12},
-        configs={"sidetune_mlp": "lifelong/icifar_demo"},
+        {"sidetune": 3, "sidetune_mlp": 3, "features": 2, "pnn": 6, "ewc": 18, "best": 50, "": 12},
+        variants={"best": []},
+        configs={"sidetune_mlp": "lifelong/icifar_demo", "best": "lifelong/icifar_best"},
+        groups={"recipe": ("sidetune", "sidetune_mlp", "best")},
     ),
     "simtaskonomy": Comparison(
         "lifelong/simtaskonomy",
@@ -103,7 +106,7 @@ def words_of(name: str, key: Key, results: Path) -> tuple[str, list[str]]:
     if key["table"] == "ewc":
         return compared.config, [*words, "method=ewc", f"ewc.strength={key['strength']}", *compared.search]
     if key["table"] == "variants":
-        return compared.config, [*words, *compared.variants[method]]
+        return compared.configs.get(method, compared.config), [*words, *compared.variants[method]]
     if method == "ewc":
         words.append(f"ewc.strength={best_strength(name, results)}")
     return compared.configs.get(method, compared.config), [*words, *compared.methods[method]]
@@ -166,7 +169,8 @@ def table_of(name: str, results: Path) -> str:
     for title, members in COMPARISONS[name].groups.items():
         found = {member: by_method[member] for member in members if member in by_method}
         if len(found) > 1:
-            tables.append(_ranks_table(title, found))
+            asked = all("mean_accuracy" in row for rows in found.values() for row in rows)
+            tables.append(_methods_table(found, {}) if asked else _ranks_table(title, found))
     return "\n\n".join(tables)
 
 

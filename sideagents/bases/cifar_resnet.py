@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -64,7 +65,11 @@ class CifarResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode normalised images to vectors."""
-        return self.taps(images)[-1].mean(dim=(2, 3))
+        return self.from_taps(self.taps(images))
+
+    def from_taps(self, taps: Sequence[Tensor]) -> Tensor:
+        """Return the code that goes with activations of `taps`."""
+        return taps[-1].mean(dim=(2, 3))
 
 
 def cifar_base(

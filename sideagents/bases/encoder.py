@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from torch import Tensor, nn
@@ -66,6 +67,17 @@ class MidLevelEncoder(nn.Module):
             nn.Sequential(*cast(nn.Sequential, third), *bottlenecks),
             nn.Sequential(last, norm),
         ]
+
+    def taps(self, images: Tensor) -> list[Tensor]:
+        """Return what leaves each stage but the last: width, 2 width and 4 width channels, at 1/2, 1/4 and 1/8."""
+        found: list[Tensor] = []
+        for stage in self.stages()[:-1]:
+            found.append(stage(found[-1] if found else images))
+        return found
+
+    def from_taps(self, taps: Sequence[Tensor]) -> Tensor:
+        """Return the code that goes with activations of `taps`."""
+        return cast(Tensor, self.stages()[-1](taps[-1]))
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode normalised images (B, in_channels, H, W) to codes (B, code_channels, H/8, W/8)."""

@@ -115,6 +115,22 @@ class FrozenBase(nn.Module):
         with torch.no_grad():
             return self._encode(self.prepare(images, f"base {self.name!r}"))
 
+    def tapped(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Encode as `forward` does; return the codes and the encoder's inner activations, both without gradient.
+
+        The encoder must offer `taps(images)`, a list of (B, C, h, w), and `from_taps(taps)`, the code. Raises
+        `BaseError` where it does not, and as `forward`.
+        """
+        encoder: Any = self._hidden[1]
+        if not (hasattr(encoder, "taps") and hasattr(encoder, "from_taps")):
+            raise BaseError(f"base {self.name!r}: its encoder shows no inner activations (`taps` and `from_taps`)")
+        with torch.no_grad():
+            images = self._normalised(self.prepare(images, f"base {self.name!r}"))
+            with self._own_type(images):
+                taps = encoder.taps(images)
+                code = encoder.from_taps(taps)
+        return code.float().contiguous(), [tap.float() for tap in taps]
+
     def prepare(self, images: Tensor, reader: str) -> Tensor:
         """Return images as `reader`, a network beside this base, takes them: in [0, 1], or as given to a raw base."""
         return images if self.raw else unit_images(images, self.channels, reader)
@@ -130,6 +146,13 @@ class FrozenBase(nn.Module):
         return cast(Tensor, self(images.permute(0, 3, 1, 2)))
 
     def _encode(self, images: Tensor) -> Tensor:
+        images = self._normalised(images)
+        with self._own_type(images):
+            code = self._hidden[1](images)
+        return cast(Tensor, code).float().contiguous()
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """Return prepared images at the base's size and scale."""
         if not self.resize and tuple(images.shape[-2:]) != self.input_size:
             raise BaseError(
                 f"base {self.name!r} takes {_size(self.input_size)} images (height x width), got "
@@ -138,11 +161,11 @@ class FrozenBase(nn.Module):
         if not self.raw:
             mean, std = self._moments
             images = (fit_images(images, self.input_size) - mean) / std
-        images = images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def _own_type(self, images: Tensor) -> torch.autocast:
         # The caller's autocast must not change the code: this base computes as it was told, wherever it is called.
-        with torch.autocast(images.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            code = self._hidden[1](images)
-        return cast(Tensor, code).float().contiguous()
+        return torch.autocast(images.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None)
 
     def _probe(self) -> tuple[int, ...]:
         try:

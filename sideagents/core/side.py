@@ -140,6 +140,7 @@ SIDES.register("conv", ConvSide)
 SIDES.register("fcn5", FCN5)
 SIDES.register("fcn4", FCN4)
 SIDES.register("copy", copy_side)
+SIDES.register("feedback", "sideagents.core.feedback:FeedbackSide")
 
 
 def names_code(name: str) -> bool:
@@ -158,8 +159,9 @@ def make_side(
 ) -> nn.Module:
     """Build a side network that maps images (B, in_channels, *input_size) in [0, 1] to codes (B, *out_shape).
 
-    name: `conv`, `fcn5`, `fcn4`, `copy` (a trainable copy of `base`), or a dotted path to an nn.Module class. Its
-    constructor is given `out_shape`, `in_channels`, `input_size` and `base` where it names them, and `options`.
+    name: `conv`, `fcn5`, `fcn4`, `copy` (a trainable copy of `base`), `feedback` (reads the base's activations), or a
+    dotted path to an nn.Module class. Its constructor is given `out_shape`, `in_channels`, `input_size` and `base`
+    where it names them, and `options`.
     Raises `SideAgentsError` for an unknown name, a side that cannot read the images, or a code of another shape.
     """
     make = import_network(name) if names_code(name) else SIDES.get(name)

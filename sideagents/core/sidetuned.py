@@ -68,7 +68,12 @@ class SideTuned(nn.Module):
         if share == 0.0:
             return self._side_code(images)
         alpha = self.alpha() if self.alpha is not None else None
-        merged: Tensor = self.merge(self._base_code(images, base_code), self._side_code(images), alpha)
+        if getattr(self.side, "reads_taps", False) and isinstance(self.base, FrozenBase) and images is not None:
+            code, taps = self.base.tapped(images)
+            side_code = cast(nn.Module, self.side)(taps).float()
+            merged: Tensor = self.merge(code if base_code is None else base_code.float(), side_code, alpha)
+        else:
+            merged = self.merge(self._base_code(images, base_code), self._side_code(images), alpha)
         return merged.float()
 
     @property

@@ -274,23 +274,14 @@ class Progressive(Learner):
 
     def code(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
         """Return base and column blended; both read the base's activations once."""
+        code, taps = self.base.tapped(images)
         images = self.base.prepare(images, "the column")
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.base.mean, self.base.std))
-        normal = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            code, taps = self._read_base(normal)
-        column = self.columns(normal if self._copies else images, task, taps)
+        if self._copies:
+            mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.base.mean, self.base.std))
+            column = self.columns(((images - mean) / std).contiguous(memory_format=torch.channels_last), task, taps)
+        else:
+            column = self.columns(images, task, taps if self.config.pnn.stem else taps[1:])
         return cast(Tensor, self._merge(code, column, cast(Alpha, self.alphas[task])()))
-
-    def _read_base(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the base's code and the activations that columns read."""
-        if isinstance(self.base.encoder, MidLevelEncoder):
-            taps = [images]
-            for stage in self.base.encoder.stages():
-                taps.append(stage(taps[-1]))
-            return taps[-1], taps[1:-1]
-        taps = cast(CifarResNet, self.base.encoder).taps(images)
-        return taps[-1].mean(dim=(2, 3)), taps if self.config.pnn.stem else taps[1:]
 
     def trained(self, task: int) -> nn.Module:
         """Return the column, its alpha and the task's readout."""
