@@ -1,8 +1,8 @@
 """Write the figures of docs/results into README.md and docs/results.md: `python scripts/document_results.py`.
 
 docs/results/val/NAME.json, house/NAME.json and habitat/NAME.json are files of `sideagents eval ... --json`, one row of
-a table each; navigation_TABLE.jsonl are rows of `scripts/reproduce_navigation.py`; benchmark_env.json,
-benchmark_train.json and benchmark_stacks.json are those of `scripts/benchmark.py`.
+a table each; navigation_TABLE.jsonl, icifar_TABLE.jsonl, simtaskonomy_TABLE.jsonl, domains.jsonl and vision_TABLE.jsonl
+are rows of the scripts `reproduce_*.py`; benchmark_*.json are those of `scripts/benchmark.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sideagents.run.cells import newest_rows
 from sideagents.run.files import read_json, write_text
+from sideagents_policies import reproduce_domains, reproduce_lifelong, reproduce_vision
 from sideagents_policies.reproduce import rows_of, table_of
 from sideagents_policies.tables import markdown_table, read_result, results_table
 
@@ -80,6 +82,27 @@ def training_speed(results: Path) -> str:
     return f"{markdown_table(header, lines)}\n\n{alone} {together}"
 
 
+def adaptation_cost(results: Path) -> str:
+    """Return what a training step of each method costs beside fine-tuning."""
+    rows = {row["name"]: row for row in _benchmark(results / "benchmark_adapt.json")}
+    names = [name.removeprefix("adapt_step_ms_") for name in rows if name.startswith("adapt_step_ms_")]
+    if not names:
+        return ""
+    lines = []
+    for name in names:
+        step, kept = rows[f"adapt_step_ms_{name}"], rows[f"adapt_activation_mb_{name}"]["value"]
+        weights = rows[f"adapt_trainable_{name}"]["value"]
+        spread = f"{step['value']:.0f} [{step['low']:.0f}, {step['high']:.0f}]"
+        lines.append([name, spread, f"{step['ratio']:.2f}", f"{kept:.1f}", f"{weights:,}"])
+    header = ["method", "ms a step", "of fine-tuning", "kept for the backward pass, MB", "trained weights"]
+    return markdown_table(header, lines)
+
+
+def vision(table: str, results: Path) -> str:
+    """Return one table of transfer or of the analyses."""
+    return reproduce_vision.table_of(table, newest_rows(results / f"vision_{table}.jsonl"))
+
+
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "val": lambda results: evaluations("val", results),
     "house": lambda results: evaluations("house", results),
@@ -90,6 +113,11 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "stacks": stacks,
     "habitat": lambda results: evaluations("habitat", results),
     "train": training_speed,
+    "icifar": lambda results: reproduce_lifelong.table_of("icifar", results),
+    "simtaskonomy": lambda results: reproduce_lifelong.table_of("simtaskonomy", results),
+    "domains": lambda results: reproduce_domains.table_of(newest_rows(results / "domains.jsonl")),
+    **{table: lambda results, table=table: vision(table, results) for table in reproduce_vision.TABLES},
+    "adapt": adaptation_cost,
 }
 
 

@@ -88,6 +88,11 @@ def test_the_table_by_hand(tmp_path):
     assert float(lines["finetune"][3]) == pytest.approx((math.log(1) + math.log(2)) / 2, abs=1e-3)
     assert float(lines["independent"][3]) == 0.0
     assert lines["psp"][3] == "-"  # each task trained first under its key is not measured yet
+    with pytest.raises(SystemExit):
+        main(["icifar", "methodz"])
+    picture = tmp_path / "picture.png"
+    assert main(["icifar", "--show", "--results", str(tmp_path), "--plot", str(picture)]) == 0
+    assert picture.stat().st_size > 1000
     put(tmp_path / "icifar_first.jsonl", [{"cell": {"method": "psp", "seed": 1}, "loss": [0.5, 0.25]}])
     assert f"{math.log(2) / 2:.3f}" in table_of("icifar", tmp_path)
 
@@ -113,6 +118,8 @@ def test_cells_are_chosen_over_all_tables(tmp_path, monkeypatch):
 def test_nothing_is_run_to_show_the_table(tmp_path, capsys):
     assert main(["icifar", "--show", "--results", str(tmp_path)]) == 0
     assert "no cell of the comparison is done yet" in capsys.readouterr().out
+    with pytest.raises(SideAgentsError, match=r"icifar_methods\.jsonl: no method is measured yet"):
+        main(["icifar", "--show", "--results", str(tmp_path), "--plot", str(tmp_path / "picture.png")])
 
 
 def test_losses_are_compared_by_ranks_and_ratios(tmp_path):

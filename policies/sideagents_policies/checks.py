@@ -21,6 +21,7 @@ from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.lifelong import run as lifelong
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.run.config import differences, load_config
+from sideagents.run.files import require
 from sideagents_envs.episodes import content_files, read_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat import importing
@@ -161,14 +162,12 @@ def absent_scenes(config: AgentConfig) -> Iterator[str]:
 
 def require_data(config: AgentConfig, networks: bool = True) -> None:
     """Raise `ConfigError` for the first thing that is not there; bases count only when there are `networks`."""
-    for line in absent_data(config) if networks else absent_scenes(config):
-        raise ConfigError(line)
+    require(absent_data(config) if networks else absent_scenes(config))
 
 
 def require_networks(config: AgentConfig) -> None:
     """Raise `ConfigError` for the first file or package that the networks alone need and that is not there."""
-    for line in _absent_weights(config.model) if config.model.use_rgb else ():
-        raise ConfigError(line)
+    require(_absent_weights(config.model) if config.model.use_rgb else ())
 
 
 def own_code(config: AgentConfig) -> dict[str, str]:

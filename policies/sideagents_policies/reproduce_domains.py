@@ -19,13 +19,14 @@ from torch import Tensor
 
 from sideagents.adapt.adapted import Adapted, adapt
 from sideagents.adapt.config import AdaptConfig
-from sideagents.adapt.run import adapt_run, read_data, require_data
+from sideagents.adapt.run import absent_data, adapt_run, read_data
 from sideagents.adapt.svd import compress_adapters
 from sideagents.bases import load_base
 from sideagents.errors import SideAgentsError
 from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_cells, select
 from sideagents.run.config import config_hash, load_config
 from sideagents.run.figures import new_figure, save_figure
+from sideagents.run.files import require
 from sideagents.run.seeding import seed_everything
 from sideagents.train.loop import fit
 from sideagents.train.supervised import example_loss, judge
@@ -89,7 +90,7 @@ def settings_of(key: Key, base: Path) -> str:
 def work(cell: Cell, base: Path) -> dict[str, Any]:
     """Run one cell; return its row."""
     config = read_adapt(CONFIG, words_of(cell.key, base))
-    require_data(config)
+    require(absent_data(config))
     result = _compressed(cell.key, config, base) if cell.key["method"] == SVD else adapt_run(config)[1]
     kept = ("accuracy", "images", "classes", "trainable", "stored", "multiple", "activation_bytes")
     return {name: result[name] for name in kept}

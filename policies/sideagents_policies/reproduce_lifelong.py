@@ -9,8 +9,8 @@ ewc           EWC's strength, judged on images that are held out of training
 methods       the comparison
 first         each task trained first, which rigidity is measured against; only what depends on a task's turn is run:
               psp (finetune and ewc are `independent` there, the others do not depend on it)
-variants      of side-tuning: the recipe that reaches furthest with no more weights (icifar); merges, and the side without
-              its base, the base alone being `features` (simtaskonomy)
+variants      of side-tuning: the recipe that reaches furthest with no more weights (icifar); merges, and the side
+              without its base, the base alone being `features` (simtaskonomy)
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ import numpy.typing as npt
 from sideagents.errors import SideAgentsError
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.metrics import average_rank, forgetting, rigidity
-from sideagents.lifelong.run import lifelong, require_data
+from sideagents.lifelong.plots import plot_methods
+from sideagents.lifelong.run import absent_data, lifelong
 from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_cells, select
 from sideagents.run.config import config_hash, load_config
+from sideagents.run.files import require
 from sideagents.run.stats import bootstrap_interval
 from sideagents_policies.checks import read_lifelong
 from sideagents_policies.paths import config_path
@@ -135,7 +137,7 @@ def best_strength(name: str, results: Path) -> float:
 def work(name: str, cell: Cell, results: Path) -> dict[str, Any]:
     """Run one cell; return its row."""
     config = read_lifelong(*words_of(name, cell.key, results))
-    require_data(config)
+    require(absent_data(config))
     if cell.key["table"] == "first":
         alone = [lifelong(config.model_copy(update={"order": (task,)}))[1] for task in range(config.count)]
         return {"loss": [one["loss"][0][0] for one in alone], "accuracy": [one["accuracy"][0][0] for one in alone]}
@@ -172,6 +174,17 @@ def table_of(name: str, results: Path) -> str:
             asked = all("mean_accuracy" in row for rows in found.values() for row in rows)
             tables.append(_methods_table(found, {}) if asked else _ranks_table(title, found))
     return "\n\n".join(tables)
+
+
+def plot(name: str, results: Path, path: Path) -> Path:
+    """Draw all measured methods, each of their first seed; raises `SideAgentsError` where there is none."""
+    rows = newest_rows(results / f"{name}_methods.jsonl")
+    first = _trained_first(rows, newest_rows(results / f"{name}_first.jsonl"))
+    if not rows:
+        raise SideAgentsError(f"{results}/{name}_methods.jsonl: no method is measured yet")
+    shown = {method: min(found, key=lambda row: row["cell"]["seed"]) for method, found in _grouped(rows).items()}
+    alone = {m: first[m, row["cell"]["seed"]] for m, row in shown.items() if (m, row["cell"]["seed"]) in first}
+    return plot_methods({method: _floats(row["loss"]) for method, row in shown.items()}, alone, path)
 
 
 def _grouped(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -255,6 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("tables", nargs="*", default=list(TABLES), metavar="TABLE", help=", ".join(TABLES))
     add_cell_options(parser, "method=pnn")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw forgetting and rigidity over the sequence")
     args = parser.parse_args(argv)
     for table in args.tables:
         if table not in TABLES:
@@ -269,4 +283,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             path = args.results / f"{name}_{table}.jsonl"
             run_cells(path, cells, lambda cell: work(name, cell, args.results), limit_s=end - time.monotonic())
     print(table_of(name, args.results) or "no cell of the comparison is done yet")
+    if args.plot is not None:
+        print(f"wrote {plot(name, args.results, args.plot)}")
     return 0

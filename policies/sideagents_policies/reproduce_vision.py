@@ -22,13 +22,14 @@ from scipy.stats import spearmanr
 
 from sideagents.adapt.adapted import adapt
 from sideagents.adapt.config import AdaptConfig
-from sideagents.adapt.run import adapt_run, require_data
+from sideagents.adapt.run import absent_data, adapt_run
 from sideagents.bases import load_base
 from sideagents.core.boosting import stacked
 from sideagents.core.sidetuned import SideTuned
 from sideagents.errors import SideAgentsError
 from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_cells, select
 from sideagents.run.config import config_hash, load_config
+from sideagents.run.files import require
 from sideagents_policies.checks import read_adapt
 from sideagents_policies.paths import config_path
 from sideagents_policies.tables import markdown_table
@@ -166,7 +167,7 @@ def settings_of(table: str, key: Key, bases: Mapping[str, str]) -> str:
 def work(table: str, cell: Cell, bases: Mapping[str, str]) -> dict[str, Any]:
     """Run one cell; return its row."""
     config = read_adapt(CONFIG, words_of(table, cell.key, bases))
-    require_data(config)
+    require(absent_data(config))
     count = int(str(cell.key["sides"]).split(" x ")[0]) if table == "boosting" else 1
     result = _boosted(config, count) if count > 1 else adapt_run(config)[1]
     kept = ("measure", "accuracy", "loss", "alpha", "images", "trainable")

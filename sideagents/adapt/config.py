@@ -6,11 +6,10 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from sideagents.run.config import NEUTRAL
-from sideagents.train.supervised import SupervisedConfig
+from sideagents.train.rendered import RenderedConfig
 
 
-class AdaptConfig(SupervisedConfig):
+class AdaptConfig(RenderedConfig):
     """A base, a method, a data set of images in classes, and how long to train."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -27,17 +26,6 @@ class AdaptConfig(SupervisedConfig):
     )
     domain: str | None = Field(None, description="decathlon: which of its domains; taskonomy: which of its targets")
     size: int = Field(32, ge=8, description="folder and taskonomy: images are resized to size x size pixels")
-    held_out_data: str | None = Field(
-        None,
-        description="taskonomy: folder with the buildings to judge by; else every tenth building is held out",
-        json_schema_extra=NEUTRAL,
-    )
-    images: int = Field(
-        0, ge=0, description="taskonomy: training images at most, spread evenly; 0 = all", json_schema_extra=NEUTRAL
-    )
-    held_out_images: int = Field(
-        0, ge=0, description="taskonomy: images to judge by at most; 0 = all", json_schema_extra=NEUTRAL
-    )
     first_class: int = Field(0, ge=0, description="the first of the classes that are taken")
     classes: int = Field(0, ge=0, description="how many classes are taken; 0 takes all from the first on")
     per_class: int = Field(0, ge=0, description="training images of each class; 0 takes all")

@@ -25,7 +25,6 @@ from sideagents.data.folders import load_folder
 from sideagents.data.images import LabelledImages
 from sideagents.data.mosaics import load_mosaics
 from sideagents.data.targets import TARGETS
-from sideagents.data.taskonomy import read_parts
 from sideagents.errors import ConfigError, SideAgentsError, nearest
 from sideagents.run.config import config_hash, dump_config
 from sideagents.run.files import absent, find_data, find_file, write_json
@@ -33,6 +32,7 @@ from sideagents.run.folder import RunFolder
 from sideagents.run.seeding import seed_everything
 from sideagents.train.loop import fit
 from sideagents.train.readouts import make_readout
+from sideagents.train.rendered import read_rendered
 from sideagents.train.supervised import example_loss, judge
 
 TASK = "task"
@@ -73,20 +73,10 @@ def absent_data(config: AdaptConfig) -> Iterator[str]:
     yield from absent({"base_weights": config.base_weights, "base": config.base})
 
 
-def require_data(config: AdaptConfig) -> None:
-    """Raise `ConfigError` with the first thing that is absent."""
-    for line in absent_data(config):
-        raise ConfigError(line)
-
-
 def read_data(config: AdaptConfig) -> tuple[Examples, Examples]:
     """Return the examples to train on and those to judge by; with `held_out` the test set is never opened."""
     if config.reader == "taskonomy":
-        return read_parts(
-            Path(config.data), str(config.domain), size=config.size,
-            held_out=None if config.held_out_data is None else Path(config.held_out_data),
-            images=config.images, held_out_images=config.held_out_images,
-        )  # fmt: skip
+        return read_rendered(config, config.data, str(config.domain), config.size)
     train = _read(config, "train")
     test = None if config.held_out else _read(config, "test")
     if test is not None and test.classes != train.classes:

@@ -10,7 +10,7 @@ from typing_extensions import Self
 from sideagents.data.targets import SEQUENCE, TARGETS
 from sideagents.errors import nearest
 from sideagents.run.config import NEUTRAL
-from sideagents.train.supervised import SupervisedConfig
+from sideagents.train.rendered import RenderedConfig
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -51,7 +51,7 @@ class PNNConfig(BaseModel):
     stem: bool = Field(True, description="the first layer has a lateral from the base's stem")
 
 
-class LifelongConfig(SupervisedConfig):
+class LifelongConfig(RenderedConfig):
     """A sequence of classification tasks, a method, and how each task is trained."""
 
     model_config = _STRICT
@@ -73,17 +73,6 @@ class LifelongConfig(SupervisedConfig):
     order: tuple[int, ...] = Field((), description="numbers of tasks, counted from 0, in their order; empty: all")
     held_out: int = Field(
         0, ge=0, description="cifar: training images of each class to evaluate on in place of the test set"
-    )
-    held_out_data: str | None = Field(
-        None,
-        description="taskonomy: folder with the buildings to evaluate on; else every tenth building is held out",
-        json_schema_extra=NEUTRAL,
-    )
-    images: int = Field(
-        0, ge=0, description="taskonomy: training images at most, spread evenly; 0 = all", json_schema_extra=NEUTRAL
-    )
-    held_out_images: int = Field(
-        0, ge=0, description="taskonomy: images to evaluate on at most; 0 = all", json_schema_extra=NEUTRAL
     )
     size: int = Field(
         64,

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from sideagents.lifelong.metrics import forgetting, rigidity
 from sideagents.run.figures import new_figure, save_figure
 
 
@@ -36,4 +38,30 @@ def plot_sequence(result: Mapping[str, Any], path: Path) -> Path:
     mean = result[f"mean_{measure}"]
     at_the_end = f"{100 * mean:.1f} %" if measure == "accuracy" else f"mean loss {mean:.3f}"
     figure.suptitle(f"{result['method']}: {at_the_end} at the end")
+    return save_figure(figure, path)
+
+
+def plot_methods(
+    losses: Mapping[str, npt.NDArray[np.float64]], trained_first: Mapping[str, npt.ArrayLike], path: Path
+) -> Path:
+    """Draw methods beside each other and return the picture's path.
+
+    losses: by method (tasks, tasks), steps x tasks, nan where a task is not seen yet. Left: the mean loss of the tasks
+    seen so far, over the sequence. Middle: log(m[T, i] / m[i, i]) of each task, how much was forgotten. Right: rigidity
+    of each task, for the methods in `trained_first`.
+    """
+    figure = new_figure(12.0, 3.8)
+    left, middle, right = figure.subplots(1, 3)
+    for number, (name, matrix) in enumerate(losses.items()):
+        tasks, style = np.arange(1, len(matrix) + 1), {"color": f"C{number}", "markersize": 3, "linewidth": 1.2}
+        left.plot(tasks, np.nanmean(matrix, axis=1), "o-", label=name, **style)
+        middle.plot(tasks, forgetting(np.log(matrix), higher_is_better=False), "o-", **style)
+        if name in trained_first:
+            right.plot(tasks, rigidity(matrix, trained_first[name]), "o-", **style)
+    for axis, label in ((left, "mean loss of the tasks seen"), (middle, "forgetting, log-ratio"), (right, "rigidity")):
+        axis.set_xlabel("task")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    left.set_xlabel("tasks trained")
+    left.legend(fontsize="x-small")
     return save_figure(figure, path)

@@ -113,12 +113,6 @@ def absent_data(config: LifelongConfig) -> Iterator[str]:
     yield from absent({"base_weights": config.base_weights, "side_init": config.side_init, "base": config.base})
 
 
-def require_data(config: LifelongConfig) -> None:
-    """Raise `ConfigError` with the first thing that is absent."""
-    for line in absent_data(config):
-        raise ConfigError(line)
-
-
 class TaskSequence:
     """A run over tasks in this process."""
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from sideagents.data.cifar import load_cifar
 from sideagents.data.examples import Examples
 from sideagents.data.images import LabelledImages
-from sideagents.data.taskonomy import read_parts
 from sideagents.errors import SideAgentsError
 from sideagents.lifelong.config import LifelongConfig
-from sideagents.run.files import find_data
+from sideagents.train.rendered import read_rendered
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,10 @@ def _classes(config: LifelongConfig, order: tuple[int, ...]) -> list[StreamTask]
 
 def _targets(config: LifelongConfig, order: tuple[int, ...]) -> list[StreamTask]:
     """Read one target after the other, of the same images where all are there."""
-    held_out = None if config.held_out_data is None else Path(find_data(config.held_out_data))
     found = []
     for number in order:
-        train, test = read_parts(
-            Path(config.data), config.targets[number], held_out=held_out, size=config.size,
-            images=config.images, held_out_images=config.held_out_images,
-        )  # fmt: skip
-        found.append(StreamTask(number, config.targets[number], train, test))
+        name = config.targets[number]
+        found.append(StreamTask(number, name, *read_rendered(config, config.data, name, config.size)))
     return found
 
 

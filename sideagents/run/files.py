@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sideagents.errors import SideAgentsError, nearest
+from sideagents.errors import ConfigError, SideAgentsError, nearest
 
 
 def find_data(name: str) -> str:
@@ -34,6 +34,12 @@ def absent(names: Mapping[str, str | None]) -> Iterator[str]:
     for key, name in names.items():
         if name and name.endswith((".safetensors", ".pth", ".pt")) and not Path(name).is_file():
             yield f"{key}: no such file {name}"
+
+
+def require(absent_lines: Iterable[str]) -> None:
+    """Raise `ConfigError` with the first of the lines that say what is not there, if there is one."""
+    for line in absent_lines:
+        raise ConfigError(line)
 
 
 def fsync_folder(folder: Path) -> None:

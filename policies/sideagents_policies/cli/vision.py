@@ -51,12 +51,12 @@ def _common(verb: Parser, run: object) -> None:
 
 
 def _adapt(args: argparse.Namespace) -> int:
-    from sideagents.adapt.run import adapt_run, require_data
-    from sideagents.run.files import write_json
+    from sideagents.adapt.run import absent_data, adapt_run
+    from sideagents.run.files import require, write_json
     from sideagents_policies.checks import read_adapt
 
     config = read_adapt(*one_target(args, _CONFIG))
-    require_data(config)
+    require(absent_data(config))
     run, result = adapt_run(config, resume=args.resume)
     print(f"{result['method']}: accuracy {100 * result['accuracy']:.2f} %, {result['multiple']:.3f} x the base")
     print(f"wrote {run}")
@@ -67,13 +67,13 @@ def _adapt(args: argparse.Namespace) -> int:
 
 def _relevance(args: argparse.Namespace) -> int:
     from sideagents.adapt.relevance import each_base, relevance, table_of
-    from sideagents.adapt.run import require_data
-    from sideagents.run.files import write_json
+    from sideagents.adapt.run import absent_data
+    from sideagents.run.files import require, write_json
     from sideagents_policies.checks import read_relevance
 
     configs = each_base(read_relevance(*one_target(args, _CONFIG)))
     for config in configs.values():
-        require_data(config)
+        require(absent_data(config))
     rows = relevance(configs)
     print(table_of(rows))
     if args.json is not None:
@@ -82,12 +82,12 @@ def _relevance(args: argparse.Namespace) -> int:
 
 
 def _lifelong(args: argparse.Namespace) -> int:
-    from sideagents.lifelong.run import lifelong, require_data, table_of
-    from sideagents.run.files import write_json
+    from sideagents.lifelong.run import absent_data, lifelong, table_of
+    from sideagents.run.files import require, write_json
     from sideagents_policies.checks import read_lifelong
 
     config = read_lifelong(*one_target(args, _CONFIG))
-    require_data(config)
+    require(absent_data(config))
     run, result = lifelong(config, resume=args.resume)
     print(table_of(result))
     print(f"wrote {run}")

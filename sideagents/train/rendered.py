@@ -1,0 +1,43 @@
+"""Targets of Taskonomy's images, rendered ones or its own, as data of a supervised run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ConfigDict, Field
+
+from sideagents.data.image_set import ImageSet
+from sideagents.data.taskonomy import read_parts
+from sideagents.run.config import NEUTRAL
+from sideagents.run.files import find_data
+from sideagents.train.supervised import SupervisedConfig
+
+
+class RenderedConfig(SupervisedConfig):
+    """How examples are learned, and which of the images when they are Taskonomy's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    held_out_data: str | None = Field(
+        None,
+        description="taskonomy: folder with the buildings to judge by; else every tenth building is held out",
+        json_schema_extra=NEUTRAL,
+    )
+    images: int = Field(
+        0, ge=0, description="taskonomy: training images at most, spread evenly; 0 = all", json_schema_extra=NEUTRAL
+    )
+    held_out_images: int = Field(
+        0, ge=0, description="taskonomy: images to judge by at most; 0 = all", json_schema_extra=NEUTRAL
+    )
+
+
+def read_rendered(config: RenderedConfig, root: str, target: str, size: int) -> tuple[ImageSet, ImageSet]:
+    """Return the images to learn a target from and those to judge by; raises `SideAgentsError`."""
+    return read_parts(
+        Path(root),
+        target,
+        held_out=None if config.held_out_data is None else Path(find_data(config.held_out_data)),
+        size=size,
+        images=config.images,
+        held_out_images=config.held_out_images,
+    )
