@@ -31,7 +31,8 @@ def benchmark_adapt(
 
     methods: by default all that can be built here; fine-tuning is always among them. Rows: `adapt_step_ms_METHOD` (the
     median, with `low`, `high` and `ratio` to fine-tuning), `adapt_activation_mb_METHOD` and `adapt_trainable_METHOD`
-    (weights without the readout's). Raises `SideAgentsError` for unknown methods.
+    (weights without the readout's); then `adapt_cached_codes`, see `benchmark_cached_codes`. Raises `SideAgentsError`
+    for unknown methods.
     """
     names = list(dict.fromkeys([_REFERENCE, *(methods or ADAPTATIONS.names())]))
     network = load_base(base)
@@ -71,7 +72,34 @@ def benchmark_adapt(
             {"name": f"adapt_activation_mb_{name}", "value": kept, "unit": "MB", **about},
             {"name": f"adapt_trainable_{name}", "value": weights, "unit": "weights", **about},
         ]
-    return rows
+    return [*rows, benchmark_cached_codes(batch, repeats)]
+
+
+def benchmark_cached_codes(batch: int = 32, repeats: int = 7) -> dict[str, Any]:
+    """Return how many times faster side-tuning's step is with the base's codes computed before.
+
+    Paper-sized: `fcn4` beside `cifar:resnet44`. `value` is the ratio of the medians, `low` and `high` of single pairs.
+    """
+    adapted = adapt("cifar:resnet44", "sidetune", side="fcn4").train()
+    adapted.add_task("task", classes=_CLASSES)
+    task = adapted.task("task")
+    images = torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    labels, codes = torch.arange(batch) % _CLASSES, adapted.base(images)
+    optimizer = torch.optim.SGD(adapted.parameter_groups(lr=1e-3), momentum=0.9)
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for turn in range(repeats + 1):
+        for cached in (False, True):
+            begin = time.perf_counter()
+            logits = task.readout(task.net(images, codes if cached else None))
+            optimizer.zero_grad(set_to_none=True)
+            functional.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if turn:  # the first warms up
+                seconds[cached].append(time.perf_counter() - begin)
+    pairs = [plain / cached for plain, cached in zip(seconds[False], seconds[True], strict=True)]
+    about = {"base": "cifar:resnet44", "batch": batch, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    ratio = float(np.median(seconds[False]) / np.median(seconds[True]))
+    return {"name": "adapt_cached_codes", "value": ratio, "unit": "x", "low": min(pairs), "high": max(pairs), **about}
 
 
 def _step_of(adapted: Adapted, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
