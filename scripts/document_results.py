@@ -98,7 +98,8 @@ def adaptation_cost(results: Path) -> str:
     cached = rows["adapt_cached_codes"]
     about = f"of the paper's four-layer side beside a ResNet-44, batch {cached['batch']}"
     faster = f"{cached['value']:.1f} times faster [{cached['low']:.1f}, {cached['high']:.1f}]"
-    return f"{markdown_table(header, lines)}\n\nWith the base's codes computed before, a training step {about}, is {faster}."
+    said = f"With the base's codes computed before, a training step {about}, is {faster}."
+    return f"{markdown_table(header, lines)}\n\n{said}"
 
 
 def vision(table: str, results: Path) -> str:
