@@ -143,6 +143,13 @@ def test_the_base_reads_larger_images_when_told(data: Path, tmp_path: Path) -> N
         configured(data, tmp_path, base_options={"sise": 3})
 
 
+def test_a_run_in_bfloat16_computes_its_base_in_it(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    config = configured(data, tmp_path, bf16=True, method="sidetune")
+    assert run_module._base(config).dtype == torch.bfloat16
+    assert run_module._base(configured(data, tmp_path)).dtype is None
+    assert adapt_run(config)[1]["accuracy"] > 0.3
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -105,6 +105,8 @@ def _read(config: AdaptConfig, split: str) -> LabelledImages:
 
 def _base(config: AdaptConfig) -> FrozenBase:
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in config.base_options.items()}
+    if config.bf16:
+        options.setdefault("dtype", "bfloat16")
     return load_base(config.base, weights=config.base_weights, **options)
 
 

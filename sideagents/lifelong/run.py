@@ -52,7 +52,7 @@ def lifelong(config: LifelongConfig, resume: bool = False) -> tuple[Path, dict[s
     if config.threads:
         torch.set_num_threads(config.threads)
     tasks = read_stream(config)
-    base = load_base(config.base, weights=config.base_weights)
+    base = _base_of(config)
     run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
     if resume:
         run.require_config(config)
@@ -81,7 +81,7 @@ def checked(config: LifelongConfig) -> LifelongConfig:
         MERGES.get(config.merge)
         make_alpha(config.alpha)
         if not list(absent_data(config)):
-            base = load_base(config.base, weights=config.base_weights)
+            base = _base_of(config)
             for answer in _answers(config):
                 make_readout(base.out_shape, answer, config.norm_groups)
             learner(config, base, []).check()
@@ -90,6 +90,11 @@ def checked(config: LifelongConfig) -> LifelongConfig:
     except SideAgentsError as error:
         raise ConfigError(str(error)) from None
     return config
+
+
+def _base_of(config: LifelongConfig) -> FrozenBase:
+    """Load the base; with `bf16` it computes in bfloat16 too."""
+    return load_base(config.base, weights=config.base_weights, dtype="bfloat16" if config.bf16 else None)
 
 
 def _answers(config: LifelongConfig) -> list[tuple[int, ...]]:

@@ -28,7 +28,7 @@ class StepConfig(BaseModel):
     warmup: float = Field(0.0, ge=0.0, lt=1.0, description="share of all steps in which the rate rises from 0")
     final_lr_fraction: float = Field(1.0, ge=0.0, le=1.0, description="cosine decay down to this share of the rate")
     max_grad_norm: float = Field(1.0, gt=0.0, description="gradients are scaled down to this norm")
-    bf16: bool = Field(False, description="bfloat16 autocast of what is trained")
+    bf16: bool = Field(False, description="compute in bfloat16: what is trained by autocast, a frozen base too")
 
 
 class Stepper:
