@@ -1,9 +1,22 @@
-"""Draw the targets of rendered images: `python scripts/document_targets.py FOLDER [PICTURE.png]`."""
+"""Draw the targets of a folder of rendered images into a picture; see `--help`."""
 
+import argparse
 import sys
 from pathlib import Path
 
 from sideagents.train.sheet import target_sheet
+from sideagents_policies.cli.main import guarded
+
+
+def main() -> int:
+    """Read the folder and write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="in Taskonomy's layout, as `sideagents scenes render` writes it")
+    parser.add_argument("picture", type=Path, nargs="?", default=Path("docs/img/targets.png"))
+    args = parser.parse_args()
+    target_sheet(args.folder, args.picture)
+    return 0
+
 
 if __name__ == "__main__":
-    target_sheet(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "docs/img/targets.png"))
+    sys.exit(guarded(main))

@@ -38,6 +38,7 @@ def test_a_sequence(tmp_path):
         "method": "finetune",
         "tasks": ["0-1", "2-3"],
         "accuracy": [[0.9, None], [0.5, 0.8]],
+        "measure": "accuracy",
         "mean_accuracy": 0.65,
     }
     assert width_of(plot_sequence(result, tmp_path / "accuracy.png")) > 300

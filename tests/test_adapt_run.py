@@ -17,11 +17,12 @@ from sideagents.adapt import run as run_module
 from sideagents.adapt.config import AdaptConfig
 from sideagents.adapt.run import adapt_run, checked, read_data
 from sideagents.bases import load_base
-from sideagents.errors import ConfigError, SideAgentsError
+from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
 from sideagents.train import loop
 from sideagents.train.readouts import make_readout
+from sideagents.train.supervised import judge
 from sideagents_policies.cli.main import main
 
 OPTIONS: dict[str, dict[str, Any]] = {"sidetune": {"side": "fcn4"}}
@@ -42,16 +43,17 @@ def weights(run: Path) -> bytes:
     return (newest / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("method", ADAPTATIONS.names())
+@pytest.mark.parametrize(("method", "augment"), [*((m, "none") for m in ADAPTATIONS.names()), ("taps", "flip_crop")])
 def test_a_stopped_run_goes_on_to_the_same_bytes_and_leaves_a_task(
     method: str,
+    augment: str,
     data: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if method in ("lora", "ia3") and find_spec("peft") is None:
         pytest.skip("PEFT is not installed (the `nlp` extra)")
-    whole, result = adapt_run(configured(data, tmp_path / "whole", method=method, penalty_warmup=1))
+    whole, result = adapt_run(configured(data, tmp_path / "whole", method=method, penalty_warmup=1, augment=augment))
     assert result["method"] == method
     assert len(result["epochs"]) == 3
     assert result["epochs"][-1] == result["accuracy"] > 0.3
@@ -59,7 +61,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes_and_leaves_a_task(
     rows = read_scalars(whole / "progress.csv")
     assert [float(row["eval/accuracy"]) for row in rows] == pytest.approx(result["epochs"])
 
-    config = configured(data, tmp_path / "cut", method=method, penalty_warmup=1)
+    config = configured(data, tmp_path / "cut", method=method, penalty_warmup=1, augment=augment)
     original = loop.save_checkpoint
 
     def stop_after_the_first(*arguments: Any, **more: Any) -> None:
@@ -138,16 +140,24 @@ def test_test_images_of_other_classes_are_refused(tmp_path: Path) -> None:
 
 def test_the_base_reads_larger_images_when_told(data: Path, tmp_path: Path) -> None:  # noqa: F811
     config = configured(data, tmp_path, base="resnet26", base_options={"input_size": [64, 64], "factor": 0.125})
-    assert run_module._base(config).input_size == (64, 64)
+    assert run_module.base_of(config).input_size == (64, 64)
     with pytest.raises(ConfigError, match="has no option 'sise'"):
         configured(data, tmp_path, base_options={"sise": 3})
 
 
 def test_a_run_in_bfloat16_computes_its_base_in_it(data: Path, tmp_path: Path) -> None:  # noqa: F811
     config = configured(data, tmp_path, bf16=True, method="sidetune")
-    assert run_module._base(config).dtype == torch.bfloat16
-    assert run_module._base(configured(data, tmp_path)).dtype is None
-    assert adapt_run(config)[1]["accuracy"] > 0.3
+    assert run_module.base_of(config).dtype == torch.bfloat16
+    assert run_module.base_of(configured(data, tmp_path)).dtype is None
+    run, result = adapt_run(config)
+    assert result["accuracy"] > 0.3
+    with pytest.raises(CheckpointError, match="computes in bfloat16, this one computes in float32: load"):
+        adapt(load_base("cifar:resnet20"), "sidetune", side="fcn4").load_task(run / "task")
+    loaded = adapt(load_base("cifar:resnet20", dtype="bfloat16"), "sidetune", side="fcn4")
+    loaded.load_task(run / "task")
+    _, test = read_data(config)
+    found = judge(lambda images, _: loaded.eval()(images), test, bf16=True)
+    assert found.accuracy == result["accuracy"]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +166,11 @@ def test_a_run_in_bfloat16_computes_its_base_in_it(data: Path, tmp_path: Path) -
         ({"method": "tabs"}, "unknown method 'tabs', did you mean 'taps'"),
         ({"options": {"lam": 1.0}}, "method 'features' has no option 'lam'"),
         ({"method": "taps", "options": {"layers": "nothing"}}, "layers='nothing' matches none of"),
-        ({"reader": "decathlon"}, "which these readers need"),
+        ({"reader": "decathlon"}, "domain is needed by the readers decathlon and taskonomy"),
+        ({"images": 5}, "images is for readers of Taskonomy's images and would be ignored here: leave it out"),
+        ({"reader": "taskonomy", "domain": "depth", "held_out": 5}, "held_out is for readers of classes"),
+        ({"reader": "taskonomy", "domain": "depth", "base": "curvature", "size": 32}, "give maps of 64x64, not 32x32"),
+        ({"reader": "taskonomy", "domain": "depth", "augment": "flip_crop"}, "maps are not cropped with their images"),
         ({"reader": "taskonomy", "domain": "dept"}, "domain: unknown task 'dept', did you mean 'depth'"),
         ({"save_base": True}, "method 'features' is not"),
         ({"save_base": True, "method": "finetune", "base": "pixels"}, "is of no architecture"),
@@ -182,3 +196,12 @@ def test_the_command(data: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) 
     assert main(["adapt", "vision/adapters_cifar", *words, "--json", "result.json"]) == 0
     assert json.loads((tmp_path / "result.json").read_text())["method"] == "features"
     assert "wrote runs/adapters_cifar_1" in capsys.readouterr().out
+
+
+def test_the_command_on_maps(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = put_images(tmp_path / "images", 4)
+    words = [f"data={images}", "held_out_data=null", "images=0", "held_out_images=0", "epochs=1", "domain=depth"]
+    assert main(["adapt", "vision/transfer", *words, "--json", "result.json"]) == 0
+    assert "sidetune: loss 0." in capsys.readouterr().out
+    assert json.loads((tmp_path / "result.json").read_text())["accuracy"] is None

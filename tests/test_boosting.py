@@ -8,6 +8,7 @@ import torch
 from sideagents import SideAgentsError, SideTuned, load_base, trainable_copy
 from sideagents.adapt import adapt
 from sideagents.core.boosting import stacked
+from sideagents.core.side import make_side
 
 
 def images() -> torch.Tensor:
@@ -49,6 +50,18 @@ def test_the_fingerprint_knows_what_is_below() -> None:
         return stacked(SideTuned(load_base(name), "conv"), "stack").fingerprint
 
     assert floors("curvature") == floors("curvature") != floors("denoising")
+
+    def of(**changes: object) -> str:
+        torch.manual_seed(0)
+        settings = {"mean": (0.5,), "alpha": 0.5, "dtype": None, "input_size": (32, 32)} | changes
+        base = load_base("cifar:resnet20", dtype=settings["dtype"])
+        side = make_side("fcn4", (64,), 3, (32, 32), options={"mean": settings["mean"]})
+        return stacked(SideTuned(base, side, alpha=settings["alpha"], input_size=settings["input_size"])).fingerprint
+
+    plain = of()
+    assert plain == of()
+    other = [of(mean=(0.4,)), of(alpha=0.25), of(dtype="bfloat16"), of(input_size=(40, 40))]
+    assert len({plain, *other}) == 5
 
 
 def test_a_base_that_is_trained_cannot_be_stacked_on() -> None:

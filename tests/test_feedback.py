@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sideagents import SideAgentsError, SideTuned, load_base
+from sideagents import SideAgentsError, SideTuned, load_base, trainable_copy
 from sideagents.adapt import adapt
 from sideagents.core.counting import activation_bytes, weights_of
 from sideagents.core.feedback import FeedbackSide
@@ -36,10 +36,11 @@ def test_code_and_activations_of_one_pass(name: str) -> None:
     assert not any(key.startswith("base") for key in side.state_dict())
     net = SideTuned(base, side).eval()
     passes = []
-    hook = next(base.encoder.children()).register_forward_hook(lambda *_: passes.append(1))
+    first = next(m for m in base.encoder.modules() if isinstance(m, nn.Conv2d))
+    hook = first.register_forward_hook(lambda *_: passes.append(1))
     found = net(images(size))
     hook.remove()
-    assert len(passes) == (1 if name.startswith("cifar") else 0)  # stages of the mid-level encoder are run one by one
+    assert len(passes) == 1
     torch.testing.assert_close(found, 0.5 * code + 0.5 * side(images(size)))
     assert torch.equal(net(images(size), base_code=code), found)
 
@@ -65,6 +66,19 @@ def test_a_task_of_the_library(tmp_path) -> None:
     assert torch.equal(again.eval()(images(32)), adapted.eval()(images(32)))
     copied = copy.deepcopy(adapted)
     assert torch.equal(copied(images(32)), adapted(images(32)))
+
+
+def test_a_side_reads_the_base_it_was_made_for_and_no_other() -> None:
+    base, other = load_base("curvature"), load_base("curvature")
+    side = make_side("feedback", base.out_shape, 3, (64, 64), base=base)
+    for wrong in (other, trainable_copy(base)):
+        with pytest.raises(SideAgentsError, match="reads activations of the frozen base it was made for"):
+            SideTuned(wrong, side)
+    with pytest.raises(SideAgentsError, match="at that base's size"):
+        SideTuned(base, side, input_size=(32, 32))
+    with pytest.raises(SideAgentsError, match="base_code must be"):
+        SideTuned(base, side)(images(64), base_code=torch.zeros(4, 1))
+    assert make_side("feedback", (28, 8, 8), 3, (64, 64), base=base)(images(64)).shape == (4, 28, 8, 8)
 
 
 def test_bases_without_activations_are_refused() -> None:

@@ -9,8 +9,10 @@ from sideagents.adapt import Adapted, adapt
 from sideagents.adapt.joint import JointConfig, fit_jointly, shared_base
 from sideagents.adapt.taps import gates
 from sideagents.bases import load_base
+from sideagents.core.base import FrozenBase
 from sideagents.data.images import LabelledImages
 from sideagents.errors import SideAgentsError
+from sideagents.train.probe import linear_probe
 from sideagents.train.supervised import judge
 
 CONFIG = JointConfig(epochs=15, batch_size=16, learning_rate=3e-3)
@@ -74,9 +76,38 @@ def test_one_network_with_many_readouts_becomes_a_base() -> None:
     assert (found.out_shape, found.mean, found.name) == (base.out_shape, base.mean, f"{base.name}-shared")
     assert found.fingerprint != base.fingerprint
     assert not any(p.requires_grad for p in found.parameters())
-    tasks = adapt(found, "taps")
-    tasks.add_task("one", classes=3)
-    assert tasks(DATA["one"].images[:2].float() / 255).shape == (2, 3)
+
+    def probe(frozen: FrozenBase) -> float:
+        codes = {name: frozen(data.images) for name, data in DATA.items()}
+        scores = [linear_probe(codes[n], DATA[n].labels, codes[n], DATA[n].labels, 3, l2=1.0) for n in DATA]
+        return sum(scores) / len(scores)
+
+    assert probe(found) >= max(0.9, probe(base))
+    again = shared_base(base, DATA, CONFIG)
+    assert again.fingerprint == found.fingerprint
+
+
+def test_each_task_is_differentiated_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    backward, loss = torch.Tensor.backward, LabelledImages.loss
+    monkeypatch.setattr(torch.Tensor, "backward", lambda self: events.append("backward") or backward(self))
+    monkeypatch.setattr(LabelledImages, "loss", lambda *args: events.append("loss") or loss(*args))
+    shared_base(load_base("cifar:resnet20"), DATA, CONFIG.model_copy(update={"epochs": 1}))
+    assert events == ["loss", "backward"] * (len(DATA) * 4)
+
+
+def test_batchnorm_of_the_new_base_is_the_mean_of_the_tasks() -> None:
+    joint = fit_jointly(adapted(), DATA, CONFIG.model_copy(update={"epochs": 2}))
+    own = joint.base.encoder.bn1
+    others = [joint.task(name).net.encoder.bn1 for name in DATA]
+    for key in ("weight", "bias", "running_mean", "running_var"):
+        torch.testing.assert_close(getattr(own, key), sum(getattr(o, key) for o in others) / 2)
+
+
+def test_the_price_waits_for_its_warm_up() -> None:
+    config = CONFIG.model_copy(update={"epochs": 2, "penalty_warmup": 2, "learning_rate": 1e-3})
+    joint = fit_jointly(adapted(lam=50.0), DATA, config)
+    assert all(gate.active for name in DATA for gate in gates(joint.task(name).net).values())
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -84,5 +115,9 @@ def test_what_does_not_fit_is_refused() -> None:
         fit_jointly(adapted(), {"one": DATA["one"]}, CONFIG)
     with pytest.raises(SideAgentsError, match="method 'finetune' does not share the base's parameters"):
         fit_jointly(adapted("finetune"), DATA, CONFIG)
+    lowered = adapt(load_base("cifar:resnet20", dtype="bfloat16"), "taps")
+    lowered.add_task("one", classes=3)
+    with pytest.raises(SideAgentsError, match=r"computes in torch\.bfloat16; load it without dtype"):
+        fit_jointly(lowered, {"one": DATA["one"]}, CONFIG)
     with pytest.raises(SideAgentsError, match="there is no task to learn"):
         shared_base(load_base("cifar:resnet20"), {}, CONFIG)

@@ -99,17 +99,26 @@ def test_weights_of_a_task(played: Any) -> None:
     assert all(0.0 < alpha <= 1.0 for alpha in result["alpha"])
 
 
-@pytest.mark.parametrize("method", LEARNERS.names())
+AUGMENTED: dict[str, Any] = {"augment": "flip_crop", "bf16": True}
+CHANGES: list[tuple[str, dict[str, Any]]] = [
+    *((method, {}) for method in LEARNERS.names()),
+    ("finetune", AUGMENTED),
+    ("sidetune", AUGMENTED | {"views": 2}),
+    ("sidetune", AUGMENTED | {"side": "feedback"}),
+]
+
+
+@pytest.mark.parametrize(("method", "changes"), CHANGES)
 def test_a_stopped_run_goes_on_to_the_same_bytes(
-    method: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, changes: dict[str, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def weights(folder: Path) -> bytes:
         newest = RunFolder.open(folder).latest()
         assert newest is not None
         return (newest / "model.safetensors").read_bytes()
 
-    whole, result = lifelong(configured(data, tmp_path / "whole", method=method))
-    config = configured(data, tmp_path / "cut", method=method)
+    whole, result = lifelong(configured(data, tmp_path / "whole", method=method, **changes))
+    config = configured(data, tmp_path / "cut", method=method, **changes)
     original = run_module.TaskSequence._train
 
     def stop_in_the_second(self: Any, task: int, shown: Any) -> None:
@@ -127,21 +136,18 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in result.items() if k != "seconds"}
     assert load_checkpoint(RunFolder.open(run).checkpoint()).step == 2
     with pytest.raises(ConfigError, match="steps was 8, now 9"):
-        lifelong(configured(data, tmp_path / "cut", method=method, steps=9), resume=True)
+        lifelong(configured(data, tmp_path / "cut", method=method, steps=9, **changes), resume=True)
 
 
-def test_codes_of_augmented_copies_are_cached(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_of_augmented_copies_are_computed_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[int] = []
-    original = run_module.cached_codes
-
-    def noted(base: Any, images: Any, folder: Any) -> Any:
-        seen.append(len(images))
-        return original(base, images, folder)
-
-    monkeypatch.setattr(run_module, "cached_codes", noted)
+    original = run_module.encode_all
+    monkeypatch.setattr(run_module, "encode_all", lambda base, x: seen.append(len(x)) or original(base, x))
     _, result = lifelong(configured(data, tmp_path, augment="flip_crop", views=3))
     assert result["accuracy"][1][1] > 0.5
-    assert seen == [3 * 2 * TRAIN, 2 * TEST] * 2
+    assert seen == [3 * 2 * TRAIN] * 2
     for changes in ({"views": 2}, {"views": 2, "augment": "flip", "reader": "taskonomy"}):
         with pytest.raises(ValueError, match="give augment, reader must be cifar"):
             configured(data, tmp_path, **changes)
@@ -150,7 +156,7 @@ def test_codes_of_augmented_copies_are_cached(data: Path, tmp_path: Path, monkey
 @pytest.mark.parametrize("method", LEARNERS.names())
 def test_targets_of_images_are_tasks_too(method: str, images: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
-        "held_out_data": str(images / "val"), "reader": "taskonomy", "method": method,
+        "held_out_data": str(images / "val"), "tasks": 10, "reader": "taskonomy", "method": method,
         "targets": ("depth", "room", "segmentation"), "base": "curvature", "side": "copy", "merge": "alpha",
         "steps": 4, "batch_size": 8, "ewc": {"samples": 4, "fisher": "empirical"}, "augment": "flip",
     }  # fmt: skip
@@ -164,7 +170,7 @@ def test_targets_of_images_are_tasks_too(method: str, images: Path, tmp_path: Pa
     assert (result["loss"][2][0] == result["loss"][0][0]) == additive
     assert (result["forgetting"] == 0.0) == additive
     assert f"{method}: mean loss" in table_of(result)
-    assert (tmp_path / "lifelong_1" / "plots" / "accuracy.png").is_file()
+    assert (tmp_path / "lifelong_1" / "plots" / "sequence.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -175,17 +181,18 @@ def test_targets_of_images_are_tasks_too(method: str, images: Path, tmp_path: Pa
         ({"order": (2,)}, "order must name tasks from 0 to 1"),
         ({"method": "ewc"}, "exact is over classes; for targets of images give empirical"),
         ({"base": "cifar:resnet20"}, "a code that is a vector gives no maps"),
+        ({"tasks": 3}, "tasks is for readers of classes and would be ignored here: leave it out"),
         ({"size": 32}, "codes of 8x8 cells give maps of 64x64, not 32x32"),
     ],
 )
 def test_targets_that_do_not_fit(images: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    values = {"reader": "taskonomy", "targets": ("depth", "room"), "base": "curvature"}
+    values: dict[str, Any] = {"reader": "taskonomy", "targets": ("depth", "room"), "base": "curvature", "tasks": 10}
     with pytest.raises((ConfigError, ValueError), match=message):
         configured(images / "train", tmp_path, **(values | {"side": "copy"} | changes))
 
 
 def test_maps_are_not_cropped(images: Path, tmp_path: Path) -> None:
-    values = {"reader": "taskonomy", "targets": ("depth",), "base": "curvature"}
+    values: dict[str, Any] = {"reader": "taskonomy", "targets": ("depth",), "base": "curvature", "tasks": 10}
     with pytest.raises(SideAgentsError, match="augment: maps are not cropped with their images; give flip or none"):
         lifelong(configured(images / "train", tmp_path, **values, side="copy", augment="flip_crop"))
 

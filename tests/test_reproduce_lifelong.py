@@ -31,23 +31,27 @@ def put(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def searched(results: Path) -> None:
     accuracies = dict(zip(ICIFAR.strengths, (0.5, 0.7, 0.6, 0.4), strict=True))
-    rows = [
-        {"cell": {"strength": s}, "config_hash": "", "mean_accuracy": value, "per_task": [value]}
-        for s, value in accuracies.items()
-    ]
-    put(results / "icifar_ewc.jsonl", rows)
+    put(results / "icifar_ewc.jsonl", [found(s, mean_accuracy=value) for s, value in accuracies.items()])
+
+
+def found(strength: float, name: str = "icifar", **values: Any) -> dict[str, Any]:
+    """A row of the search for EWC's strength, of today's settings."""
+    key = {"table": "ewc", "method": "ewc", "strength": strength, "seed": 1}
+    settings = settings_of(name, key, Path())
+    return {"cell": key, "config_hash": settings, "per_task": [strength], **values}
 
 
 def test_ewc_waits_for_its_strength(tmp_path, capsys):
     assert len(keys_of("icifar", "methods", [1, 2, 3])) == 3 * len(ICIFAR.methods)
     with pytest.raises(SideAgentsError, match=r"not chosen yet: run the table ewc first \(0 cells are done\)"):
         best_strength("icifar", tmp_path)
-    waiting = cells_of("icifar", "methods", [1], tmp_path)
+    waiting = cells_of("icifar", keys_of("icifar", "methods", [1]), tmp_path)
     assert "ewc" not in {cell.key["method"] for cell in waiting}
     assert "ewc waits" in capsys.readouterr().out
     searched(tmp_path)
     assert best_strength("icifar", tmp_path) == 1e3
-    assert {cell.key["method"] for cell in cells_of("icifar", "methods", [1], tmp_path)} == set(ICIFAR.methods)
+    ready = cells_of("icifar", keys_of("icifar", "methods", [1]), tmp_path)
+    assert {cell.key["method"] for cell in ready} == set(ICIFAR.methods)
     assert "ewc.strength=1000.0" in words_of("icifar", {"table": "methods", "method": "ewc", "seed": 1}, tmp_path)[1]
 
 
@@ -100,8 +104,11 @@ def test_the_table_by_hand(tmp_path):
 def test_a_cell_that_was_run_again_counts_once(tmp_path):
     searched(tmp_path)
     with (tmp_path / "icifar_ewc.jsonl").open("a") as file:
-        file.write(json.dumps({"cell": {"strength": 1e5}, "mean_accuracy": 0.9, "per_task": [0.9]}) + "\n")
+        file.write(json.dumps(found(1e5, mean_accuracy=0.9)) + "\n")
     assert best_strength("icifar", tmp_path) == 1e5
+    put(tmp_path / "icifar_ewc.jsonl", [found(s, mean_accuracy=0.5) | {"config_hash": "old"} for s in ICIFAR.strengths])
+    with pytest.raises(SideAgentsError, match="0 cells are done"):  # they were run with other settings
+        best_strength("icifar", tmp_path)
 
 
 def test_cells_are_chosen_over_all_tables(tmp_path, monkeypatch):
@@ -143,10 +150,10 @@ def test_losses_are_compared_by_ranks_and_ratios(tmp_path):
 
 def test_every_cell_has_a_configuration(tmp_path):
     searched(tmp_path)
-    rows = [{"cell": {"strength": s}, "per_task": [s]} for s in COMPARISONS["simtaskonomy"].strengths]
+    rows = [found(s, "simtaskonomy") for s in COMPARISONS["simtaskonomy"].strengths]
     put(tmp_path / "simtaskonomy_ewc.jsonl", rows)
     for name in COMPARISONS:
         for table in module.TABLES:
-            cells = cells_of(name, table, [1, 2], tmp_path)
+            cells = cells_of(name, keys_of(name, table, [1, 2]), tmp_path)
             assert len({cell.config_hash for cell in cells}) == len(cells)
     assert best_strength("simtaskonomy", tmp_path) == 1e2

@@ -40,9 +40,12 @@ def test_tables_by_hand() -> None:
         row("transfer", 0.125, base="curvature", target="normals", images=100, method="sidetune"),
     ]
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in table_of("transfer", rows).splitlines()]
-    assert lines[0] == ["method", "trained", "curvature 100 normals", "curvature 100 room"]
+    assert lines[0] == ["method", "trained, without readout", "curvature 100 normals", "curvature 100 room"]
     assert lines[2:] == [["finetune", "1,000", "0.2500", "50.0 %"], ["sidetune", "1,000", "0.1250", "-"]]
     assert table_of("transfer", []) == ""
+    again = row("transfer", 0.5, base="curvature", target="normals", images=100, method="finetune")
+    again["cell"]["seed"] = 2
+    assert "0.3750 ± 0.1768" in table_of("transfer", [*rows, again])
     stack = [row("boosting", 1.0, 0.25, sides="1 x 8")]
     assert "accuracy, %" in table_of("boosting", stack)
 

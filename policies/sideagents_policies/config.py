@@ -23,7 +23,7 @@ class ModelConfig(_Section):
         None, description="weights of the base where its name needs some: a file, or the folder of published ones"
     )
     side: str = Field("conv", description="side network: conv, fcn5, fcn4, copy, feedback or a dotted path")
-    side_init: str = Field("default", description="default, copy, low_energy, or a distilled weights file")
+    side_init: str = Field("default", description="default, copy, random, low_energy, or a distilled weights file")
     merge: str = Field("alpha", description="how base and side are combined, see `sideagents list merges`")
     alpha: str = Field(
         "learned", description="learned[:START], fixed:VALUE, stagewise:FRACTION, linear[:END], hyperbolic:K"

@@ -120,7 +120,7 @@ def _compressed(key: Key, config: AdaptConfig, base: Path) -> dict[str, Any]:
         return example_loss(answer, train, config.augment, index, generator)
 
     fit(adapted.task(task), loss, len(train), gentler, epochs=_SVD_EPOCHS, seed=config.seed, title=f"svd, {task}")
-    accuracy = judge(answer, test).accuracy
+    accuracy = judge(answer, test, config.bf16).accuracy
     own = adapted.costs(task, batch=32)
     return {**own, "accuracy": accuracy, "images": len(train), "classes": train.outputs[0], **_shared(adapted, own)}
 

@@ -126,12 +126,15 @@ def best_strength(name: str, results: Path) -> float:
     Best: mean accuracy, or the average rank over tasks where they are judged by loss.
     """
     strengths = COMPARISONS[name].strengths
-    rows = {row["cell"]["strength"]: row for row in newest_rows(results / f"{name}_ewc.jsonl")}
+    current = {settings_of(name, key, results) for key in keys_of(name, "ewc", [1])}
+    found = [row for row in newest_rows(results / f"{name}_ewc.jsonl") if row["config_hash"] in current]
+    rows = {row["cell"]["strength"]: row for row in found}
     if set(rows) != set(strengths):
         raise SideAgentsError(f"EWC's strength is not chosen yet: run the table ewc first ({len(rows)} cells are done)")
+    if all("mean_accuracy" in row for row in rows.values()):
+        return float(max(strengths, key=lambda strength: float(rows[strength]["mean_accuracy"])))
     ranks = average_rank({str(s): _errors([rows[s]]) for s in strengths}, higher_is_better=False)
-    means = {s: rows[s].get("mean_accuracy") or -ranks[str(s)] for s in strengths}
-    return float(max(means, key=lambda strength: means[strength]))
+    return float(min(strengths, key=lambda strength: ranks[str(strength)]))
 
 
 def work(name: str, cell: Cell, results: Path) -> dict[str, Any]:
@@ -146,14 +149,14 @@ def work(name: str, cell: Cell, results: Path) -> dict[str, Any]:
     return {key: result[key] for key in (*kept, "weights_per_task") if key in result}
 
 
-def cells_of(name: str, table: str, seeds: Sequence[int], results: Path) -> list[Cell]:
-    """Return a table's cells with their settings and estimates; those of EWC wait for its strength."""
+def cells_of(name: str, keys: Sequence[Key], results: Path) -> list[Cell]:
+    """Return cells of a table with their settings and estimates; those of EWC wait for its strength."""
     cells, minutes = [], COMPARISONS[name].minutes
-    for key in keys_of(name, table, seeds):
+    for key in keys:
         try:
             settings = settings_of(name, key, results)
         except SideAgentsError as error:
-            if key["method"] != "ewc" or table != "methods":
+            if key["method"] != "ewc" or key["table"] != "methods":
                 raise
             print(f"ewc waits: {error}")
             continue
@@ -279,7 +282,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         wanted = [cell.key for cell in select([Cell(key, "", 0.0) for key in every], args.only)]
         end = time.monotonic() + 60 * args.minutes
         for table in args.tables:
-            cells = [cell for cell in cells_of(name, table, args.seeds, args.results) if cell.key in wanted]
+            mine = [key for key in keys_of(name, table, args.seeds) if key in wanted]
+            cells = cells_of(name, mine, args.results)
             path = args.results / f"{name}_{table}.jsonl"
             run_cells(path, cells, lambda cell: work(name, cell, args.results), limit_s=end - time.monotonic())
     print(table_of(name, args.results) or "no cell of the comparison is done yet")

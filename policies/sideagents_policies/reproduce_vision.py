@@ -18,11 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from scipy.stats import spearmanr
 
 from sideagents.adapt.adapted import adapt
 from sideagents.adapt.config import AdaptConfig
-from sideagents.adapt.run import absent_data, adapt_run
+from sideagents.adapt.run import absent_data, adapt_run, base_of
 from sideagents.bases import load_base
 from sideagents.core.boosting import stacked
 from sideagents.core.sidetuned import SideTuned
@@ -100,7 +101,7 @@ def _starts() -> Cells:
     starts = {
         "copy of the base": [],
         "low_energy": ["options.side_init=low_energy"],
-        "fresh weights": ["options.side=sideagents.bases.encoder:MidLevelEncoder"],
+        "fresh weights": ["options.side_init=random"],
     }
     return {
         _cell(images=images, init=start, target=target): [f"domain={target}", *more, *words]
@@ -176,11 +177,12 @@ def work(table: str, cell: Cell, bases: Mapping[str, str]) -> dict[str, Any]:
 
 def _boosted(config: AdaptConfig, count: int) -> dict[str, Any]:
     """Train one side after another, each on what is below it, frozen."""
-    base = load_base(config.base, weights=config.base_weights)
+    base = base_of(config)
     trainable = 0
     result: dict[str, Any] = {}
     for floor in range(count):
-        run, result = adapt_run(config.model_copy(update={"seed": config.seed + floor}), base=base)
+        seed = int(np.random.SeedSequence([config.seed, floor]).generate_state(1)[0])
+        run, result = adapt_run(config.model_copy(update={"seed": seed}), base=base)
         trainable += result["trainable"]
         adapted = adapt(base, config.method, **config.options)
         adapted.load_task(run / "task", "floor")
@@ -201,28 +203,40 @@ def table_of(table: str, rows: Sequence[Row]) -> str:
     lines = []
     for name in names:
         found = [row for row in rows if tuple(str(row["cell"][key]) for key in down) == name]
-        by_column = {tuple(str(row["cell"][key]) for key in across): row for row in found}
-        values = [_value(by_column[column], table) if column in by_column else "-" for column in columns]
-        lines.append([*name, f"{found[0]['trainable']:,}", *values])
+        by_column = {c: [r for r in found if tuple(str(r["cell"][key]) for key in across) == c] for c in columns}
+        lines.append([*name, f"{found[0]['trainable']:,}", *(_value(by_column[c], table) for c in columns)])
     heads = [" ".join(column) or "accuracy, %" for column in columns]
-    text = markdown_table([*down, "trained", *heads], lines)
+    text = markdown_table([*down, "trained, without readout", *heads], lines)
     return text + (f"\n\n{_correlations(rows)}" if table == "alpha" else "")
 
 
-def _value(row: Row, table: str) -> str:
-    value = f"{100 * row['accuracy']:.1f} %" if row["measure"] == "accuracy" else f"{row['loss']:.4f}"
-    return f"{value} (alpha {row['alpha']:.3f})" if table == "alpha" else value
+def _value(rows: Sequence[Row], table: str) -> str:
+    """Return the mean over seeds, with the standard deviation where there are several."""
+    if not rows:
+        return "-"
+    asked = rows[0]["measure"] == "accuracy"
+    values = [100 * row["accuracy"] if asked else row["loss"] for row in rows]
+    digits, unit = (1, " %") if asked else (4, "")
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    value = f"{np.mean(values):.{digits}f}{spread}{unit}"
+    return f"{value} (alpha {np.mean([row['alpha'] for row in rows]):.3f})" if table == "alpha" else value
 
 
 def _correlations(rows: Sequence[Row]) -> str:
     """Return Spearman's correlation of alpha with the loss at the end, for each target."""
     lines = []
     for target in dict.fromkeys(str(row["cell"]["target"]) for row in rows):
-        found = [row for row in rows if row["cell"]["target"] == target]
-        if len(found) > 2:
-            result = spearmanr([row["alpha"] for row in found], [row["loss"] for row in found])
+        bases: dict[str, list[Row]] = {}
+        for row in rows:
+            if row["cell"]["target"] == target:
+                bases.setdefault(str(row["cell"]["base"]), []).append(row)
+        if len(bases) > 2:
+            alphas, losses = (
+                [np.mean([r[key] for r in found]) for found in bases.values()] for key in ("alpha", "loss")
+            )
+            result = spearmanr(alphas, losses)
             words = f"rank correlation of alpha with the loss {result.statistic:.2f} (p = {result.pvalue:.3f})"
-            lines.append(f"{target}: {words} over {len(found)} bases")
+            lines.append(f"{target}: {words} over {len(bases)} bases")
     return "\n".join(lines)
 
 

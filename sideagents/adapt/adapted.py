@@ -190,7 +190,8 @@ class Adapted(nn.Module):
         tensors |= {_READOUT + key: tensor for key, tensor in task.readout.state_dict().items()}
         save_tensors(folder / "task.safetensors", tensors)
         about = {"format": FORMAT, "task": name, "method": self.method, "options": plain, "classes": task.classes}
-        write_json(folder / "task.json", about | {"base": self.base.name, "fingerprint": self.base.fingerprint})
+        about |= {"base": self.base.name, "fingerprint": self.base.fingerprint, "base_dtype": self._dtype_of(task)}
+        write_json(folder / "task.json", about)
         return folder
 
     def load_task(
@@ -226,10 +227,23 @@ class Adapted(nn.Module):
         try:
             self.adaptation.restore(task.net, own, where)
             copy_into(task.readout.state_dict(), rest, f"{where}: readout")
+            self._require_dtype(about.get("base_dtype"), task, folder)
         except BaseException:
             self.remove_task(name)
             raise
         return task
+
+    def _dtype_of(self, task: Task) -> str | None:
+        """Return the type that a task's frozen base computes in, where it is another one than its weights'."""
+        reads_base = any(module is self.base for module in task.net.modules())
+        return str(self.base.dtype).removeprefix("torch.") if reads_base and self.base.dtype is not None else None
+
+    def _require_dtype(self, saved: str | None, task: Task, folder: Path) -> None:
+        if (own := self._dtype_of(task)) != saved:
+            raise CheckpointError(
+                f"{folder}: was trained beside a base that computes in {saved or 'float32'}, this one computes in "
+                f"{own or 'float32'}: load_base(..., dtype={saved!r})"
+            )
 
     def export(self, name: str | None = None) -> nn.Module:
         """Return a plain network of a task, a copy without this package's layers; raises where the maths forbids it.

@@ -31,7 +31,8 @@ def benchmark_adapt(
 
     methods: by default all that can be built here; fine-tuning is always among them. Rows: `adapt_step_ms_METHOD` (the
     median, with `low`, `high` and `ratio` to fine-tuning), `adapt_activation_mb_METHOD` and `adapt_trainable_METHOD`
-    (weights without the readout's); then `adapt_cached_codes`, see `benchmark_cached_codes`. Raises `SideAgentsError`
+    (weights without the readout's); without a choice of methods also
+    `adapt_cached_codes`, see `benchmark_cached_codes`. Raises `SideAgentsError`
     for unknown methods.
     """
     names = list(dict.fromkeys([_REFERENCE, *(methods or ADAPTATIONS.names())]))
@@ -72,7 +73,7 @@ def benchmark_adapt(
             {"name": f"adapt_activation_mb_{name}", "value": kept, "unit": "MB", **about},
             {"name": f"adapt_trainable_{name}", "value": weights, "unit": "weights", **about},
         ]
-    return [*rows, benchmark_cached_codes(batch, repeats)]
+    return rows if methods else [*rows, benchmark_cached_codes(batch, repeats)]
 
 
 def benchmark_cached_codes(batch: int = 32, repeats: int = 7) -> dict[str, Any]:

@@ -12,11 +12,13 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import cast
 
 import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sideagents.adapt.adapted import Adapted
 from sideagents.core.base import FrozenBase
@@ -28,7 +30,7 @@ from sideagents.train.readouts import make_readout
 from sideagents.train.step import Stepper
 from sideagents.train.supervised import SupervisedConfig, batches, example_loss
 
-_Losses = Callable[[Mapping[str, Tensor], int, torch.Generator], Tensor]  # index by task, epoch, generator
+_LossOf = Callable[[str, Tensor, int, torch.Generator], Tensor]  # task, index, epoch, generator
 
 
 class JointConfig(SupervisedConfig):
@@ -45,12 +47,18 @@ def fit_jointly(adapted: Adapted, data: Mapping[str, Examples], config: JointCon
     """Train all tasks of `adapted` and its base's weights together, and return the result: a new base with the tasks.
 
     data: examples of each task, by its name. The base that was given stays as it is; the new one is named after it and
-    has a fingerprint of its own. BatchNorm is each task's own. The loss is the sum over tasks of loss and penalty
-    (equation 4). Raises `SideAgentsError` for tasks without data or data without a task, for a method whose tasks do
-    not share the base's parameters, and for a loss that is no longer finite.
+    has a fingerprint of its own. BatchNorm is each task's own; that of the new base, which tasks added later start
+    from, is the mean over the tasks. The loss is the sum over tasks of loss and penalty (equation 4). Seeds torch's
+    generator. Raises `SideAgentsError` for tasks without data or data without a task, for a method whose tasks do not
+    share the base's parameters, a base that computes in another type than its weights', and for a loss that is no
+    longer finite.
     """
     if set(data) != set(adapted.tasks) or not data:
         raise SideAgentsError(f"joint: data is of {sorted(data)}, the tasks are {sorted(adapted.tasks)}")
+    if adapted.base.dtype is not None:
+        raise SideAgentsError(
+            f"joint: base {adapted.base.name!r} computes in {adapted.base.dtype}; load it without dtype"
+        )
     joint = copy.deepcopy(adapted)
     joint.base.name = f"{adapted.base.name}-joint"
     shared = {id(p) for p in joint.base.parameters()}
@@ -58,49 +66,40 @@ def fit_jointly(adapted: Adapted, data: Mapping[str, Examples], config: JointCon
         if shared.isdisjoint(id(p) for p in joint.task(name).parameters()):
             raise SideAgentsError(f"joint: method {joint.method!r} does not share the base's parameters; taps does")
 
-    def losses(indices: Mapping[str, Tensor], epoch: int, generator: torch.Generator) -> Tensor:
-        total = torch.zeros(())
-        for name, index in indices.items():
-
-            def answer(images: Tensor, _: Tensor, name: str = name) -> Tensor:
-                return cast(Tensor, joint(images, name))
-
-            total = total + example_loss(answer, data[name], config.augment, index, generator)
-            if epoch >= config.penalty_warmup:
-                total = total + joint.penalty(name)
-        return total
+    def loss_of(name: str, index: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
+        loss = example_loss(
+            lambda images, _: cast(Tensor, joint(images, name)), data[name], config.augment, index, generator
+        )
+        return loss + joint.penalty(name) if epoch >= config.penalty_warmup else loss
 
     trained = nn.ModuleList([joint.task(name) for name in joint.tasks])
     with _learning(joint.base):
-        _fit(trained, losses, data, config)
+        _fit(trained, loss_of, data, config)
+    _average_batchnorm(joint)
     return joint.eval()
 
 
 def shared_base(base: FrozenBase, data: Mapping[str, Examples], config: JointConfig) -> FrozenBase:
-    """Train one network on all tasks, each with a readout of its own, and return it as a base; the memory of one task.
+    """Train one network on all tasks, each with a readout of its own, and return it as a base.
 
-    BatchNorm is shared, and learns from mini-batches of one task each. The readouts are thrown away: tasks are added to
-    the new base afterwards. Raises `SideAgentsError` for no data and a loss that is no longer finite.
+    The memory is that of one task: each step differentiates one task's loss after the other. BatchNorm is shared, and
+    learns from mini-batches of one task each. The readouts are thrown away: tasks are added to the new base afterwards.
+    Seeds torch's generator. Raises `SideAgentsError` for no data and a loss that is no longer finite.
     """
     if not data:
         raise SideAgentsError("joint: there is no task to learn")
     torch.manual_seed(config.seed)
     net = TrainableBase(base, "batch")
-    readouts = nn.ModuleDict({name: make_readout(base.out_shape, found.outputs) for name, found in data.items()})
+    readouts = {name: make_readout(base.out_shape, found.outputs) for name, found in data.items()}
 
-    def losses(indices: Mapping[str, Tensor], epoch: int, generator: torch.Generator) -> Tensor:
-        total = torch.zeros(())
-        for name, index in indices.items():
+    def loss_of(name: str, index: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
+        readout = readouts[name]
+        return example_loss(
+            lambda images, _: cast(Tensor, readout(net(images))), data[name], config.augment, index, generator
+        )
 
-            def answer(images: Tensor, _: Tensor, name: str = name) -> Tensor:
-                return cast(Tensor, readouts[name](net(images)))
-
-            total = total + example_loss(answer, data[name], config.augment, index, generator)
-        return total
-
-    _fit(nn.ModuleList([net, readouts]), losses, data, config)
-    mean = None if base.raw else base.mean
-    return FrozenBase(net.encoder, f"{base.name}-shared", base.input_size, mean, base.std, resize=base.resize)
+    _fit(nn.ModuleList([net, *readouts.values()]), loss_of, data, config)
+    return base.with_encoder(net.encoder, f"{base.name}-shared")
 
 
 @contextmanager
@@ -116,7 +115,21 @@ def _learning(base: FrozenBase) -> Iterator[None]:
             parameter.requires_grad, parameter.grad = False, None
 
 
-def _fit(trained: nn.Module, losses: _Losses, data: Mapping[str, Examples], config: JointConfig) -> None:
+@torch.no_grad()
+def _average_batchnorm(joint: Adapted) -> None:
+    """Give the base's own BatchNorm, that no task has used, the mean of the tasks' weights and statistics."""
+    encoders = [cast(TrainableBase, joint.task(name).net).encoder for name in joint.tasks]
+    for name, module in joint.base.encoder.named_modules():
+        if isinstance(module, _BatchNorm):
+            own = module.state_dict(keep_vars=True)
+            others = [encoder.get_submodule(name).state_dict() for encoder in encoders]
+            for key, tensor in own.items():
+                if tensor.is_floating_point():
+                    tensor.copy_(torch.stack([other[key] for other in others]).mean(dim=0))
+
+
+def _fit(trained: nn.Module, loss_of: _LossOf, data: Mapping[str, Examples], config: JointConfig) -> None:
+    torch.manual_seed(config.seed)
     steps = math.ceil(max(len(found) for found in data.values()) / config.batch_size)
     stepper = Stepper(config, trained, steps * config.epochs, title="joint training")
     trained.train()
@@ -125,7 +138,6 @@ def _fit(trained: nn.Module, losses: _Losses, data: Mapping[str, Examples], conf
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
             orders = {name: batches(len(found), config.batch_size, steps, generator) for name, found in data.items()}
             for step in range(steps):
-                indices = {name: order[step] for name, order in orders.items()}
-                loss = stepper.step(lambda: losses(indices, epoch, generator))  # noqa: B023  # called at once
-                shown.update(1, loss=loss)
+                losses = [partial(loss_of, name, order[step], epoch, generator) for name, order in orders.items()]
+                shown.update(1, loss=stepper.step(*losses))
     trained.eval()

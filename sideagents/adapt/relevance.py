@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from sideagents.adapt.config import AdaptConfig
-from sideagents.adapt.run import adapt_run, checked
+from sideagents.adapt.run import adapt_run, checked, score_of
 from sideagents.errors import ConfigError
 
 
@@ -37,19 +37,20 @@ def each_base(config: RelevanceConfig) -> dict[str, AdaptConfig]:
 
 
 def relevance(configs: Mapping[str, AdaptConfig]) -> list[dict[str, Any]]:
-    """Side-tune on each base; return rows `base`, `alpha`, `accuracy`, `run`, the most relevant base first.
+    """Side-tune on each base; return rows `base`, `alpha`, `measure`, `accuracy`, `loss`, `run`, most relevant first.
 
     Alpha is the weight of the base that training arrives at from 0.5: the higher, the more the task takes from it.
     """
     rows = []
     for base, config in configs.items():
         run, result = adapt_run(config)
-        rows.append({"base": base, "alpha": result["alpha"], "accuracy": result["accuracy"], "run": str(run)})
+        judged = {key: result[key] for key in ("measure", "accuracy", "loss")}
+        rows.append({"base": base, "alpha": result["alpha"], **judged, "run": str(run)})
     return sorted(rows, key=lambda row: -float(row["alpha"]))
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the ranking as lines for people."""
-    lines = [f"{'base':24}{'alpha':>8}{'accuracy':>12}"]
-    lines += [f"{row['base']:24}{row['alpha']:>8.3f}{100 * row['accuracy']:>10.2f} %" for row in rows]
+    lines = [f"{'base':24}{'alpha':>8}"]
+    lines += [f"{row['base']:24}{row['alpha']:>8.3f}  {score_of(row)}" for row in rows]
     return "\n".join(lines)

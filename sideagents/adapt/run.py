@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from sideagents.data.examples import Examples
 from sideagents.data.folders import load_folder
 from sideagents.data.images import LabelledImages
 from sideagents.data.mosaics import load_mosaics
-from sideagents.data.targets import TARGETS
+from sideagents.data.targets import TARGETS, outputs_of
 from sideagents.errors import ConfigError, SideAgentsError, nearest
 from sideagents.run.config import config_hash, dump_config
 from sideagents.run.files import absent, find_data, find_file, write_json
@@ -32,7 +32,7 @@ from sideagents.run.folder import RunFolder
 from sideagents.run.seeding import seed_everything
 from sideagents.train.loop import fit
 from sideagents.train.readouts import make_readout
-from sideagents.train.rendered import read_rendered
+from sideagents.train.rendered import read_rendered, require_fitting
 from sideagents.train.supervised import example_loss, judge
 
 TASK = "task"
@@ -49,15 +49,19 @@ def checked(config: AdaptConfig) -> AdaptConfig:
     try:
         ADAPTATIONS.get(config.method)().check_options(config.method, config.options)
         if (config.reader in ("decathlon", "taskonomy")) != (config.domain is not None):
-            raise ConfigError("domain names one of the decathlon's or of taskonomy's targets, which these readers need")
+            raise ConfigError("domain is needed by the readers decathlon and taskonomy, and by no other")
         if config.reader == "taskonomy" and config.domain not in TARGETS:
             raise ConfigError(f"domain: unknown task {config.domain!r}{nearest(str(config.domain), TARGETS)}")
+        rendered = config.reader == "taskonomy"
+        maps = rendered and TARGETS[str(config.domain)].kind != "category"
+        require_fitting(config, rendered, ("first_class", "classes", "per_class", "held_out"), maps)
         if config.save_base and config.method not in ("finetune", "scratch"):
             raise ConfigError(f"save_base keeps a network that was trained as a whole, method {config.method!r} is not")
         if not list(absent_data(config)):
             if config.save_base:
-                architecture_of(_base(config).encoder)
-            adapt(_base(config), config.method, **config.options).add_task(TASK, classes=2)
+                architecture_of(base_of(config).encoder)
+            adapted = adapt(base_of(config), config.method, **config.options)
+            adapted.add_task(TASK, **_readout(config, adapted.base, None))
     except ConfigError:
         raise
     except SideAgentsError as error:
@@ -71,6 +75,14 @@ def absent_data(config: AdaptConfig) -> Iterator[str]:
         if folder is not None and not Path(folder).exists():
             yield f"{key}: no such folder {folder}"
     yield from absent({"base_weights": config.base_weights, "base": config.base})
+
+
+def _readout(config: AdaptConfig, base: FrozenBase, train: Examples | None) -> dict[str, Any]:
+    """Return what `add_task` needs; before the data is read, with two classes where only the data knows how many."""
+    if config.reader != "taskonomy":
+        return {"classes": 2 if train is None else train.outputs[0]}
+    outputs = outputs_of(TARGETS[str(config.domain)], config.size) if train is None else train.outputs
+    return {"readout": make_readout(base.out_shape, outputs)}
 
 
 def read_data(config: AdaptConfig) -> tuple[Examples, Examples]:
@@ -103,7 +115,8 @@ def _read(config: AdaptConfig, split: str) -> LabelledImages:
     return load_folder(root / split, config.size, "square")
 
 
-def _base(config: AdaptConfig) -> FrozenBase:
+def base_of(config: AdaptConfig) -> FrozenBase:
+    """Load the base as the configuration says; with `bf16` it computes in bfloat16."""
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in config.base_options.items()}
     if config.bf16:
         options.setdefault("dtype", "bfloat16")
@@ -116,18 +129,20 @@ def adapt_run(config: AdaptConfig, resume: bool = False, base: FrozenBase | None
     The result holds `accuracy` (None for maps) and `loss` at the end, `measure` (which of them counts), `epochs` (that
     after each), `alpha`, and the costs of `Adapted.costs`. The run's folder holds the task (`task/`, for
     `Adapted.load_task`) and, with `save_base`, `base.safetensors`. `resume` goes on with the newest run of that name
-    after its last finished epoch. base: takes the place of the configuration's. Raises `SideAgentsError`.
+    after its last finished epoch. base: takes the place of the configuration's, and its name
+    stands in the run's. A task of `taskonomy` has a readout of its own, which `load_task` must be given:
+    `make_readout(base.out_shape, outputs)`. Raises `SideAgentsError`.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     train, test = read_data(config)
-    base = _base(config) if base is None else base
+    if base is None:
+        base = base_of(config)
+    else:
+        config = config.model_copy(update={"base": base.name, "base_weights": None})
     seed_everything(config.seed)
     adapted = adapt(base, config.method, **config.options)
-    if config.reader == "taskonomy":
-        adapted.add_task(TASK, readout=make_readout(base.out_shape, train.outputs))
-    else:
-        adapted.add_task(TASK, classes=train.outputs[0])
+    adapted.add_task(TASK, **_readout(config, base, train))
     run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
     if resume:
         run.require_config(config)
@@ -152,7 +167,7 @@ def _train(
         return cast(Tensor, adapted(images))
 
     def evaluate() -> dict[str, float]:
-        found = judge(answer, test)
+        found = judge(answer, test, config.bf16)
         return {"eval/accuracy": found.accuracy, "eval/loss": found.mean_loss}
 
     rows = fit(
@@ -188,8 +203,15 @@ def _train(
     }
 
 
+def score_of(result: Mapping[str, Any]) -> str:
+    """Return what a result is judged by, for people: accuracy in percent, or the loss of maps."""
+    if result["measure"] == "accuracy":
+        return f"accuracy {100 * result['accuracy']:.2f} %"
+    return f"loss {result['loss']:.4f}"
+
+
 def _save_base(config: AdaptConfig, adapted: Adapted, run: RunFolder) -> None:
     net, old = cast(TrainableBase, adapted.task(TASK).net), adapted.base
-    base = FrozenBase(net.encoder, config.name, old.input_size, old.mean, old.std)
+    base = old.with_encoder(net.encoder, config.name)
     card = {"config": config.model_dump(mode="json", exclude={"data", "base_weights", "runs"})}
     save_base(run.path / "base.safetensors", base, *architecture_of(net.encoder), card)

@@ -125,11 +125,16 @@ class FrozenBase(nn.Module):
         if not (hasattr(encoder, "taps") and hasattr(encoder, "from_taps")):
             raise BaseError(f"base {self.name!r}: its encoder shows no inner activations (`taps` and `from_taps`)")
         with torch.no_grad():
-            images = self._normalised(self.prepare(images, f"base {self.name!r}"))
+            images = self.normalised(self.prepare(images, f"base {self.name!r}"))
             with self._own_type(images):
                 taps = encoder.taps(images)
                 code = encoder.from_taps(taps)
         return code.float().contiguous(), [tap.float() for tap in taps]
+
+    def with_encoder(self, encoder: nn.Module, name: str) -> FrozenBase:
+        """Return a base that reads images and computes as this one, by another encoder, which is taken over."""
+        mean = None if self.raw else self.mean
+        return FrozenBase(encoder, name, self.input_size, mean, self.std, resize=self.resize, dtype=self.dtype)
 
     def prepare(self, images: Tensor, reader: str) -> Tensor:
         """Return images as `reader`, a network beside this base, takes them: in [0, 1], or as given to a raw base."""
@@ -146,13 +151,13 @@ class FrozenBase(nn.Module):
         return cast(Tensor, self(images.permute(0, 3, 1, 2)))
 
     def _encode(self, images: Tensor) -> Tensor:
-        images = self._normalised(images)
+        images = self.normalised(images)
         with self._own_type(images):
             code = self._hidden[1](images)
         return cast(Tensor, code).float().contiguous()
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        """Return prepared images at the base's size and scale."""
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return prepared images as the encoder reads them: at its size, less the mean, over the deviation."""
         if not self.resize and tuple(images.shape[-2:]) != self.input_size:
             raise BaseError(
                 f"base {self.name!r} takes {_size(self.input_size)} images (height x width), got "

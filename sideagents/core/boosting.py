@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import cast
 
 from torch import Tensor, nn
@@ -23,9 +24,9 @@ def stacked(net: SideTuned, name: str | None = None) -> FrozenBase:
     if net.base.raw:
         raise SideAgentsError(f"stacked: base {net.base.name!r} takes inputs as given; a stack is of images in [0, 1]")
     channels = net.base.channels
-    return FrozenBase(
-        _Composite(net), name or f"{net.base.name}+side", net.base.input_size, (0.0,) * channels, (1.0,) * channels
-    )
+    zero, one = (0.0,) * channels, (1.0,) * channels
+    name = name or f"{net.base.name}+side"
+    return FrozenBase(_Composite(net), name, net.base.input_size, zero, one, resize=net.base.resize)
 
 
 class _Composite(nn.Module):
@@ -37,8 +38,15 @@ class _Composite(nn.Module):
 
     @property
     def code_settings(self) -> str:
-        """What the code depends on and the tensors do not show: the base below (see `FrozenBase.fingerprint`)."""
-        return f"on {cast(FrozenBase, self.net.base).fingerprint} by {type(self.net.merge).__name__}"
+        """What the code depends on and tensors with names do not show: see `FrozenBase.fingerprint`."""
+        base, net = cast(FrozenBase, self.net.base), self.net
+        digest = hashlib.sha256()
+        stored = net.state_dict().keys()
+        for name, buffer in sorted(net.named_buffers()):
+            if name not in stored:  # such as a side's own normalisation
+                digest.update(f"{name} {buffer.flatten().tolist()}".encode())
+        merge = type(net.merge).__name__
+        return f"on {base.fingerprint} in {base.dtype} by {merge} at {net.input_size} with {digest.hexdigest()}"
 
     def forward(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.net(images))

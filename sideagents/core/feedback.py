@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -30,7 +31,8 @@ class FeedbackSide(nn.Module):
         super().__init__()
         self.base = base
         _, taps = base.tapped(torch.full((1, base.channels, *base.input_size), 0.5))
-        if len(taps) < 2 or taps[-2].shape[-1] % taps[-1].shape[-1] or width % _GROUP:
+        strides = {a % b for a, b in zip(taps[-2].shape[2:], taps[-1].shape[2:], strict=True)} if len(taps) > 1 else {1}
+        if strides != {0} or width % _GROUP:
             sizes = [tuple(tap.shape[1:]) for tap in taps]
             need = f"two activations of sizes that divide, and a width that {_GROUP} divides"
             raise SideAgentsError(f"side 'feedback' needs {need}; got {sizes} and {width}")
@@ -38,7 +40,8 @@ class FeedbackSide(nn.Module):
         self.vector = len(out_shape) == 1
         channels = out_shape[0]
         inner = channels if self.vector else width
-        self.middle = nn.Conv2d(middle.shape[1], width, 3, middle.shape[-1] // last.shape[-1], 1, bias=False)
+        stride = (middle.shape[2] // last.shape[2], middle.shape[3] // last.shape[3])
+        self.middle = nn.Conv2d(middle.shape[1], width, 3, stride, 1, bias=False)
         self.last = nn.Conv2d(last.shape[1], width, 1, bias=False)
         self.norm = _norm(width)
         self.body = nn.Sequential(_Separable(width, inner), _Separable(inner, channels))
@@ -70,4 +73,4 @@ class _Separable(nn.Module):
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(max(1, channels // _GROUP), channels)
+    return nn.GroupNorm(math.gcd(channels, max(1, channels // _GROUP)), channels)

@@ -1,4 +1,4 @@
-"""How a side network starts: default, copy of the base, distilled, or low-energy (paper, section 5.3)."""
+"""How a side network starts: default, copy of the base, random, distilled, or low-energy (paper, section 5.3)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sideagents.core.base import FrozenBase
 from sideagents.core.modes import modes_kept
-from sideagents.core.trainable import TrainableBase
+from sideagents.core.trainable import TrainableBase, redraw
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.run.tensors import load_tensors
 
@@ -20,20 +20,23 @@ def initialise_side(side: nn.Module, how: str, base: FrozenBase, input_size: tup
     """Initialise `side` in place.
 
     how: `default` leaves it as the framework made it; `copy` takes the base's weights (the shapes must agree);
-    `low_energy` scales its last layers by 1e-3, so it adds about nothing at the start; a path ending in `.safetensors`
-    is read as a distilled student of the same architecture. Raises `SideAgentsError`, or `CheckpointError` for files.
+    `random` draws all weights anew, for sides that start from learned ones; `low_energy` scales its last layers by
+    1e-3, so it adds about nothing at the start; a path ending in `.safetensors` is read as a distilled student of the
+    same architecture. Raises `SideAgentsError`, or `CheckpointError` for files.
     """
     if how == "default":
         return
     if how == "copy":
         _copy_base(side, base)
+    elif how == "random":
+        redraw(side)
     elif how == "low_energy":
         _scale_down(side, (base.channels, *input_size))
     elif how.endswith(".safetensors"):
         load_student(side, Path(how))
     else:
         raise SideAgentsError(
-            f"unknown side initialisation {how!r} (known: default, copy, low_energy, or a .safetensors file)"
+            f"unknown side initialisation {how!r} (known: default, copy, random, low_energy, or a .safetensors file)"
         )
 
 

@@ -161,7 +161,8 @@ def make_side(
 
     name: `conv`, `fcn5`, `fcn4`, `copy` (a trainable copy of `base`), `feedback` (reads the base's activations), or a
     dotted path to an nn.Module class. Its constructor is given `out_shape`, `in_channels`, `input_size` and `base`
-    where it names them, and `options`.
+    where it names them, and `options`. A side with an attribute `reads_taps` that is true, and the base it was made
+    for in `base`, is called with what `FrozenBase.tapped` gives in place of images.
     Raises `SideAgentsError` for an unknown name, a side that cannot read the images, or a code of another shape.
     """
     make = import_network(name) if names_code(name) else SIDES.get(name)

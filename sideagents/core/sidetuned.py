@@ -50,6 +50,11 @@ class SideTuned(nn.Module):
         elif side is not None:
             check_side(side, type(side).__name__, self.out_shape, base.channels, self.input_size)
         self.side = side
+        if self._reads_taps and (getattr(side, "base", None) is not base or self.input_size != base.input_size):
+            raise SideAgentsError(
+                f"side {type(side).__name__} reads activations of the frozen base it was made for, at that base's size "
+                "of images: make it for this base, and for a method that keeps the base frozen"
+            )
         self.merge = make_merge(merge, self.out_shape) if isinstance(merge, str) else merge
         self.alpha = make_alpha(alpha if side is not None else 1.0) if self.merge.exact_ends else None
         if self.alpha is None and alpha not in ("learned", None):
@@ -68,13 +73,20 @@ class SideTuned(nn.Module):
         if share == 0.0:
             return self._side_code(images)
         alpha = self.alpha() if self.alpha is not None else None
-        if getattr(self.side, "reads_taps", False) and isinstance(self.base, FrozenBase) and images is not None:
-            code, taps = self.base.tapped(images)
+        if self._reads_taps and images is not None:
+            code, taps = cast(FrozenBase, self.base).tapped(images)
             side_code = cast(nn.Module, self.side)(taps).float()
-            merged: Tensor = self.merge(code if base_code is None else base_code.float(), side_code, alpha)
+            merged: Tensor = self.merge(
+                self._base_code(None, code if base_code is None else base_code), side_code, alpha
+            )
         else:
             merged = self.merge(self._base_code(images, base_code), self._side_code(images), alpha)
         return merged.float()
+
+    @property
+    def _reads_taps(self) -> bool:
+        """Whether base and side share one pass of the base: see `make_side`."""
+        return bool(getattr(self.side, "reads_taps", False))
 
     @property
     def needs_images(self) -> bool:

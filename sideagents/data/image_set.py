@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class ImageSet:
     def outputs(self) -> tuple[int, ...]:
         """An answer is a map (channels, H, W), logits per pixel for a segmentation; a category's are (classes,)."""
         if self.target.kind == "category":
-            return (self.raw.shape[1],) if self.raw is not None else (0,)
+            return (cast(Tensor, self.raw).shape[1],)
         return (self.target.channels, *self.images.shape[-2:])
 
     @property
@@ -67,11 +68,16 @@ class ImageSet:
         right = answers.argmax(dim=1) == wanted
         return Judged(loss, count, int(right.sum()), right.numel())
 
+    def sharing(self, other: ImageSet) -> ImageSet:
+        """Return this set on the images of another where both are of the same views: they are in memory once."""
+        same = self.keys == other.keys and self.images.shape == other.images.shape
+        return replace(self, images=other.images) if same else self
+
     def _errors(self, answers: Tensor, index: Tensor, mirrored: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the error of each pixel (or image) and channel where it counts, 0 elsewhere, and where it does."""
-        _, target, weight = self.batch(index)
+        target, weight = self._target(index)
         if mirrored is not None and self.target.kind != "category":
-            _, target, weight = self.mirror(target, target, weight, mirrored)
+            target, weight = self._mirrored(target, weight, mirrored.view(-1, 1, 1, 1))
         if self.target.kind == "segmentation":
             errors = functional.cross_entropy(answers, target.squeeze(1).long(), reduction="none").unsqueeze(1)
         elif self.target.kind == "category":
@@ -86,26 +92,27 @@ class ImageSet:
 
         Maps are in [-1, 1], segmentations and categories as stored.
         """
-        images = self.images[index]
+        return self.images[index].float() / 255, *self._target(index)
+
+    def _target(self, index: Tensor) -> tuple[Tensor, Tensor]:
         if self.raw is None:
-            target = self.target.scale(images)
+            target = self.target.scale(self.images[index])
         elif self.raw.dtype == torch.float16:
             target = self.raw[index].float()
         else:
             target = self.target.scale(self.raw[index])
-        height, width = images.shape[-2:]
+        height, width = self.images.shape[-2:]
         weight = torch.ones(len(index), 1, height, width) if self.valid is None else self.valid[index].float()
-        return images.float() / 255, target, weight
+        return target, weight
 
     def mirror(self, images: Tensor, target: Tensor, weight: Tensor, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mirror the samples of a batch where `which` (B,) bool says so, signs of directions included."""
-        sign = torch.tensor(self.target.mirrored_sign or (1.0,)).view(1, -1, 1, 1)
         choose = which.view(-1, 1, 1, 1)
-        return (
-            torch.where(choose, images.flip(3), images),
-            torch.where(choose, target.flip(3) * sign, target),
-            torch.where(choose, weight.flip(3), weight),
-        )
+        return torch.where(choose, images.flip(3), images), *self._mirrored(target, weight, choose)
+
+    def _mirrored(self, target: Tensor, weight: Tensor, choose: Tensor) -> tuple[Tensor, Tensor]:
+        sign = torch.tensor(self.target.mirrored_sign or (1.0,)).view(1, -1, 1, 1)
+        return torch.where(choose, target.flip(3) * sign, target), torch.where(choose, weight.flip(3), weight)
 
     def digest(self) -> str:
         """Return the sha256 hex digest of names and pixels: two data sets with the same digest are the same."""

@@ -37,6 +37,11 @@ class Target:
     kind: Literal["map", "segmentation", "category"] = "map"
 
 
+def outputs_of(target: Target, size: int, categories: int = 2) -> tuple[int, ...]:
+    """Return the shape of an answer: (categories,), or (channels, size, size) for maps and classes of pixels."""
+    return (categories,) if target.kind == "category" else (target.channels, size, size)
+
+
 def _colour(raw: Tensor) -> Tensor:
     return raw.float() / 127.5 - 1
 

@@ -52,7 +52,7 @@ class PNNConfig(BaseModel):
 
 
 class LifelongConfig(RenderedConfig):
-    """A sequence of classification tasks, a method, and how each task is trained."""
+    """A sequence of tasks, a method, and how each task is trained."""
 
     model_config = _STRICT
 
@@ -62,13 +62,16 @@ class LifelongConfig(RenderedConfig):
     seed: int = Field(1, ge=0)
     threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's choice")
 
-    data: str = Field("cifar100", description="folder of CIFAR-100 or CIFAR-10, as given or below SIDEAGENTS_DATA")
+    data: str = Field(
+        "cifar100",
+        description="folder of the data, as given or below SIDEAGENTS_DATA: CIFAR-100, CIFAR-10, or Taskonomy's",
+    )
     reader: Literal["cifar", "taskonomy"] = Field(
         "cifar", description="tasks are classes, or targets of images", json_schema_extra=NEUTRAL
     )
     tasks: int = Field(10, ge=1, description="cifar: the classes, in their order, are cut into so many tasks")
     targets: tuple[str, ...] = Field(
-        SEQUENCE, min_length=1, description="taskonomy: the tasks", json_schema_extra=NEUTRAL
+        (), description="taskonomy: the tasks; empty: the paper's sequence of twelve", json_schema_extra=NEUTRAL
     )
     order: tuple[int, ...] = Field((), description="numbers of tasks, counted from 0, in their order; empty: all")
     held_out: int = Field(
@@ -86,7 +89,7 @@ class LifelongConfig(RenderedConfig):
     base_weights: str | None = Field(None, description="weights file of the base, as given or below SIDEAGENTS_DATA")
     method: str = Field("sidetune", description="sidetune, features, finetune, independent, ewc, psp or pnn")
     side: str = "fcn4"
-    side_init: str = Field("default", description="default, copy, low_energy, or a .safetensors file")
+    side_init: str = Field("default", description="default, copy, random, low_energy, or a .safetensors file")
     side_options: dict[str, Any] = Field(default_factory=dict)
     merge: str = "alpha"
     alpha: str | float = "learned"
@@ -109,7 +112,12 @@ class LifelongConfig(RenderedConfig):
     @property
     def count(self) -> int:
         """How many tasks there are."""
-        return len(self.targets) if self.reader == "taskonomy" else self.tasks
+        return len(self.order_of_targets) if self.reader == "taskonomy" else self.tasks
+
+    @property
+    def order_of_targets(self) -> tuple[str, ...]:
+        """The targets of Taskonomy's images, by number."""
+        return self.targets or SEQUENCE
 
     @model_validator(mode="after")
     def _tasks_in_order(self) -> Self:

@@ -27,7 +27,7 @@ from sideagents.errors import ConfigError
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.ewc import EWC
 from sideagents.lifelong.fisher import fisher_information, squared_gradients
-from sideagents.lifelong.pnn import ProgressiveCopy, ProgressiveFCN4
+from sideagents.lifelong.pnn import ProgressiveCopy, ProgressiveFCN4, ProgressiveNet
 from sideagents.lifelong.psp import Superposed, superpose
 from sideagents.lifelong.stream import StreamTask
 from sideagents.registry import Registry
@@ -119,9 +119,14 @@ class Learner(nn.Module, ABC):
 
 
 class SideTune(Learner):
-    """A side network, a merge and an alpha for each task; the base is frozen."""
+    """A side network, a merge and an alpha for each task; the base is frozen.
 
-    reads_codes = True
+    Codes are of no use to a side that reads the base's activations: then the base is run anyway.
+    """
+
+    def __init__(self, config: LifelongConfig, base: FrozenBase, tasks: Sequence[StreamTask]) -> None:
+        super().__init__(config, base, tasks)
+        self.reads_codes = config.side != "feedback"
 
     def make_net(self) -> nn.Module:
         """Make base, side and merge."""
@@ -262,9 +267,9 @@ class Progressive(Learner):
         """Have nothing else to check: it was made."""
 
     @property
-    def columns(self) -> ProgressiveFCN4:
+    def columns(self) -> ProgressiveNet:
         """The columns."""
-        return cast(ProgressiveFCN4, self.nets[0])
+        return cast(ProgressiveNet, self.nets[0])
 
     def begin(self, task: int) -> None:
         """Add a column."""
@@ -277,8 +282,7 @@ class Progressive(Learner):
         code, taps = self.base.tapped(images)
         images = self.base.prepare(images, "the column")
         if self._copies:
-            mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.base.mean, self.base.std))
-            column = self.columns(((images - mean) / std).contiguous(memory_format=torch.channels_last), task, taps)
+            column = self.columns(self.base.normalised(images), task, taps)
         else:
             column = self.columns(images, task, taps if self.config.pnn.stem else taps[1:])
         return cast(Tensor, self._merge(code, column, cast(Alpha, self.alphas[task])()))

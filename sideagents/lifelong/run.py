@@ -20,7 +20,7 @@ from sideagents.core.counting import weights_of
 from sideagents.core.merge import MERGES
 from sideagents.data.codes import cached_codes
 from sideagents.data.images import LabelledImages
-from sideagents.data.targets import TARGETS
+from sideagents.data.targets import TARGETS, outputs_of
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.learners import LEARNERS, Learner
@@ -33,7 +33,9 @@ from sideagents.run.files import absent, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import seed_everything
+from sideagents.train.distil import encode_all
 from sideagents.train.readouts import make_readout
+from sideagents.train.rendered import require_fitting
 from sideagents.train.step import Stepper
 from sideagents.train.supervised import Answer, batches, example_loss, fixed_views, judge
 
@@ -45,8 +47,9 @@ Matrix = np.ndarray[Any, np.dtype[np.float64]]
 def lifelong(config: LifelongConfig, resume: bool = False) -> tuple[Path, dict[str, Any]]:
     """Run the sequence; return the run's folder and its result.
 
-    The result holds `mean_accuracy` (of all tasks at the end, in [0, 1]), `per_task`, `forgetting` (the mean rise of
-    error), `accuracy` and `loss` (after each task x tasks, None where not seen yet), `alpha`, `weights_per_task`.
+    The result holds `measure` (accuracy, or loss where not all tasks ask for classes), `mean_accuracy` in [0, 1] or
+    `mean_loss` of all tasks at the end, `per_task`, `forgetting` (the mean rise of error or loss), `accuracy` and
+    `loss` (after each task x tasks, None where not seen yet), `alpha`, `weights_per_task`.
     `resume` goes on with the newest run of that name after its last finished task. Raises `SideAgentsError`.
     """
     if config.threads:
@@ -63,7 +66,7 @@ def lifelong(config: LifelongConfig, resume: bool = False) -> tuple[Path, dict[s
     finally:
         run.close()
     write_json(run.path / "result.json", result)
-    plot_sequence(result, run.path / "plots" / "accuracy.png")
+    plot_sequence(result, run.path / "plots" / "sequence.png")
     return run.path, result
 
 
@@ -78,6 +81,9 @@ def checked(config: LifelongConfig) -> LifelongConfig:
     config = config.model_copy(update=found)
     try:
         learner = LEARNERS.get(config.method)
+        rendered = config.reader == "taskonomy"
+        maps = rendered and any(TARGETS[name].kind != "category" for name in config.order_of_targets)
+        require_fitting(config, rendered, ("tasks", "held_out"), maps)
         MERGES.get(config.merge)
         make_alpha(config.alpha)
         if not list(absent_data(config)):
@@ -101,8 +107,7 @@ def _answers(config: LifelongConfig) -> list[tuple[int, ...]]:
     """Return the shapes of answers that the tasks will ask for, as far as the configuration knows them."""
     if config.reader == "cifar":
         return [(2,)]
-    targets = [TARGETS[name] for name in config.targets]
-    return [(2,) if t.kind == "category" else (t.channels, config.size, config.size) for t in targets]
+    return [outputs_of(TARGETS[name], config.size) for name in config.order_of_targets]
 
 
 def absent_data(config: LifelongConfig) -> Iterator[str]:
@@ -169,7 +174,11 @@ class TaskSequence:
         augment = "none" if config.views else config.augment
         if config.views:
             data = fixed_views(cast(LabelledImages, data), config.augment, config.views, generator)
-        codes = self._codes(data.images) if augment == "none" else None
+        codes = None
+        if config.views and learner.reads_codes:
+            codes = encode_all(self.base, data.images)  # of this run alone: not worth a file
+        elif augment == "none":
+            codes = self._codes(data.images)
         order = batches(len(data), config.batch_size, config.steps, generator)
         stepper = Stepper(config, learner.trained(task), config.steps, title=f"task {self.tasks[task].name}")
         answer = self._answer(task, codes)
@@ -197,7 +206,7 @@ class TaskSequence:
         test = self.tasks[task].test
         if task not in self._test_codes:
             self._test_codes[task] = self._codes(test.images)
-        found = judge(self._answer(task, self._test_codes[task]), test)
+        found = judge(self._answer(task, self._test_codes[task]), test, self.config.bf16)
         return found.accuracy, found.mean_loss
 
     def _codes(self, images: Tensor) -> Tensor | None:

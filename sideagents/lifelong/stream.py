@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from sideagents.data.cifar import load_cifar
 from sideagents.data.examples import Examples
+from sideagents.data.image_set import ImageSet
 from sideagents.data.images import LabelledImages
 from sideagents.errors import SideAgentsError
 from sideagents.lifelong.config import LifelongConfig
@@ -48,10 +50,14 @@ def _classes(config: LifelongConfig, order: tuple[int, ...]) -> list[StreamTask]
 
 def _targets(config: LifelongConfig, order: tuple[int, ...]) -> list[StreamTask]:
     """Read one target after the other, of the same images where all are there."""
-    found = []
+    found: list[StreamTask] = []
     for number in order:
-        name = config.targets[number]
-        found.append(StreamTask(number, name, *read_rendered(config, config.data, name, config.size)))
+        name = config.order_of_targets[number]
+        parts = list(read_rendered(config, config.data, name, config.size))
+        if found:
+            earlier = cast(tuple[ImageSet, ImageSet], (found[0].train, found[0].test))
+            parts = [new.sharing(old) for new, old in zip(parts, earlier, strict=True)]
+        found.append(StreamTask(number, name, *parts))
     return found
 
 

@@ -72,7 +72,9 @@ class RunFolder:
         for _, path in sorted(_numbered(root, name), reverse=True):
             if list_checkpoints(path / "checkpoints") and (path / "config.yaml").is_file():
                 return cls(path)
-        raise CheckpointError(f"{root}: no run {name}_1, {name}_2, ... with a checkpoint to resume from")
+        raise CheckpointError(
+            f"{root}: no run {name}_1, {name}_2, ... with a checkpoint to resume from; start one without --resume"
+        )
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

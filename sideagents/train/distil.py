@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from pydantic import ConfigDict, Field, model_validator
@@ -94,10 +95,11 @@ def distil(
         found = side(batch.float() / 255).float()
         value = config.code * functional.mse_loss(found, wanted)
         if decoder is not None and config.perceptual > 0:
-            seen = functional.mse_loss(decoder(found).float(), decoder(wanted).float())
+            seen = functional.mse_loss(decoder(found).float(), _teacher(decoder, wanted))
             value = value + config.perceptual * seen
         if classifier is not None and config.labels > 0:
-            value = value + config.labels * soft_label_loss(classifier(found), classifier(wanted), config.temperature)
+            labels = _teacher(classifier, wanted)
+            value = value + config.labels * soft_label_loss(classifier(found), labels, config.temperature)
         return value
 
     title = f"distilling {base.name}"
@@ -107,6 +109,13 @@ def distil(
     save_tensors(out, side.state_dict())
     error, explained = code_error(base, side, held_out)
     return Distilled(out, error, explained, seconds)
+
+
+@torch.no_grad()
+def _teacher(part: nn.Module, codes: Tensor) -> Tensor:
+    """Return what the base's own decoder or classifier makes of its codes, whatever type the student computes in."""
+    with torch.autocast(codes.device.type, enabled=False):
+        return cast(Tensor, part(codes)).float()
 
 
 def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
+from sideagents.errors import CheckpointError
 from sideagents.run.checkpoint import (
     list_checkpoints,
     load_checkpoint,
@@ -123,7 +124,12 @@ def _restore(stepper: Stepper, folder: Path, fingerprint: str | None) -> tuple[l
         return [], 0.0
     checkpoint = load_checkpoint(found[-1], fingerprint=fingerprint)
     restore_tensors(stepper.trained.state_dict(), checkpoint.tensors, found[-1])
-    if checkpoint.optimizer is not None:
-        restore_optimizer(stepper.optimizer, *checkpoint.optimizer)
-    restore_rng(checkpoint.state["rng"])
-    return list(checkpoint.state["rows"]), float(checkpoint.state["seconds"])
+    try:
+        rows, seconds = list(checkpoint.state["rows"]), float(checkpoint.state["seconds"])
+        restore_rng(checkpoint.state["rng"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{found[-1]}: its state is damaged, or of another version ({error!r})") from None
+    if checkpoint.optimizer is None:
+        raise CheckpointError(f"{found[-1]}: holds no optimizer, so training cannot go on from it")
+    restore_optimizer(stepper.optimizer, *checkpoint.optimizer)
+    return rows, seconds

@@ -18,7 +18,7 @@ from sideagents.bases.files import save_base
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import multiply_adds, weights_of
 from sideagents.data.image_set import ImageSet
-from sideagents.data.targets import TARGETS
+from sideagents.data.targets import TARGETS, Target
 from sideagents.data.taskonomy import data_root, read_parts
 from sideagents.errors import nearest
 from sideagents.run.checkpoint import save_tensors
@@ -118,7 +118,9 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> Path:
             )
         images = model.corrupt(images, generator)
         predicted = model(images)
-        return (_errors(predicted, target) * weight).sum() / (weight.sum() * _asked(predicted, target)).clamp(min=1.0)
+        return (_errors(predicted, target, train.target) * weight).sum() / (weight.sum() * _asked(train.target)).clamp(
+            min=1.0
+        )
 
     def evaluate() -> dict[str, float]:
         return {"eval/held_out_loss": held_out_loss(model, held_out, config).model}
@@ -159,8 +161,8 @@ class MapModel(nn.Module):
 class HeldOutLoss:
     """Mean errors on the held-out images: of the model, and of two constant answers.
 
-    Squared errors of maps in [-1, 1], cross-entropies of classes. `mean_image` answers what is best for the training
-    set pixel by pixel, its mean map; `mean_value` the same number everywhere, which is the easier one to beat.
+    Squared errors of maps in [-1, 1], cross-entropies of classes. `mean_image` answers the training set's mean map;
+    `mean_value` that map's mean per channel everywhere, which is the easier one to beat.
     """
 
     model: float
@@ -187,27 +189,28 @@ def held_out_loss(
             predicted = model(model.corrupt(images, generator))
         for name, answer in {"model": predicted, **answers}.items():
             whole = answer if name == "model" else answer.expand(len(index), -1, *target.shape[2:])
-            errors[name] += float((_errors(whole, target) * weight).double().sum())
-        pixels += float(weight.double().sum()) * _asked(predicted, target)
+            errors[name] += float((_errors(whole, target, data.target) * weight).double().sum())
+        pixels += float(weight.double().sum()) * _asked(data.target)
     return HeldOutLoss(**{name: error / max(pixels, 1.0) for name, error in errors.items()})
 
 
-def _errors(predicted: Tensor, target: Tensor) -> Tensor:
-    """Return squared errors (B, C, H, W) of maps, cross-entropies (B, 1, H, W) where the target is a class's number."""
-    if predicted.shape[1] == target.shape[1]:
-        return (predicted - target).square()
-    return functional.cross_entropy(predicted, target.squeeze(1).long(), reduction="none").unsqueeze(1)
+def _errors(predicted: Tensor, wanted: Tensor, target: Target) -> Tensor:
+    """Return squared errors (B, C, H, W) of maps, cross-entropies (B, 1, H, W) of classes of pixels."""
+    if target.kind == "map":
+        return (predicted - wanted).square()
+    return functional.cross_entropy(predicted, wanted.squeeze(1).long(), reduction="none").unsqueeze(1)
 
 
-def _asked(predicted: Tensor, target: Tensor) -> int:
+def _asked(target: Target) -> int:
     """Return how many errors a valid pixel has."""
-    return target.shape[1] if predicted.shape[1] == target.shape[1] else 1
+    return target.channels if target.kind == "map" else 1
 
 
 def _constants(data: ImageSet) -> dict[str, Tensor]:
-    """Return the best answers that do not look: for each pixel (1, C, S, S), and one for all (1, C, 1, 1).
+    """Return answers that do not look at the image: one for each pixel (1, C, S, S), and one for all (1, C, 1, 1).
 
-    Means over the valid pixels of all images; of classes the logarithms of their shares.
+    The mean over all images where a pixel is valid, and the mean of these means; of classes the logarithms of their
+    shares.
     """
     classes = data.target.channels if data.target.kind == "segmentation" else 0
     total, count = torch.zeros(1), torch.zeros(1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
 from sideagents.data.image_set import ImageSet
 from sideagents.data.taskonomy import read_parts
+from sideagents.errors import ConfigError
 from sideagents.run.config import NEUTRAL
 from sideagents.run.files import find_data
 from sideagents.train.supervised import SupervisedConfig
@@ -29,6 +31,21 @@ class RenderedConfig(SupervisedConfig):
     held_out_images: int = Field(
         0, ge=0, description="taskonomy: images to judge by at most; 0 = all", json_schema_extra=NEUTRAL
     )
+
+
+def require_fitting(config: RenderedConfig, rendered: bool, of_classes: Collection[str], maps: bool) -> None:
+    """Raise `ConfigError` for keys that the reader would ignore, and for maps that would have to be cropped.
+
+    rendered: whether images are Taskonomy's; of_classes: names of keys that only other readers have, `maps`: whether a
+    target is a map.
+    """
+    of_images = set(RenderedConfig.model_fields) - set(SupervisedConfig.model_fields)
+    for key in sorted(of_classes if rendered else of_images):
+        if getattr(config, key) != type(config).model_fields[key].default:
+            reader = "classes" if rendered else "Taskonomy's images"
+            raise ConfigError(f"{key} is for readers of {reader} and would be ignored here: leave it out")
+    if maps and config.augment == "flip_crop":
+        raise ConfigError("augment: maps are not cropped with their images; give flip or none")
 
 
 def read_rendered(config: RenderedConfig, root: str, target: str, size: int) -> tuple[ImageSet, ImageSet]:

@@ -28,7 +28,10 @@ class StepConfig(BaseModel):
     warmup: float = Field(0.0, ge=0.0, lt=1.0, description="share of all steps in which the rate rises from 0")
     final_lr_fraction: float = Field(1.0, ge=0.0, le=1.0, description="cosine decay down to this share of the rate")
     max_grad_norm: float = Field(1.0, gt=0.0, description="gradients are scaled down to this norm")
-    bf16: bool = Field(False, description="compute in bfloat16: what is trained by autocast, a frozen base too")
+    bf16: bool = Field(
+        False,
+        description="compute in bfloat16, in training and when judged: what is trained by autocast, a frozen base too",
+    )
 
 
 class Stepper:
@@ -50,25 +53,31 @@ class Stepper:
         self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._device = groups[0]["params"][0].device.type
 
-    def step(self, loss: Callable[[], Tensor]) -> float:
-        """Take one step down the gradient of `loss()`, a scalar; return its value.
+    def step(self, *losses: Callable[[], Tensor]) -> float:
+        """Take one step down the gradient of the sum of scalar losses; return that sum.
 
-        Raises `SideAgentsError`, before any weight is moved, when it is no longer finite.
+        Each loss is computed and differentiated before the next, so that one graph is in memory at a time. Raises
+        `SideAgentsError`, before any weight is moved, when one is no longer finite.
         """
         share = share_of_rate(self.config, self.done, self.total)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
-        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self.config.bf16):
-            value = loss()
-        found = float(value.detach())
-        if not math.isfinite(found):
-            raise SideAgentsError(f"{self.title}: the loss became {found} (step {self.done + 1}); lower learning_rate")
         self.optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        total = 0.0
+        for loss in losses:
+            with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self.config.bf16):
+                value = loss()
+            found = float(value.detach())
+            if not math.isfinite(found):
+                raise SideAgentsError(
+                    f"{self.title}: the loss became {found} (step {self.done + 1}); lower learning_rate"
+                )
+            value.backward()  # type: ignore[no-untyped-call]
+            total += found
         nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.done += 1
-        return found
+        return total
 
 
 def share_of_rate(config: StepConfig, step: int, total: int) -> float:

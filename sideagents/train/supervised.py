@@ -38,16 +38,18 @@ def example_loss(answer: Answer, data: Examples, augment: str, index: Tensor, ge
     """
     if augment == "flip_crop" and len(data.outputs) > 1:
         raise SideAgentsError("augment: maps are not cropped with their images; give flip or none")
-    images, mirrored = augmented(data.images[index].float() / 255, augment, generator)
-    return data.loss(answer(images, index).float(), index, mirrored)
+    images, mirrored = augmented(data.images[index], augment, generator)
+    return data.loss(answer(images.float() / 255, index).float(), index, mirrored)
 
 
 @torch.no_grad()
-def judge(answer: Answer, data: Examples) -> Judged:
-    """Judge answers about all examples; the network must be in eval mode."""
+def judge(answer: Answer, data: Examples, bf16: bool = False) -> Judged:
+    """Judge answers about all examples, computed in bfloat16 where training was; the network must be in eval mode."""
     found = Judged()
     for index in torch.split(torch.arange(len(data)), _JUDGED_AT_ONCE):
-        found += data.judge(answer(data.images[index].float() / 255, index).float(), index)
+        with torch.autocast(data.images.device.type, dtype=torch.bfloat16, enabled=bf16):
+            answers = answer(data.images[index].float() / 255, index)
+        found += data.judge(answers.float(), index)
     return found
 
 
@@ -60,14 +62,13 @@ def batches(items: int, batch_size: int, steps: int, generator: torch.Generator)
 
 
 def fixed_views(data: LabelledImages, how: str, views: int, generator: torch.Generator) -> LabelledImages:
-    """Return `views` augmented copies of all images, one after another: a fixed set, so that codes can be cached."""
-    copies = [augmented(data.images.float() / 255, how, generator)[0] for _ in range(views)]
-    images = torch.cat([(copy * 255).round().to(torch.uint8) for copy in copies])
-    return LabelledImages(images, data.labels.repeat(views), data.classes)
+    """Return `views` augmented copies of all images, one after another: a fixed set, whose codes are computed once."""
+    copies = [augmented(data.images, how, generator)[0] for _ in range(views)]
+    return LabelledImages(torch.cat(copies), data.labels.repeat(views), data.classes)
 
 
 def augmented(images: Tensor, how: str, generator: torch.Generator, pad: int = 4) -> tuple[Tensor, Tensor | None]:
-    """Return images (B, 3, H, W) mirrored by chance, and where (B,) bool they are, None where none can be.
+    """Return images (B, 3, H, W) of any type mirrored by chance, and where (B,) they are, None where none can be.
 
     `flip_crop` then shifts them by up to `pad` pixels; borders are 0.
     """

@@ -136,6 +136,6 @@ def _render(args: argparse.Namespace) -> int:
         if not path.is_file():
             raise SceneError(f"{path}: no such file")
     paths = args.files or scenes_root(ScenesConfig(), args.split)
-    tasks = TASKS if args.tasks is None else tuple(FOLDERS) if args.tasks == ["all"] else args.tasks
+    tasks = TASKS if args.tasks is None else tuple(FOLDERS) if "all" in args.tasks else args.tasks
     print(f"wrote {render_taskonomy(paths, args.out, tasks, args.views, args.size, args.seed)}")
     return 0

@@ -15,7 +15,7 @@ def add_verbs(verbs: Verbs) -> None:
     adapt = add_verb(
         verbs,
         "adapt",
-        "adapt a base to one data set of images in classes",
+        "adapt a base to one data set of images",
         """sideagents adapt vision/resnet26_cifar
         sideagents adapt vision/adapters_cifar method=taps options.lam=0.5
         sideagents adapt vision/adapters_cifar --resume""",
@@ -51,14 +51,14 @@ def _common(verb: Parser, run: object) -> None:
 
 
 def _adapt(args: argparse.Namespace) -> int:
-    from sideagents.adapt.run import absent_data, adapt_run
+    from sideagents.adapt.run import absent_data, adapt_run, score_of
     from sideagents.run.files import require, write_json
     from sideagents_policies.checks import read_adapt
 
     config = read_adapt(*one_target(args, _CONFIG))
     require(absent_data(config))
     run, result = adapt_run(config, resume=args.resume)
-    print(f"{result['method']}: accuracy {100 * result['accuracy']:.2f} %, {result['multiple']:.3f} x the base")
+    print(f"{result['method']}: {score_of(result)}, {result['multiple']:.3f} x the base")
     print(f"wrote {run}")
     if args.json is not None:
         write_json(args.json, result)
