@@ -1,8 +1,9 @@
 """Side-tuning and its relatives: a frozen base, a small trained side network, a learned alpha."""
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-from sideagents.adapt import Adapted, adapt
+from sideagents.adapt import Adapted  # the package `adapt` can be called: it stands for the function of its name
 from sideagents.bases import BASES, list_bases, load_base, register_base, save_base
 from sideagents.core.alpha import ALPHAS, make_alpha
 from sideagents.core.base import FrozenBase
@@ -13,6 +14,9 @@ from sideagents.core.side import SIDES, make_side
 from sideagents.core.sidetuned import SideTuned
 from sideagents.core.trainable import TrainableBase, trainable_copy
 from sideagents.errors import BaseError, CheckpointError, ConfigError, SideAgentsError
+
+if TYPE_CHECKING:
+    from sideagents.adapt import adapt
 
 __version__ = version("sideagents")
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from sideagents.adapt import ADAPTATIONS, Adapted, adapt
+from sideagents.adapt import ADAPTATIONS, Adaptation, Adapted, adapt
 from sideagents.bases.resnet26 import ResNet26
 from sideagents.core.base import FrozenBase
-from sideagents.errors import CheckpointError
+from sideagents.errors import CheckpointError, SideAgentsError
 
 OPTIONS: dict[str, dict[str, object]] = {"sidetune": {"side": "conv"}}
 NEEDS_PEFT = {"lora", "ia3"}
@@ -106,10 +106,14 @@ def test_a_saved_task_comes_back_to_the_bit(case: tuple[str, Adapted, torch.Tens
     assert stranger.tasks == ()
 
 
+def _require_export(made: Adapted) -> None:
+    if type(made.adaptation).export is Adaptation.export:
+        pytest.skip(f"{made.method} has no plain form")
+
+
 def test_the_exported_network_computes_the_same_without_our_layers(case: tuple[str, Adapted, torch.Tensor]) -> None:
-    method, made, images = case
-    if method == "sidetune":
-        pytest.skip("a side network stays beside the base")
+    _, made, images = case
+    _require_export(made)
     with torch.no_grad():
         expected = made(images, "dogs")
         plain = made.export("dogs")
@@ -122,9 +126,8 @@ def test_the_exported_network_computes_the_same_without_our_layers(case: tuple[s
 
 
 def test_an_exported_network_is_a_copy(case: tuple[str, Adapted, torch.Tensor]) -> None:
-    method, made, images = case
-    if method == "sidetune":
-        pytest.skip("a side network stays beside the base")
+    _, made, images = case
+    _require_export(made)
     fingerprint = made.base.fingerprint
     with torch.no_grad():
         expected = made(images, "dogs")
@@ -209,13 +212,14 @@ def test_costs_add_up(case: tuple[str, Adapted, torch.Tensor], capsys: pytest.Ca
     assert row["readout"] == readout
     assert row["trainable"] == sum(p.numel() for p in made.trainable_parameters("dogs")) - readout
     assert row["multiple"] == 1 + row["stored"] / row["base"]
-    # features keep the code for the readout's gradient, all others more
-    assert (row["activation_bytes"] <= 2 * 2 * 32 * 4) == (method == "features")
+    # without weights of its own a method keeps the code for the readout's gradient, else more
+    assert (row["activation_bytes"] <= 2 * 2 * 32 * 4) == (row["trainable"] == 0)
+    assert row["peak_bytes"] > row["activation_bytes"]
 
 
 def test_bases_that_own_their_normalisation_are_adapted_too(case: tuple[str, Adapted, torch.Tensor]) -> None:
     method, *_ = case
-    base = FrozenBase(nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU()), "grid", (16, 16))
+    base = FrozenBase(nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU()), "grid", (16, 16), (0.5, 0.4, 0.3))
     made = adapt(base, method, **OPTIONS.get(method, {}))
     made.add_task("a", classes=2)
     made.eval()
@@ -223,5 +227,25 @@ def test_bases_that_own_their_normalisation_are_adapted_too(case: tuple[str, Ada
     with torch.no_grad():
         found = made(images)
         assert found.shape == (2, 2)
-        if method != "sidetune":
-            assert torch.allclose(made.export("a")(images), found, atol=1e-6)
+        if type(made.adaptation).export is Adaptation.export:
+            return
+        plain = made.export("a")
+        assert torch.allclose(plain(images.float() / 255), found, atol=1e-6)
+    assert not any(type(part).__module__.startswith("sideagents") for part in plain.modules())
+    weights = sum(p.numel() for p in base.parameters()) + 4 * 2 + 2 + 3 + 3  # the readout, and the normalisation
+    assert sum(tensor.numel() for tensor in plain.state_dict().values()) >= weights
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.rand(2, 3, 16), r"ResNet26 takes float images \(B, 3, H, W\), got torch.float32 \(2, 3, 16\)"),
+        (torch.rand(2, 1, 16, 16), r"got torch.float32 \(2, 1, 16, 16\)"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "takes float images"),
+        (torch.rand(2, 3, 2, 2), "ResNet26 of 16x16 images cannot read those of 2x2: "),
+    ],
+)
+def test_other_images_are_one_clear_line(case: tuple[str, Adapted, torch.Tensor], images, message: str) -> None:
+    with pytest.raises(SideAgentsError, match=message):
+        case[1].train()(images, "dogs")
+    case[1].eval()

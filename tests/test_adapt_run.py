@@ -33,6 +33,7 @@ def configured(data: Path, runs: Path, **changes: Any) -> AdaptConfig:  # noqa: 
     values: dict[str, Any] = {
         "data": str(data), "runs": str(runs), "base": "cifar:resnet20", "method": method, "epochs": 3,
         "batch_size": 16, "learning_rate": 0.01, "threads": 1, "options": OPTIONS.get(method, {}),
+        "cache": str(data / "codes"),
     }  # fmt: skip
     return checked(AdaptConfig.model_validate(values | changes))
 
@@ -105,6 +106,27 @@ def test_a_target_of_rendered_images(domain: str, measure: str, tmp_path: Path) 
     with torch.no_grad():
         found = test.judge(loaded(test.images.float() / 255), torch.arange(len(test)))
     assert found.mean_loss == pytest.approx(result["loss"])
+
+
+@pytest.mark.parametrize(
+    ("augment", "encoded"), [("none", [CLASSES * TRAIN, CLASSES * TEST]), ("flip", [CLASSES * TEST])]
+)
+def test_the_frozen_base_sees_an_image_once(
+    augment: str,
+    encoded: list[int],
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    original = run_module.cached_codes
+    monkeypatch.setattr(
+        run_module, "cached_codes", lambda base, x, folder: seen.append(len(x)) or original(base, x, folder)
+    )
+    for method in ("sidetune", "features", "finetune"):
+        seen.clear()
+        assert adapt_run(configured(data, tmp_path, method=method, augment=augment))[1]["accuracy"] > 0.3
+        assert seen == ([] if method == "finetune" else [CLASSES * part for part in parts])
 
 
 def test_a_network_trained_as_a_whole_becomes_a_base(data: Path, tmp_path: Path) -> None:  # noqa: F811

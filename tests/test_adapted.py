@@ -19,7 +19,7 @@ IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def test_it_is_reached_from_the_top():
-    assert sideagents.adapt is adapt
+    assert sideagents.adapt.adapt is adapt
 
 
 def test_the_task_is_given_or_set_or_the_only_one():
@@ -96,7 +96,7 @@ def test_a_side_given_as_an_object_cannot_be_named_in_a_file(tmp_path):
     made.add_task("a", classes=2, side=nn.Sequential(nn.Flatten(), nn.Linear(768, 32)))
     with pytest.raises(SideAgentsError, match="task 'a' was built from side given as objects"):
         made.save_task("a", tmp_path)
-    with pytest.raises(SideAgentsError, match="SideTuning keeps a network beside the base"):
+    with pytest.raises(SideAgentsError, match="SideTuning has no plain form: its network is used as it is"):
         made.export("a")
 
 
@@ -183,3 +183,14 @@ def test_a_method_is_a_class_and_a_registration(monkeypatch):
     assert made.costs("a")["trainable"] == 4
     with pytest.raises(SideAgentsError, match="method 'biases' is registered already"):
         ADAPTATIONS.register("biases", Biases)
+
+
+def test_the_package_is_called_as_its_function_and_shows_its_modules():
+    import sideagents
+    import sideagents.adapt.taps as taps
+
+    adapted = sideagents.adapt("cifar:resnet20", "taps", lam=0.5)
+    assert isinstance(adapted, sideagents.Adapted)
+    assert (sideagents.adapt.taps, sideagents.adapt.adapt) == (taps, adapt)
+    with pytest.raises(TypeError):
+        sideagents.adapt()

@@ -20,7 +20,8 @@ def test_rows_of_chosen_methods_and_of_fine_tuning():
     said: list[str] = []
     rows = benchmark_adapt(["features", "taps"], "cifar:resnet20", batch=4, repeats=2, progress=said.append)
     values = {row["name"]: row for row in rows}
-    assert len(rows) == 9
+    assert len(rows) == 12
+    assert values["adapt_peak_mb_taps"]["value"] > values["adapt_activation_mb_taps"]["value"]
     assert values["adapt_step_ms_finetune"]["ratio"] == 1.0
     assert values["adapt_step_ms_features"]["ratio"] < 1.0
     assert values["adapt_step_ms_features"]["low"] <= values["adapt_step_ms_features"]["value"]

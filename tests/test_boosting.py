@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from sideagents import SideAgentsError, SideTuned, load_base, trainable_copy
 from sideagents.adapt import adapt
@@ -53,17 +54,29 @@ def test_the_fingerprint_knows_what_is_below() -> None:
 
     def of(**changes: object) -> str:
         torch.manual_seed(0)
-        settings = {"mean": (0.5,), "alpha": 0.5, "dtype": None, "input_size": (32, 32)} | changes
+        settings = {"mean": (0.5,), "alpha": 0.5, "dtype": None} | changes
         base = load_base("cifar:resnet20", dtype=settings["dtype"])
         side = make_side("fcn4", (64,), 3, (32, 32), options={"mean": settings["mean"]})
-        return stacked(SideTuned(base, side, alpha=settings["alpha"], input_size=settings["input_size"])).fingerprint
+        return stacked(SideTuned(base, side, alpha=settings["alpha"])).fingerprint
 
     plain = of()
     assert plain == of()
-    other = [of(mean=(0.4,)), of(alpha=0.25), of(dtype="bfloat16"), of(input_size=(40, 40))]
-    assert len({plain, *other}) == 5
+    other = [of(mean=(0.4,)), of(alpha=0.25), of(dtype="bfloat16")]
+    assert len({plain, *other}) == 4
+
+
+def test_a_network_of_the_user_s_own_is_stacked_on_too() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
+    adapted = adapt(net, "sidetune", input_size=(64, 64), side="conv")
+    adapted.add_task("a")
+    found = adapted.eval()(10 * images())
+    base = stacked(adapted.task("a").net)
+    assert base.raw
+    assert torch.equal(base(10 * images()), found)
 
 
 def test_a_base_that_is_trained_cannot_be_stacked_on() -> None:
     with pytest.raises(SideAgentsError, match="the network trains its base"):
         stacked(SideTuned(trainable_copy(load_base("curvature")), "conv"))
+    with pytest.raises(SideAgentsError, match="the side reads images of another size"):
+        stacked(SideTuned(load_base("curvature"), "conv", input_size=(32, 32)))

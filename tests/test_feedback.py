@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from sideagents import SideAgentsError, SideTuned, load_base, trainable_copy
 from sideagents.adapt import adapt
-from sideagents.core.counting import activation_bytes, weights_of
+from sideagents.core.counting import weights_of
 from sideagents.core.feedback import FeedbackSide
+from sideagents.core.memory import activation_bytes
 from sideagents.core.side import make_side
 from sideagents.errors import BaseError
 

@@ -31,6 +31,25 @@ def test_networks_whose_layers_have_numbers_for_names():
     }  # fmt: skip
 
 
+def test_torch_s_attention_gets_no_adapter_that_is_never_called():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.attention = nn.Conv2d(3, 8, 4, 4), nn.MultiheadAttention(8, 2, batch_first=True)
+            self.mlp = nn.Linear(8, 8)
+
+        def forward(self, images):
+            x = self.embed(images).flatten(2).transpose(1, 2)
+            return self.mlp(self.attention(x, x, x)[0]).mean(dim=1)
+
+    made = adapt(Attending(), "lora", input_size=(8, 8), rank=2)
+    made.add_task("a", classes=3)
+    made(torch.rand(2, 3, 8, 8)).sum().backward()
+    trained = dict(made.task("a").net.named_parameters())
+    assert all(p.grad is not None for p in trained.values() if p.requires_grad)
+    assert {name.split(".")[1] for name in trained if "lora_A" in name} == {"embed", "mlp"}
+
+
 def test_layers_are_chosen_by_an_expression():
     made = adapt(network(), "lora", input_size=(16, 16), layers=r"layer3\..*conv1$")
     made.add_task("a")

@@ -133,3 +133,30 @@ def test_a_network_of_1x1_convolutions_has_no_place_for_them():
     made = adapt(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), "residual_adapters", input_size=(8, 8))
     with pytest.raises(SideAgentsError, match="has 0 convolutions that can have one; none fits"):
         made.add_task("a")
+
+
+def test_a_strided_stem_of_three_channels_trains():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 7, 2, 3), nn.ReLU(), nn.Conv2d(16, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    adapted = adapt(net, "residual_adapters", input_size=(160, 160), init="he")
+    adapted.add_task("a", classes=2)
+    images = torch.rand(2, 3, 160, 160)
+    for _ in range(3):  # oneDNN's strided 1x1 convolution on few channels has crashed here
+        adapted(images).sum().backward()
+    conv = adapted_convs(adapted.task("a").net)["encoder.0"]
+    narrow = torch.nn.functional.conv2d(images, conv.adapter.weight, stride=2)
+    torch.testing.assert_close(conv(images), conv.conv(images) + narrow, atol=1e-5, rtol=1e-5)
+    adapted.eval()
+    expected = adapted(images)
+    fuse(adapted.task("a").net)
+    torch.testing.assert_close(adapted(images), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_fused_moves_with_the_network():
+    conv = AdaptedConv(nn.Conv2d(3, 4, 3, padding=1), "parallel", 0.0, "he").eval()
+    images = torch.rand(1, 3, 8, 8)
+    expected = conv(images)
+    conv.set_fused(True)
+    torch.testing.assert_close(conv.double()(images.double()), expected.double(), atol=1e-5, rtol=1e-5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sideagents.adapt.split import as_base, classifier_of
+from sideagents.adapt.split import as_base, classifiers_of
 from sideagents.bases import load_base
 from sideagents.bases.timm_base import import_timm
 from sideagents.errors import BaseError
@@ -32,7 +32,7 @@ class Net(nn.Module):
 )
 def test_the_classifier_is_found_by_its_usual_names(name, found, width):
     net = Net(name)
-    assert classifier_of(net) == found
+    assert classifiers_of(net) == ((found,) if found else ())
     images = torch.randn(2, 3, 8, 8)
     whole = net(images)
     base = as_base(net, (8, 8))
@@ -46,7 +46,7 @@ def test_the_classifier_is_found_by_its_usual_names(name, found, width):
 def test_a_classifier_deep_inside_is_found():
     outer = nn.Sequential()
     outer.add_module("backbone", Net("fc"))
-    assert classifier_of(outer) == "backbone.fc"
+    assert classifiers_of(outer) == ("backbone.fc",)
     assert as_base(outer, (8, 8)).out_shape == (6,)
 
 
@@ -81,3 +81,24 @@ def test_timm_s_networks(model, width):
     base = as_base(timm.create_model(model))
     assert base.out_shape == (width,)
     assert base.input_size == (224, 224)
+
+
+def test_a_convolution_is_a_classifier_too():
+    net = nn.Sequential()
+    net.add_module("features", nn.Conv2d(3, 6, 3))
+    net.add_module("classifier", nn.Conv2d(6, 4, 1))
+    assert classifiers_of(net) == ("classifier",)
+    assert as_base(net, (8, 8)).out_shape == (6, 6, 6)
+
+
+def test_what_timm_calls_the_classifiers_is_taken():
+    timm = pytest.importorskip("timm", reason="timm is not installed (the `vision` extra)")
+    distilled = timm.create_model("deit_tiny_distilled_patch16_224")
+    assert classifiers_of(distilled) == ("head", "head_dist")
+    assert as_base(distilled).out_shape == (192,)
+    assert as_base(timm.create_model("resnetv2_50", num_classes=7)).out_shape[0] == 2048
+
+
+def test_what_is_no_network_is_refused():
+    with pytest.raises(BaseError, match="adapt takes a network, a base, or a name for load_base, got int"):
+        as_base(3)

@@ -45,6 +45,8 @@ def test_beta_is_shared_and_frozen_and_gammas_learn():
     names = [name for name, p in adapted.task("t0").named_parameters() if p.requires_grad and "adapter" in name]
     assert len(names) == 25
     assert all(name.endswith("gamma") for name in names)
+    adapted.requires_grad_(True)
+    assert not any(layer.beta.requires_grad for layer in layers)  # whatever is switched on
     fresh = {t: adapted(IMAGES, t) for t in adapted.tasks}
     optimizer = torch.optim.SGD(adapted.parameter_groups("t1", lr=0.1))
     adapted.train()

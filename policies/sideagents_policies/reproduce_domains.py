@@ -36,12 +36,13 @@ from sideagents_policies.tables import markdown_table
 
 CONFIG = "vision/adapters_cifar"
 BASE = Path("runs/resnet26_cifar_1/base.safetensors")
+_SIGNS = ["reader=mosaics", "first_class=0", "classes=0", "augment=none"]  # mirrored, many are another sign
 DOMAINS: dict[str, list[str]] = {
     "cifar": [],
     "cifar_few": ["per_class=50"],
-    "gtsrb": ["data=gtsrb32", "reader=mosaics", "first_class=0", "classes=0"],
-    "omniglot": ["data=omniglot_small", "reader=mosaics", "first_class=0", "classes=0"],
-    "mnist": ["data=mnist10k", "reader=mosaics", "first_class=0", "classes=0"],
+    "gtsrb": ["data=gtsrb32", *_SIGNS],
+    "omniglot": ["data=omniglot_small", *_SIGNS],
+    "mnist": ["data=mnist10k", *_SIGNS],
 }
 METHODS: dict[str, list[str]] = {
     "finetune": ["method=finetune"],
@@ -92,7 +93,7 @@ def work(cell: Cell, base: Path) -> dict[str, Any]:
     config = read_adapt(CONFIG, words_of(cell.key, base))
     require(absent_data(config))
     result = _compressed(cell.key, config, base) if cell.key["method"] == SVD else adapt_run(config)[1]
-    kept = ("accuracy", "images", "classes", "trainable", "stored", "multiple", "activation_bytes")
+    kept = ("accuracy", "images", "classes", "trainable", "stored", "multiple", "activation_bytes", "peak_bytes")
     return {name: result[name] for name in kept}
 
 

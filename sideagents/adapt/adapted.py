@@ -15,8 +15,10 @@ from typing_extensions import Self
 from sideagents.adapt.method import ADAPTATIONS, Adaptation, copy_into
 from sideagents.adapt.split import as_base
 from sideagents.core.base import FrozenBase
-from sideagents.core.counting import activation_bytes, weights_of
+from sideagents.core.counting import weights_of
 from sideagents.core.groups import parameter_groups
+from sideagents.core.memory import activation_bytes, training_peak_bytes
+from sideagents.data.images import first_line
 from sideagents.errors import CheckpointError, SideAgentsError, nearest
 from sideagents.run.files import read_json, write_json
 from sideagents.run.tensors import load_tensors, save_tensors
@@ -77,7 +79,7 @@ class Adapted(nn.Module):
         options = self.options | options
         self.adaptation.check_options(self.method, options)
         net = self.adaptation.build(self.base, **options)
-        own = make_readout(self.base.out_shape, classes) if readout is None else readout
+        own = linear_readout(self.base.out_shape, classes) if readout is None else readout
         task = Task(net, own, classes, options)
         device = next((p.device for p in self.base.parameters()), torch.device("cpu"))
         self._tasks[f"task_{name}"] = task.to(device).train(self.training)
@@ -103,18 +105,34 @@ class Adapted(nn.Module):
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Switch the tasks' own weights; the base's stay without gradient."""
         super().requires_grad_(requires_grad)
-        for parameter in self.base.parameters():
+        shared = (p for part in self.modules() for p in getattr(part, "always_frozen", ()))
+        for parameter in (*self.base.parameters(), *shared):
             parameter.requires_grad = False
         return self
 
     def set_task(self, name: str) -> None:
-        """Name the task that is meant when none is given."""
+        """Name the task that is meant when none is given, in all threads: where each has its own, give `task`."""
         self.task(name)
         self._chosen = name
 
     def forward(self, images: Tensor, task: str | None = None) -> Tensor:
-        """Return the task's outputs for images as the base takes them."""
-        return cast(Tensor, self.task(task)(images))
+        """Return the task's outputs for images as the base takes them; raises `SideAgentsError` for other images."""
+        found, base = self.task(task), self.base
+        if images.dim() != 4 or images.shape[1] != base.channels or (base.raw and not images.is_floating_point()):
+            kind = "float" if base.raw else "uint8 or float"
+            raise SideAgentsError(
+                f"{base.name} takes {kind} images (B, {base.channels}, H, W), got {images.dtype} {tuple(images.shape)}"
+            )
+        if not base.raw or tuple(images.shape[-2:]) == base.input_size:
+            return cast(Tensor, found(images))
+        try:
+            return cast(Tensor, found(images))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            sizes = [f"{height}x{width}" for height, width in (images.shape[-2:], base.input_size)]
+            said = first_line(error)
+            raise SideAgentsError(
+                f"{base.name} of {sizes[1]} images cannot read those of {sizes[0]}: {said}"
+            ) from error
 
     def penalty(self, task: str | None = None) -> Tensor:
         """Return what the method adds to the task's loss (TAPS: the price of its own layers)."""
@@ -137,7 +155,7 @@ class Adapted(nn.Module):
 
         `trainable`: what the optimizer sees; `stored`: what the task's file holds; `active`: what a forward pass of the
         exported network uses; `multiple`: 1 + stored / base; `activation_bytes`: what one training step keeps for its
-        backward pass.
+        backward pass; `peak_bytes`: the most it holds at one time, gradients included, weights not.
         """
         found = self.task(task)
         frozen = weights_of(self.base)
@@ -154,6 +172,7 @@ class Adapted(nn.Module):
             images = torch.full((batch, self.base.channels, *self.base.input_size), 0.5)
             device = next(found.parameters(), torch.zeros(0)).device
             row["activation_bytes"] = activation_bytes(found, images.to(device))
+            row["peak_bytes"] = training_peak_bytes(found, images.to(device))
         return row
 
     def _active(self, task: Task) -> int:
@@ -161,17 +180,22 @@ class Adapted(nn.Module):
         return weights_of(task.net) + hidden - sum(map(weights_of, self.adaptation.vanishing(task.net)))
 
     def summary(self, batch: int = 32) -> dict[str, dict[str, Any]]:
-        """Print a table of all tasks' costs and return it; the memory is that of a training step of `batch` images."""
+        """Print a table of all tasks' costs and return it; the memory is that of a training step of `batch` images.
+
+        Kept: for the backward pass; peak: the most at one time, gradients included, weights not.
+        """
         rows = {name: self.costs(name, batch) for name in self.tasks}
         frozen = weights_of(self.base)
         own = [self.adaptation.stored(self.task(name).net).values() for name in self.tasks]
         together = {id(tensor): tensor.numel() for tensors in own for tensor in tensors if tensor.is_floating_point()}
         total = 1.0 + sum(together.values()) / max(frozen, 1)  # what tasks share counts once
         print(f"{self.method} on {self.base.name}: {frozen:,} frozen weights, {total:.2f} x with all tasks")
-        print(f"{'task':20}{'trainable':>14}{'stored':>14}{'active':>14}{'multiple':>10}{'activations':>14}")
+        print(f"{'task':20}{'trainable':>14}{'stored':>14}{'active':>14}{'multiple':>10}{'kept':>12}{'peak':>12}")
         for name, row in rows.items():
             sizes = "".join(f"{row[key]:>14,}" for key in ("trainable", "stored", "active"))
-            print(f"{name:20}{sizes}{row['multiple']:>10.3f}{row['activation_bytes'] / 1e6:>11.1f} MB")
+            print(
+                f"{name:20}{sizes}{row['multiple']:>10.3f}{_megabytes(row['activation_bytes'])}{_megabytes(row['peak_bytes'])}"
+            )
         return rows
 
     # files
@@ -248,7 +272,7 @@ class Adapted(nn.Module):
     def export(self, name: str | None = None) -> nn.Module:
         """Return a plain network of a task, a copy without this package's layers; raises where the maths forbids it.
 
-        A base that owns a normalisation (a named one) keeps the module that applies it.
+        Of a base with a normalisation of its own (a named one) it takes float images in [0, 1] at the base's size.
         """
         task = self.task(name)
         return nn.Sequential(self.adaptation.export(task.net, self.base), copy.deepcopy(task.readout)).eval()
@@ -272,7 +296,11 @@ def adapt(
     return Adapted(as_base(model, input_size, classifier), method, options)
 
 
-def make_readout(out_shape: tuple[int, ...], classes: int | None) -> nn.Module:
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:>9.1f} MB"
+
+
+def linear_readout(out_shape: tuple[int, ...], classes: int | None) -> nn.Module:
     """Return a linear readout of codes (C,), or of the mean over the grid of codes (C, h, w)."""
     if classes is None:
         return nn.Identity()

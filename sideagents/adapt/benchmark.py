@@ -30,10 +30,10 @@ def benchmark_adapt(
     """Time one training step of each method on the same mini-batch, in turns, and count what it keeps.
 
     methods: by default all that can be built here; fine-tuning is always among them. Rows: `adapt_step_ms_METHOD` (the
-    median, with `low`, `high` and `ratio` to fine-tuning), `adapt_activation_mb_METHOD` and `adapt_trainable_METHOD`
-    (weights without the readout's); without a choice of methods also
-    `adapt_cached_codes`, see `benchmark_cached_codes`. Raises `SideAgentsError`
-    for unknown methods.
+    median, with `low`, `high` and `ratio` to fine-tuning), `adapt_activation_mb_METHOD` (kept for the backward pass),
+    `adapt_peak_mb_METHOD` (the most at one time, gradients included) and `adapt_trainable_METHOD` (weights without the
+    readout's); without a choice of methods also `adapt_cached_codes`, see `benchmark_cached_codes`. Raises
+    `SideAgentsError` for unknown methods.
     """
     names = list(dict.fromkeys([_REFERENCE, *(methods or ADAPTATIONS.names())]))
     network = load_base(base)
@@ -71,6 +71,7 @@ def benchmark_adapt(
         rows += [
             {"name": f"adapt_step_ms_{name}", "value": 1e3 * median, "unit": "ms", **spread, "ratio": ratio, **about},
             {"name": f"adapt_activation_mb_{name}", "value": kept, "unit": "MB", **about},
+            {"name": f"adapt_peak_mb_{name}", "value": costs[name]["peak_bytes"] / 1e6, "unit": "MB", **about},
             {"name": f"adapt_trainable_{name}", "value": weights, "unit": "weights", **about},
         ]
     return rows if methods else [*rows, benchmark_cached_codes(batch, repeats)]

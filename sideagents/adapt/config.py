@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from sideagents.run.config import NEUTRAL
 from sideagents.train.rendered import RenderedConfig
 
 
@@ -39,6 +40,9 @@ class AdaptConfig(RenderedConfig):
     method: str = Field("residual_adapters", description="see [adapt.md](adapt.md)")
     options: dict[str, Any] = Field(default_factory=dict, description="of the method")
 
+    cache: str | None = Field(
+        None, description="folder for the base's codes, by default the user's cache", json_schema_extra=NEUTRAL
+    )
     epochs: int = Field(10, ge=1, description="passes over the training images")
     penalty_warmup: int = Field(0, ge=0, description="epochs at the start without the method's penalty")
     save_base: bool = Field(False, description="keep the trained network as a base, for methods that train all of it")

@@ -45,9 +45,7 @@ class Adaptation(ABC):
 
     def export(self, net: nn.Module, base: FrozenBase) -> nn.Module:
         """Return the network without this package's layers; raises `SideAgentsError` where the maths forbids it."""
-        raise SideAgentsError(
-            f"{type(self).__name__} keeps a network beside the base: there is nothing to fuse it into"
-        )
+        raise SideAgentsError(f"{type(self).__name__} has no plain form: its network is used as it is")
 
     def foreign_code(self, options: Mapping[str, Any]) -> str:
         """Return the option that would import a module which the options name, empty when none does."""

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sideagents.adapt.method import Adaptation
-from sideagents.adapt.plain import encoder_of
+from sideagents.adapt.plain import plain_network
 from sideagents.bases.timm_base import import_torchvision
 from sideagents.core.base import FrozenBase
 from sideagents.core.trainable import shared_view
@@ -34,7 +34,10 @@ class _Injected(Adaptation):
     def _inject(self, base: FrozenBase, settings: Any, layers: str | None) -> nn.Module:
         view = shared_view(base)
         kinds = (nn.Linear, nn.Conv2d)
-        known = [name for name, part in view.encoder.named_modules() if isinstance(part, kinds)]
+        parts = dict(view.encoder.named_modules())
+        # torch's attention never calls its output layer, only reads its weight: an adapter there would do nothing
+        idle = {f"{name}.out_proj" for name, part in parts.items() if isinstance(part, nn.MultiheadAttention)}
+        known = [name for name, part in parts.items() if isinstance(part, kinds) and name not in idle]
         try:
             names = [name for name in known if re.search(layers or "", name)]
         except re.error as error:
@@ -62,7 +65,7 @@ class _Injected(Adaptation):
             if isinstance(module, import_peft().tuners.tuners_utils.BaseTunerLayer):
                 cast(Any, module).merge()
                 plain.set_submodule(name, cast(Any, module).get_base_layer())
-        return encoder_of(plain)
+        return plain_network(cast(nn.Module, plain.encoder), base)
 
 
 class Lora(_Injected):

@@ -7,6 +7,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from sideagents.adapt.method import Adaptation
@@ -50,8 +51,8 @@ class Features(Adaptation):
         return SideTuned(base, None, "alpha", 1.0)
 
     def export(self, net: nn.Module, base: FrozenBase) -> nn.Module:
-        """Return the base's encoder, or the base where it owns a normalisation."""
-        return copy.deepcopy(base.encoder if base.raw else base)
+        """Return a copy of the base's encoder, behind the base's normalisation where it has one."""
+        return plain_network(copy.deepcopy(base.encoder), base)
 
 
 class FineTuning(Adaptation):
@@ -62,8 +63,8 @@ class FineTuning(Adaptation):
         return TrainableBase(base, "batch")
 
     def export(self, net: nn.Module, base: FrozenBase) -> nn.Module:
-        """Return the copy's encoder, or the copy where it owns a normalisation."""
-        return encoder_of(copy.deepcopy(net))
+        """Return the copy's encoder, behind the base's normalisation where it has one."""
+        return plain_network(copy.deepcopy(cast(TrainableBase, net).encoder), base)
 
 
 class Scratch(FineTuning):
@@ -80,7 +81,16 @@ class Scratch(FineTuning):
         return net
 
 
-def encoder_of(net: nn.Module) -> nn.Module:
-    """Return a trainable base's encoder, or the base itself where it owns a normalisation."""
-    net = cast(TrainableBase, net)
-    return net.encoder if net.raw else net
+@torch.no_grad()
+def plain_network(encoder: nn.Module, base: FrozenBase) -> nn.Module:
+    """Return an encoder as a network of torch's own layers: where the base normalises, a 1x1 convolution does it first.
+
+    Such a network takes float images in [0, 1] at the base's size; without a normalisation, images as the encoder does.
+    """
+    if base.raw:
+        return encoder
+    mean, std = torch.tensor(base.mean), torch.tensor(base.std)
+    normalise = nn.Conv2d(base.channels, base.channels, 1, groups=base.channels)
+    normalise.weight.copy_((1 / std).view(-1, 1, 1, 1))
+    cast(nn.Parameter, normalise.bias).copy_(-mean / std)
+    return nn.Sequential(normalise.requires_grad_(False), encoder)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from typing_extensions import Self
 
 from sideagents.adapt.method import Adaptation
-from sideagents.adapt.plain import encoder_of
+from sideagents.adapt.plain import plain_network
 from sideagents.core.base import FrozenBase
 from sideagents.core.trainable import shared_view
 from sideagents.errors import SideAgentsError, nearest
@@ -35,7 +36,7 @@ class AdaptedConv(nn.Module):
         outputs, groups = conv.out_channels, conv.groups
         self.dropout = nn.Dropout2d(dropout)
         if kind == "parallel":
-            self.adapter = nn.Conv2d(conv.in_channels, outputs, 1, cast(Any, conv.stride), groups=groups, bias=False)
+            self.adapter = nn.Conv2d(conv.in_channels, outputs, 1, groups=groups, bias=False)
             self.norm: nn.Module = nn.Identity()
         else:
             self.adapter = nn.Conv2d(outputs, outputs, 1, bias=False)
@@ -54,8 +55,15 @@ class AdaptedConv(nn.Module):
             return cast(Tensor, self._fused[0](x))
         out = self.conv(x)
         if self.kind == "parallel":
-            return cast(Tensor, out + self.adapter(self.dropout(x)))
+            # a strided 1x1 convolution reads every s-th pixel; oneDNN's own, on few channels, writes out of bounds
+            down, right = self.conv.stride
+            return cast(Tensor, out + self.adapter(self.dropout(x)[:, :, ::down, ::right]))
         return cast(Tensor, out + self.adapter(self.norm(self.dropout(out))))
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        for conv in self._fused:
+            conv._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's annotations
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def set_fused(self, fused: bool) -> None:
         """Let one convolution compute what frozen convolution and adapter compute in eval mode, or no longer."""
@@ -92,11 +100,15 @@ class AdaptedConv(nn.Module):
 class LowRankAdapter(nn.Module):
     """A 1x1 convolution beta gamma: gamma (K, C_in) is the task's and trained, beta (C_out, K) shared and frozen."""
 
-    def __init__(self, gamma: Tensor, beta: nn.Parameter, stride: Any) -> None:
+    def __init__(self, gamma: Tensor, beta: nn.Parameter) -> None:
         super().__init__()
         self.gamma = nn.Parameter(gamma[:, :, None, None].clone())
         self.beta = beta
-        self.stride = stride
+
+    @property
+    def always_frozen(self) -> tuple[nn.Parameter, ...]:
+        """What stays without gradient whatever is switched on: it is other tasks' too."""
+        return (self.beta,)
 
     @property
     def weight(self) -> Tensor:
@@ -105,7 +117,7 @@ class LowRankAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve with gamma, then with beta."""
-        narrow = functional.conv2d(x, self.gamma, stride=self.stride)
+        narrow = functional.conv2d(x, self.gamma)
         return functional.conv2d(narrow, self.beta[:, :, None, None])
 
 
@@ -141,7 +153,7 @@ class ResidualAdapters(Adaptation):
             gamma, beta = (tensors.get(f"{name}.adapter.{part}") for part in ("gamma", "beta"))
             if gamma is not None and beta is not None and gamma.dim() == 4 and beta.dim() == 2:
                 shared = nn.Parameter(beta.clone(), requires_grad=False)
-                conv.adapter = cast(Any, LowRankAdapter(gamma[:, :, 0, 0], shared, conv.adapter.stride))
+                conv.adapter = cast(Any, LowRankAdapter(gamma[:, :, 0, 0], shared))
         super().restore(net, tensors, where)
 
     def vanishing(self, net: nn.Module) -> Iterator[nn.Module]:
@@ -155,7 +167,7 @@ class ResidualAdapters(Adaptation):
         for name, module in list(plain.named_modules()):
             if isinstance(module, AdaptedConv):
                 plain.set_submodule(name, module.fuse())
-        return encoder_of(plain)
+        return plain_network(cast(nn.Module, plain.encoder), base)
 
 
 def adapted_convs(net: nn.Module) -> dict[str, AdaptedConv]:

@@ -17,8 +17,10 @@ from sideagents.adapt.method import ADAPTATIONS
 from sideagents.bases import load_base
 from sideagents.bases.files import architecture_of, save_base
 from sideagents.core.base import FrozenBase
+from sideagents.core.sidetuned import SideTuned
 from sideagents.core.trainable import TrainableBase
 from sideagents.data.cifar import load_cifar
+from sideagents.data.codes import cached_codes
 from sideagents.data.decathlon import load_decathlon
 from sideagents.data.examples import Examples
 from sideagents.data.folders import load_folder
@@ -33,7 +35,7 @@ from sideagents.run.seeding import seed_everything
 from sideagents.train.loop import fit
 from sideagents.train.readouts import make_readout
 from sideagents.train.rendered import read_rendered, require_fitting
-from sideagents.train.supervised import example_loss, judge
+from sideagents.train.supervised import Answer, example_loss, judge
 
 TASK = "task"
 _SUMMARISED = 32  # images of the training step whose memory is reported
@@ -42,6 +44,8 @@ _SUMMARISED = 32  # images of the training step whose memory is reported
 def checked(config: AdaptConfig) -> AdaptConfig:
     """Return the configuration with its data looked up; raises `ConfigError` for unknown names and parts."""
     found = {"data": find_data(config.data), "base": find_file(config.base), "runs": os.path.expanduser(config.runs)}
+    if config.cache is not None:
+        found["cache"] = os.path.expanduser(config.cache)
     for key in ("base_weights", "held_out_data"):
         if getattr(config, key) is not None:
             found[key] = find_data(getattr(config, key))
@@ -163,16 +167,21 @@ def _train(
 ) -> dict[str, Any]:
     task = adapted.task(TASK)
 
-    def answer(images: Tensor, index: Tensor) -> Tensor:
-        return cast(Tensor, adapted(images))
+    def answer(codes: Tensor | None) -> Answer:
+        if codes is None:
+            return lambda images, index: cast(Tensor, adapted(images))
+        return lambda images, index: cast(Tensor, task.readout(task.net(images, codes[index])))
+
+    learned = answer(_codes(config, adapted, train) if config.augment == "none" else None)
+    judged = answer(_codes(config, adapted, test))
 
     def evaluate() -> dict[str, float]:
-        found = judge(answer, test, config.bf16)
+        found = judge(judged, test, config.bf16)
         return {"eval/accuracy": found.accuracy, "eval/loss": found.mean_loss}
 
     rows = fit(
         task,
-        lambda index, generator: example_loss(answer, train, config.augment, index, generator),
+        lambda index, generator: example_loss(learned, train, config.augment, index, generator),
         len(train),
         config,
         epochs=config.epochs,
@@ -201,6 +210,14 @@ def _train(
         "classes": train.outputs[0] if len(train.outputs) == 1 else None,
         **adapted.costs(batch=_SUMMARISED),
     }
+
+
+def _codes(config: AdaptConfig, adapted: Adapted, data: Examples) -> Tensor | None:
+    """Return the frozen base's codes of images as they are, computed once, for methods that read them."""
+    net = adapted.task(TASK).net
+    if not (isinstance(net, SideTuned) and net.reads_codes):
+        return None
+    return cached_codes(adapted.base, data.images, None if config.cache is None else Path(config.cache))
 
 
 def score_of(result: Mapping[str, Any]) -> str:

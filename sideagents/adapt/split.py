@@ -20,9 +20,10 @@ def as_base(
     """Return a model without its classifier, frozen; bases, and names for `load_base`, are taken as they are.
 
     input_size: (height, width) of the model's images, by default what timm's configuration says, or 224 x 224.
-    classifier: dotted name of the layer that each task replaces, by default the last Linear of a part called `fc`,
-    `head`, `heads`, `classifier` or `linear`; a model without one gives features already. The model reads its inputs as
-    they are given, normalised as it was trained. Its parameters are shared with the base and stop requiring gradients.
+    classifier: dotted name of the layer that each task replaces, by default those that timm names, else the last
+    linear layer or convolution of a part called `fc`, `head`, `heads`, `classifier` or `linear`; a model without one
+    gives features already. The model reads its inputs as they are given, normalised as it was trained. Its parameters
+    are shared with the base and stop requiring gradients.
     Raises `BaseError`.
     """
     if isinstance(model, str):
@@ -31,22 +32,35 @@ def as_base(
         if classifier is not None or input_size is not None:
             raise BaseError(f"base {model.name!r} has its own size and no classifier: leave both out")
         return model
-    name = classifier_of(model) if classifier is None else classifier
+    if not isinstance(model, nn.Module):
+        raise BaseError(f"adapt takes a network, a base, or a name for load_base, got {type(model).__name__}")
+    names = classifiers_of(model) if classifier is None else (classifier,)
     body = copy.deepcopy(model, {id(p): p for p in model.parameters()})
-    if name:
+    for name in names:
         _drop(body, name)
     return FrozenBase(body, type(model).__name__, input_size or _size_of(model), mean=None)
 
 
-def classifier_of(model: nn.Module) -> str:
-    """Return the dotted name of a network's classifier, empty when it has none."""
-    linear = [name for name, part in model.named_modules() if isinstance(part, nn.Linear)]
-    named = [name for name in linear if any(word in name.split(".") for word in _CLASSIFIERS)]
-    return named[-1] if named else ""
+def classifiers_of(model: nn.Module) -> tuple[str, ...]:
+    """Return the dotted names of a network's classifiers: those that timm names, else the one found by its name.
+
+    More than one, where heads are averaged (distilled transformers); none, where a model gives features already.
+    """
+    parts = dict(model.named_modules())
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    told = config.get("classifier") if hasattr(config, "get") else None
+    told = (told,) if isinstance(told, str) else tuple(told or ())
+    if told and all(name in parts for name in told):
+        return tuple(name for name in told if not isinstance(parts[name], nn.Identity))
+    kinds = (nn.Linear, nn.Conv2d)
+    named = [
+        n for n, part in parts.items() if isinstance(part, kinds) and not set(n.split(".")).isdisjoint(_CLASSIFIERS)
+    ]
+    return tuple(named[-1:])
 
 
 def _drop(body: nn.Module, name: str) -> None:
-    known = [each for each, part in body.named_modules() if isinstance(part, nn.Linear)]
+    known = [each for each, part in body.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)]
     if name not in dict(body.named_modules()) or not name:
         raise BaseError(f"{type(body).__name__} has no layer {name!r} to replace{nearest(name, known)}")
     body.set_submodule(name, nn.Identity())

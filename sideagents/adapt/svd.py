@@ -41,7 +41,7 @@ def compress_adapters(
         beta = nn.Parameter(left[:, :kept] * values[:kept], requires_grad=False)
         residuals[place] = float(values[kept:].square().sum())
         for conv, gamma in zip(convs, right[:kept].split(inputs, dim=1), strict=True):
-            conv.adapter = cast(Any, LowRankAdapter(gamma, beta, conv.adapter.stride))
+            conv.adapter = cast(Any, LowRankAdapter(gamma, beta))
     return residuals
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from sideagents.adapt.method import Adaptation
-from sideagents.adapt.plain import encoder_of
+from sideagents.adapt.plain import plain_network
 from sideagents.core.base import FrozenBase
 from sideagents.core.modes import modes_kept
 from sideagents.core.trainable import TrainableBase, shared_view
@@ -136,7 +136,7 @@ class Taps(Adaptation):
             for name, tensor in (*plain.encoder.named_parameters(), *plain.encoder.named_buffers()):
                 owner, _, last = name.rpartition(".")
                 tensor.copy_(getattr(view.encoder.get_submodule(owner), last))
-        return encoder_of(plain)
+        return plain_network(plain.encoder, base)
 
 
 def _targets(encoder: nn.Module, layers: str | None) -> Iterator[tuple[str, nn.Module, str]]:

@@ -16,21 +16,23 @@ def stacked(net: SideTuned, name: str | None = None) -> FrozenBase:
     """Freeze a trained network, base, side, merge and alpha together, and return it as a base.
 
     Side-tuning on it again adds one side to the stack: R2 = alpha2 R1 + (1 - alpha2) S2, with R1 frozen. `net` is taken
-    over, as `FrozenBase` takes its encoder. Raises `SideAgentsError` when its own base is trained, or reads its inputs
-    as they are given.
+    over, as `FrozenBase` takes its encoder. Raises `SideAgentsError` when its own base is trained, or its side reads
+    images of another size.
     """
     if not isinstance(net.base, FrozenBase):
         raise SideAgentsError("stacked: the network trains its base; only sides on a frozen base can be stacked")
+    if net.input_size != net.base.input_size:
+        raise SideAgentsError("stacked: the side reads images of another size than the base; a stack has one size")
+    name = name or f"{net.base.name}+side"
     if net.base.raw:
-        raise SideAgentsError(f"stacked: base {net.base.name!r} takes inputs as given; a stack is of images in [0, 1]")
+        return FrozenBase(_Composite(net), name, net.base.input_size, mean=None)
     channels = net.base.channels
     zero, one = (0.0,) * channels, (1.0,) * channels
-    name = name or f"{net.base.name}+side"
     return FrozenBase(_Composite(net), name, net.base.input_size, zero, one, resize=net.base.resize)
 
 
 class _Composite(nn.Module):
-    """Images in [0, 1] (B, C, H, W) -> merged codes."""
+    """Images as the base takes them (B, C, H, W) -> merged codes."""
 
     def __init__(self, net: SideTuned) -> None:
         super().__init__()
@@ -46,7 +48,7 @@ class _Composite(nn.Module):
             if name not in stored:  # such as a side's own normalisation
                 digest.update(f"{name} {buffer.flatten().tolist()}".encode())
         merge = type(net.merge).__name__
-        return f"on {base.fingerprint} in {base.dtype} by {merge} at {net.input_size} with {digest.hexdigest()}"
+        return f"on {base.fingerprint} in {base.dtype} by {merge} with {digest.hexdigest()}"
 
     def forward(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.net(images))

@@ -47,35 +47,3 @@ def weights_of(module: nn.Module | None, trainable_only: bool = False) -> int:
     if module is None:
         return 0
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
-
-
-def activation_bytes(module: nn.Module, images: Tensor) -> int:
-    """Return the bytes that one training step keeps for its backward pass, weights and images not counted.
-
-    Measured on a forward pass in train mode: tensors that share memory count once. Modes and statistics are restored.
-    """
-    kept: dict[int, int] = {}
-    known = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers(), images)}
-    alive = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)  # or its memory might be given to another one
-        return tensor
-
-    state = {name: tensor.clone() for name, tensor in module.named_buffers()}
-    try:
-        with (
-            modes_kept(module),
-            torch.enable_grad(),
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            torch.random.fork_rng(),
-        ):
-            output = module.train()(images)
-    finally:
-        for name, tensor in module.named_buffers():
-            tensor.copy_(state[name])
-    del output
-    return sum(kept.values())

@@ -94,6 +94,11 @@ class SideTuned(nn.Module):
         return self.side is not None or not self.uses_frozen_base
 
     @property
+    def reads_codes(self) -> bool:
+        """Whether codes computed before spare the base's pass: it is frozen, and the side reads nothing inside it."""
+        return self.uses_frozen_base and not self._reads_taps
+
+    @property
     def uses_frozen_base(self) -> bool:
         """Whether the base is frozen, so its codes can be computed once and kept."""
         return isinstance(self.base, FrozenBase)
