@@ -21,6 +21,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 
 _RESIZES = ("square", "short")
 
+_SOURCES = (
+    "the ImageNet-to-Sketch sets are at vision.caltech.edu (CUBS), ai.stanford.edu/~jkrause/cars (Cars), "
+    "robots.ox.ac.uk/~vgg/data/flowers (Flowers), wikiart.org, cybertron.cg.tu-berlin.de/eitz (Sketches)"
+)
+
 
 def load_folder(root: Path, size: int, resize: Literal["square", "short"]) -> LabelledImages:
     """Read every image below the class folders of `root`; classes and images are sorted by name.
@@ -35,7 +40,7 @@ def load_folder(root: Path, size: int, resize: Literal["square", "short"]) -> La
     if size < 1:
         raise SideAgentsError(f"the size of images must be at least 1 pixel, got {size}")
     if not root.is_dir():
-        raise SideAgentsError(missing_message(root))
+        raise SideAgentsError(f"{missing_message(root)}; {_SOURCES}")
     folders = sorted((path for path in root.iterdir() if path.is_dir() and path.name[0] != "."), key=_name)
     if not folders:
         raise SideAgentsError(f"{root}: holds no class folders; images belong in {root}/CLASS/")

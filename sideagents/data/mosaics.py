@@ -40,6 +40,10 @@ _MNIST_CLASSES = 10
 _MNIST_TRAIN = 0.8  # of the images, in the order of the file
 _OMNIGLOT_SIDE = 105
 _OMNIGLOT_TRAIN_DRAWERS = 15  # of 20
+_SOURCES = (
+    "the images are those of cs.toronto.edu/~kriz/cifar.html, benchmark.ini.rub.de (GTSRB), yann.lecun.com/exdb/mnist, "
+    "github.com/brendenlake/omniglot, put into this layout"
+)
 
 
 def load_mosaics(root: Path, split: Split) -> LabelledImages:
@@ -54,7 +58,7 @@ def load_mosaics(root: Path, split: Split) -> LabelledImages:
         if (root / mark).is_file():
             return read(root, split)
     if not root.is_dir():
-        raise SideAgentsError(missing_message(root))
+        raise SideAgentsError(f"{missing_message(root)}; {_SOURCES}")
     raise SideAgentsError(f"{root}: holds no mosaics (one of these must be there: {', '.join(_LAYOUTS)})")
 
 
