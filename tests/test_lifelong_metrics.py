@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sideagents import SideAgentsError
-from sideagents.lifelong.metrics import average_rank, final_mean, forgetting, rigidity
+from sideagents.lifelong.metrics import average_rank, final_mean, forgetting, parameters, rigidity
 
 NAN = float("nan")
 ACCURACY = [[0.9, NAN, NAN], [0.7, 0.8, NAN], [0.5, 0.9, 0.6]]
@@ -73,3 +73,10 @@ def test_ranks_refuse_scores_that_do_not_fit():
             average_rank(scores, higher_is_better=True)
     with pytest.raises(SideAgentsError, match="'b' has nan"):
         average_rank({"a": [1.0], "b": [NAN]}, higher_is_better=True)
+
+
+def test_parameters_by_hand():
+    assert parameters(100, [10, 20]) == 1.3
+    assert parameters(100, [5, 5], shared=100) == 2.1
+    with pytest.raises(SideAgentsError, match="needs weights in it, got 0"):
+        parameters(0, [1])

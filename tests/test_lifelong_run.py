@@ -97,6 +97,12 @@ def test_weights_of_a_task(played: Any) -> None:
     if method in expected:
         assert result["weights_per_task"] == [expected[method] + readout] * 2
     assert all(0.0 < alpha <= 1.0 for alpha in result["alpha"])
+    base, side = 269_072, 25_904  # a ResNet-20 without its last layer
+    once = {"sidetune": 2 * (side + 1), "pnn": 2 * (37_428 + 1), "features": 0, "independent": 2 * (base + side + 1)}
+    once |= {"finetune": base + side + 1, "ewc": base + side + 1}
+    if method in once:
+        trained = once[method] + 2 * readout
+        assert result["multiple"] == pytest.approx((base + trained) / base)
 
 
 AUGMENTED: dict[str, Any] = {"augment": "flip_crop", "bf16": True}

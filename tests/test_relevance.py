@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from test_lifelong_run import data  # noqa: F401
 
+from sideagents.adapt import relevance as module
 from sideagents.adapt.relevance import RelevanceConfig, each_base, relevance, table_of
 from sideagents.errors import ConfigError
 from sideagents_policies.cli.main import main
@@ -23,12 +24,41 @@ def configured(data: Path, runs: Path, **changes: Any) -> RelevanceConfig:  # no
 
 
 def test_bases_are_ranked_by_alpha(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    rows = relevance(each_base(configured(data, tmp_path)))
+    config = configured(data, tmp_path)
+    folder, rows = relevance(config, each_base(config))
     assert {row["base"] for row in rows} == {"curvature", "random"}
     assert rows[0]["alpha"] > rows[1]["alpha"]
     assert all(0.0 < row["alpha"] < 1.0 and row["alpha"] != 0.5 for row in rows)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapt-curvature_1", "adapt-random_1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapt-curvature_1", "adapt-random_1", "adapt_1"]
+    assert json.loads((folder / "result.json").read_text()) == rows
+    assert (folder / "plots" / "relevance.png").is_file()
     assert table_of(rows).splitlines()[1].startswith(rows[0]["base"])
+
+
+def test_a_stopped_ranking_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    config = configured(data, tmp_path / "whole")
+    _, expected = relevance(config, each_base(config))
+    config = configured(data, tmp_path / "cut")
+    original = module.adapt_run
+    started: list[str] = []
+
+    def stop_in_the_second(one: Any, resume: bool) -> Any:
+        started.append(one.base)
+        if len(started) == 2:
+            raise KeyboardInterrupt
+        return original(one, resume=resume)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "adapt_run", stop_in_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            relevance(config, each_base(config))
+    _, rows = relevance(config, each_base(config), resume=True)
+    assert [{**row, "run": ""} for row in rows] == [{**row, "run": ""} for row in expected]
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == [
+        "adapt-curvature_1",
+        "adapt-random_1",
+        "adapt_1",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
-"""Pictures of TAPS: which layers became a task's own (Wallingford et al. 2022, figures 3 to 5)."""
+"""Pictures of adaptation: a run's curve, bases by relevance, layers of TAPS (Wallingford et al. 2022, figures 3-5)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,4 +37,28 @@ def plot_own_layers(adapted: Adapted, path: Path) -> Path:
     axis.set_yticks(range(len(table)), shares)
     axis.set_xticks(range(len(layers)), layers, rotation=90, fontsize=5)
     axis.set_title("layers of a task's own")
+    return save_figure(figure, path)
+
+
+def plot_epochs(result: Mapping[str, Any], path: Path) -> Path:
+    """Draw what `adapt_run` was judged by after each epoch, and return the picture's path."""
+    unit, label = (100.0, "accuracy, %") if result["measure"] == "accuracy" else (1.0, "loss")
+    figure = new_figure(5.0, 3.2)
+    axis = figure.subplots()
+    axis.plot(np.arange(1, len(result["epochs"]) + 1), unit * np.array(result["epochs"]), "o-", markersize=3)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel(label)
+    axis.set_title(str(result["method"]))
+    axis.grid(alpha=0.3)
+    return save_figure(figure, path)
+
+
+def plot_relevance(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Draw the bases of `relevance` by their alpha, the most relevant on top, and return the picture's path."""
+    figure = new_figure(5.0, 0.35 * len(rows) + 1.2)
+    axis = figure.subplots()
+    axis.barh([str(row["base"]) for row in rows][::-1], [float(row["alpha"]) for row in rows][::-1])
+    axis.axvline(0.5, color="grey", linewidth=0.8)  # where training starts
+    axis.set_xlim(0.0, 1.0)
+    axis.set_xlabel("alpha, the weight of the base")
     return save_figure(figure, path)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from sideagents.adapt.config import AdaptConfig
+from sideagents.adapt.plots import plot_relevance
 from sideagents.adapt.run import adapt_run, checked, score_of
 from sideagents.errors import ConfigError
+from sideagents.run.config import dump_config
+from sideagents.run.files import write_json
+from sideagents.run.folder import RunFolder
 
 
 class RelevanceConfig(AdaptConfig):
@@ -36,17 +41,27 @@ def each_base(config: RelevanceConfig) -> dict[str, AdaptConfig]:
     return found
 
 
-def relevance(configs: Mapping[str, AdaptConfig]) -> list[dict[str, Any]]:
-    """Side-tune on each base; return rows `base`, `alpha`, `measure`, `accuracy`, `loss`, `run`, most relevant first.
+def relevance(
+    config: RelevanceConfig, configs: Mapping[str, AdaptConfig], resume: bool = False
+) -> tuple[Path, list[dict[str, Any]]]:
+    """Side-tune on each base of `each_base(config)`; return the ranking's folder and its rows, most relevant first.
 
-    Alpha is the weight of the base that training arrives at from 0.5: the higher, the more the task takes from it.
+    Rows: `base`, `alpha`, `measure`, `accuracy`, `loss`, `run`. Alpha is the weight of the base that training arrives
+    at from 0.5: the higher, the more the task takes from it. Each base has a run of its own; `resume` goes on with the
+    newest one of each base that has begun. Raises `SideAgentsError`.
     """
     rows = []
-    for base, config in configs.items():
-        run, result = adapt_run(config)
+    for base, one in configs.items():
+        begun = resume and any(Path(one.runs).glob(f"{one.name}_*/checkpoints/step_*"))
+        run, result = adapt_run(one, resume=begun)
         judged = {key: result[key] for key in ("measure", "accuracy", "loss")}
         rows.append({"base": base, "alpha": result["alpha"], **judged, "run": str(run)})
-    return sorted(rows, key=lambda row: -float(row["alpha"]))
+    rows.sort(key=lambda row: -float(row["alpha"]))
+    folder = RunFolder.create(Path(config.runs).expanduser(), config.name, dump_config(config))
+    folder.close()
+    write_json(folder.path / "result.json", rows)
+    plot_relevance(rows, folder.path / "plots" / "relevance.png")
+    return folder.path, rows
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from sideagents.adapt.adapted import Adapted, adapt
 from sideagents.adapt.config import AdaptConfig
 from sideagents.adapt.method import ADAPTATIONS
+from sideagents.adapt.plots import plot_epochs, plot_own_layers
 from sideagents.bases import load_base
 from sideagents.bases.files import architecture_of, save_base
 from sideagents.core.base import FrozenBase
@@ -159,6 +160,9 @@ def adapt_run(config: AdaptConfig, resume: bool = False, base: FrozenBase | None
     if config.save_base:
         _save_base(config, adapted, run)
     write_json(run.path / "result.json", result)
+    plot_epochs(result, run.path / "plots" / "epochs.png")
+    if config.method == "taps":
+        plot_own_layers(adapted, run.path / "plots" / "own_layers.png")
     return run.path, result
 
 

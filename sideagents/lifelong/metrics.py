@@ -6,7 +6,7 @@ i after training on task t; it is nan where task i has not been trained yet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,18 @@ def average_rank(scores: Mapping[str, npt.ArrayLike], *, higher_is_better: bool)
         raise SideAgentsError(f"ranks need a score on every task; {name!r} has nan")
     ranks = rankdata(-table if higher_is_better else table, method="average", axis=0)
     return dict(zip(rows, ranks.mean(axis=1).tolist(), strict=True))
+
+
+def parameters(base: int, trained: Sequence[int], shared: int = 0) -> float:
+    """Return what all tasks store, as a multiple of the base: (base + shared + sum over tasks of trained[i]) / base.
+
+    base: weights of the base, held once. trained: (tasks,), weights that each task has of its own, readouts included.
+    shared: trained weights that all tasks use, held once (fine-tuning, EWC, PSP). Raises `SideAgentsError` for a base
+    without weights.
+    """
+    if base < 1:
+        raise SideAgentsError(f"a multiple of a base needs weights in it, got {base}")
+    return (base + shared + sum(trained)) / base
 
 
 def _square(matrix: npt.ArrayLike) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +25,7 @@ from sideagents.data.targets import TARGETS, outputs_of
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.learners import LEARNERS, Learner
-from sideagents.lifelong.metrics import final_mean, forgetting
+from sideagents.lifelong.metrics import final_mean, forgetting, parameters
 from sideagents.lifelong.plots import plot_sequence
 from sideagents.lifelong.stream import StreamTask, read_stream
 from sideagents.run.checkpoint import load_checkpoint, restore_tensors, save_checkpoint
@@ -257,6 +258,14 @@ class TaskSequence:
         asked = all(task.test.asks_classes for task in self.tasks)
         return ("accuracy", self._accuracy) if asked else ("loss", self._loss)
 
+    def _multiple(self) -> float:
+        """Return what is stored at the end, as a multiple of the base; what several tasks use counts once."""
+        tasks = [list(self.learner.trained(task).parameters()) for task in range(len(self.tasks))]
+        users = Counter(id(parameter) for own in tasks for parameter in own)
+        alone = [sum(p.numel() for p in own if users[id(p)] == 1) for own in tasks]
+        shared = {id(p): p.numel() for own in tasks for p in own if users[id(p)] > 1}
+        return parameters(weights_of(self.base), alone, sum(shared.values()))
+
     def _result(self) -> dict[str, Any]:
         measure, score = self._measure()
         return {
@@ -270,6 +279,7 @@ class TaskSequence:
             "loss": _plain(self._loss),
             "alpha": [None if math.isnan(value) else value for value in self._alphas],
             "weights_per_task": self._weights,
+            "multiple": self._multiple(),
             "seconds": round(self._seconds, 1),
         }
 

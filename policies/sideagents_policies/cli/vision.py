@@ -27,11 +27,11 @@ def add_verbs(verbs: Verbs) -> None:
         "relevance",
         "rank bases for a task by the alpha that side-tuning learns",
         """sideagents relevance vision/relevance_cifar
-        sideagents relevance vision/relevance_cifar bases='[curvature, random]' --json ranking.json""",
+        sideagents relevance vision/relevance_cifar bases='[curvature, random]' --json ranking.json
+        sideagents relevance vision/relevance_cifar --resume""",
         words="CONFIG [key=value ...]",
     )
-    relevance.add_argument("--json", type=Path, metavar="FILE", help="write the ranking to FILE too")
-    relevance.set_defaults(run=_relevance)
+    _common(relevance, _relevance)
     lifelong = add_verb(
         verbs,
         "lifelong",
@@ -71,11 +71,13 @@ def _relevance(args: argparse.Namespace) -> int:
     from sideagents.run.files import require, write_json
     from sideagents_policies.checks import read_relevance
 
-    configs = each_base(read_relevance(*one_target(args, _CONFIG)))
+    ranking = read_relevance(*one_target(args, _CONFIG))
+    configs = each_base(ranking)
     for config in configs.values():
         require(absent_data(config))
-    rows = relevance(configs)
+    folder, rows = relevance(ranking, configs, args.resume)
     print(table_of(rows))
+    print(f"wrote {folder}")
     if args.json is not None:
         write_json(args.json, rows)
     return 0
