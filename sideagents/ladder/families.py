@@ -1,0 +1,103 @@
+"""Where the transformers of each family keep their layers, and how a twin of theirs is made narrower."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from sideagents.errors import SideAgentsError, nearest
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One tower of layers in a backbone.
+
+    name: `encoder` or `decoder`. path: of the module that runs the tower, below the backbone's base model, "" for that
+    itself. layers: of the list of layers, below the tower. count: the configuration's key for their number. embeddings:
+    of what makes the first hidden state, below the tower; a twin needs none.
+    """
+
+    name: str
+    path: str
+    layers: str
+    count: str
+    embeddings: str
+    takes_embeds: bool = True  # whether the tower takes `inputs_embeds`; else its twin's embeddings give them
+
+
+@dataclass(frozen=True)
+class Family:
+    """Transformers that are built alike: their towers, and the keys of the configuration that a twin divides by r."""
+
+    stacks: tuple[Stack, ...]
+    divided: tuple[str, ...]
+    width: str
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # keys of the twin's configuration that differ
+
+    def narrow(self, config: Any, stack: Stack, reduction: int, layers: int) -> Any:
+        """Return the configuration of a tower's twin: width / r, as many heads, so many layers, no vocabulary.
+
+        Raises `SideAgentsError` when r does not divide what it must.
+        """
+        narrow = copy.deepcopy(config)
+        for key in self.divided:
+            value = getattr(config, key, None)
+            if value is None:
+                continue
+            if value % reduction:
+                raise SideAgentsError(f"reduction={reduction} does not divide the backbone's {key}={value}")
+            setattr(narrow, key, value // reduction)
+        heads = getattr(config, "num_attention_heads", None) or getattr(config, "num_heads", 1)
+        inner = getattr(narrow, self.width)
+        if "d_kv" not in self.divided and inner % heads:
+            raise SideAgentsError(f"reduction={reduction} leaves a width of {inner}, which {heads} heads do not divide")
+        setattr(narrow, stack.count, layers)
+        for key, value in self.fixed.items():
+            setattr(narrow, key, value)
+        return narrow
+
+
+_BERT = Family(
+    (Stack("encoder", "", "encoder.layer", "num_hidden_layers", "embeddings", takes_embeds=False),),
+    ("hidden_size", "intermediate_size"),
+    "hidden_size",
+    {"vocab_size": 1, "max_position_embeddings": 1, "type_vocab_size": 1, "pad_token_id": 0},
+)
+_LLAMA = Family(
+    (Stack("decoder", "", "layers", "num_hidden_layers", "embed_tokens"),),
+    ("hidden_size", "intermediate_size", "head_dim"),
+    "hidden_size",
+    {"vocab_size": 1, "pad_token_id": None},
+)
+_T5 = Family(
+    (
+        Stack("encoder", "encoder", "block", "num_layers", "embed_tokens"),
+        Stack("decoder", "decoder", "block", "num_layers", "embed_tokens"),
+    ),
+    ("d_model", "d_ff", "d_kv"),
+    "d_model",
+    {"vocab_size": 1, "pad_token_id": 0},
+)
+FAMILIES: dict[str, Family] = {
+    "t5": _T5,
+    "mt5": _T5,
+    "bert": _BERT,
+    "roberta": _BERT,
+    "electra": _BERT,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+}
+
+
+def family_of(backbone: nn.Module) -> Family:
+    """Return the family of a Hugging Face model; raises `SideAgentsError` for one that is not known."""
+    kind = str(getattr(getattr(backbone, "config", None), "model_type", type(backbone).__name__))
+    if kind not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise SideAgentsError(f"no ladder for a backbone of type {kind!r}{nearest(kind, FAMILIES)} (known: {known})")
+    return FAMILIES[kind]

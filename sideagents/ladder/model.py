@@ -1,0 +1,351 @@
+"""Ladder Side-Tuning (Sung et al. 2022): a side network on a ladder of the frozen backbone's activations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from sideagents.core.counting import weights_of
+from sideagents.errors import CheckpointError, SideAgentsError
+from sideagents.ladder.families import Family, Stack, family_of
+from sideagents.ladder.twin import Orientation, Twin
+from sideagents.run.checkpoint import restore_tensors
+from sideagents.run.files import read_json, write_json
+from sideagents.run.tensors import load_tensors, save_tensors
+
+_ACTIVE: ContextVar[_Pass | None] = ContextVar("the ladder whose backbone runs in this thread", default=None)
+FORMAT = 1
+_SIDE = "side_states"  # of the side encoder, in the encoder's output: generation carries it along
+
+
+def fingerprint_of(base: nn.Module) -> str:
+    """Return the sha256 (hex) of name, dtype, shape and bytes of each tensor of a backbone without its head."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(base.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if not tensor.is_meta:
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass
+class _Pass:
+    """What one forward pass collects."""
+
+    ladder: LadderModel
+    first: dict[str, Tensor] = field(default_factory=dict)
+    taps: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    encoded: Tensor | None = None
+    guard: AbstractContextManager[None] | None = None
+
+    def close(self) -> None:
+        if self.guard is not None:
+            guard, self.guard = self.guard, None
+            guard.__exit__(None, None, None)
+
+
+class LadderModel(nn.Module):
+    """A Hugging Face model whose towers are frozen, and a narrow side network that reads them; see `from_backbone`.
+
+    `forward` takes and returns what the backbone's does. The backbone's towers run without gradient, in eval mode,
+    whatever the mode of this module; nothing of them is kept for the backward pass but what goes into the
+    down-projections. The head is the backbone's own: frozen where it is a language model's, trained where it is a
+    classifier (`trains_head`).
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        reduction: int,
+        kept: Mapping[str, Sequence[int] | None],
+        orientation: Orientation,
+        mix: Literal["none", "residual"],
+    ) -> None:
+        super().__init__()
+        self.family: Family = family_of(backbone)
+        self.reduction, self.mix = reduction, mix
+        self.backbone = backbone.requires_grad_(False)
+        towers = {stack.name: self._tower(stack) for stack in self._stacks()}
+        for name in kept:
+            if kept[name] is not None and name not in towers:
+                has = ", ".join(towers)
+                raise SideAgentsError(f"keep_{name}: a {type(backbone).__name__} has no {name}, it has {has}")
+        twins = {}
+        for stack in self._stacks():
+            tower = towers[stack.name]
+            layers = len(cast(nn.ModuleList, tower.get_submodule(stack.layers)))
+            chosen = kept.get(stack.name)
+            numbers = range(layers) if chosen is None else chosen
+            twins[stack.name] = Twin(tower, tower.config, self.family, stack, reduction, numbers, orientation)
+        self.twins = nn.ModuleDict(twins)
+        last = twins[self._stacks()[-1].name]
+        self.up = nn.Linear(last.width, last.wide)
+        if mix == "residual":
+            nn.init.zeros_(self.up.weight)
+            nn.init.zeros_(self.up.bias)
+        if self.trains_head:
+            for part in self._heads().values():
+                part.requires_grad_(True)
+        self._listen()
+        self.train(self.training)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        model: nn.Module,
+        reduction: int = 8,
+        keep_encoder: Sequence[int] | None = None,
+        keep_decoder: Sequence[int] | None = None,
+        init: Literal["random"] = "random",
+        *,
+        orientation: Orientation = "paper",
+        mix: Literal["none", "residual"] = "none",
+    ) -> Self:
+        """Build a side network for a Hugging Face model, which is taken over: its parameters stop requiring gradients.
+
+        reduction: r; the side's widths are the backbone's divided by it, with as many heads. keep_encoder,
+        keep_decoder: numbers of the backbone's layers that have a side layer, all by default; a dropped one leaves its
+        gate, which the paper counts, and nothing else. orientation: gates weigh the backbone (`paper`) or the side
+        (`code`). mix: `residual` adds the side's output to the backbone's last state and starts at the pretrained
+        model's output; `none` is the paper's, the side's output alone. Raises `SideAgentsError`.
+        """
+        if init != "random":
+            raise SideAgentsError(f"unknown init {init!r} (known: random)")
+        if reduction < 1:
+            raise SideAgentsError(f"reduction is at least 1, got {reduction}")
+        return cls(model, reduction, {"encoder": keep_encoder, "decoder": keep_decoder}, orientation, mix)
+
+    # parts
+
+    def _base(self) -> nn.Module:
+        return cast(nn.Module, getattr(self.backbone, "base_model", self.backbone))
+
+    def _stacks(self) -> list[Stack]:
+        return [stack for stack in self.family.stacks if stack.path in dict(self._base().named_modules())]
+
+    def _tower(self, stack: Stack) -> Any:
+        return self._base().get_submodule(stack.path)
+
+    def _heads(self) -> dict[str, nn.Module]:
+        """Return the backbone's parts outside of its base model that have weights."""
+        base = self._base()
+        if base is self.backbone:
+            return {}
+        return {n: part for n, part in self.backbone.named_children() if part is not base and weights_of(part)}
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the head is of the task and learns; a language model's stays as it is."""
+        embeddings = getattr(self.backbone, "get_output_embeddings", lambda: None)()
+        return embeddings is None and bool(self._heads())
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what an optimizer should see: the side, its gates and projections, and a task's head."""
+        return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+    def gates(self) -> dict[str, Tensor]:
+        """Return by tower the weight of the backbone in each kept layer (kept,), in (0, 1)."""
+        return {name: cast(Twin, twin).gates() for name, twin in self.twins.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """Print and return the weights: `backbone`, `trainable`, and `percent`, of the backbone alone.
+
+        Gates of dropped layers are counted, as the paper counts them: one weight each, and all that such a layer has.
+        """
+        heads = {id(p) for part in self._heads().values() for p in part.parameters() if self.trains_head}
+        frozen = sum(p.numel() for p in {id(p): p for p in self.backbone.parameters()}.values() if id(p) not in heads)
+        trainable = sum(parameter.numel() for parameter in self.trainable_parameters())
+        dropped = sum(cast(Twin, twin).layers - len(cast(Twin, twin).kept) for twin in self.twins.values())
+        row = {"backbone": frozen, "trainable": trainable, "percent": 100 * trainable / frozen, "dropped": dropped}
+        print(
+            f"ladder of {type(self.backbone).__name__}, r = {self.reduction}: {trainable:,} trained weights, "
+            f"{row['percent']:.2f} % of the backbone's {frozen:,}; gates of {dropped} dropped layers are among them"
+        )
+        return row
+
+    # files
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the side to FOLDER/side.safetensors and ladder.json; the backbone is named and not stored."""
+        folder = Path(folder)
+        config = cast(Any, self.backbone).config
+        about = {
+            "format": FORMAT,
+            "backbone": str(getattr(config, "name_or_path", "") or type(self.backbone).__name__),
+            "fingerprint": fingerprint_of(self._base()),
+            "reduction": self.reduction,
+            "mix": self.mix,
+            "orientation": cast(Twin, self.twins[self._stacks()[0].name]).orientation,
+            "kept": {name: list(cast(Twin, twin).kept) for name, twin in self.twins.items()},
+        }
+        save_tensors(folder / "side.safetensors", self._own())
+        write_json(folder / "ladder.json", about)
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, model: nn.Module) -> Self:
+        """Build the side that `save_pretrained` wrote, on its backbone, which is taken over as by `from_backbone`.
+
+        Raises `CheckpointError` for another backbone and for damaged files; nothing in them is executed.
+        """
+        folder = Path(folder)
+        about = read_json(folder / "ladder.json", CheckpointError)
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise CheckpointError(f"{folder / 'ladder.json'}: is no ladder of format {FORMAT}")
+        base = cast(nn.Module, getattr(model, "base_model", model))
+        if about.get("fingerprint") != (found := fingerprint_of(base)):
+            given = f"backbone {about.get('backbone')!r} with fingerprint {str(about.get('fingerprint'))[:12]!r}"
+            raise CheckpointError(f"{folder}: was saved for {given}, this one has {found[:12]!r}")
+        try:
+            kept = {str(name): [int(number) for number in numbers] for name, numbers in about["kept"].items()}
+            made = cls(model, int(about["reduction"]), kept, about["orientation"], about["mix"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{folder / 'ladder.json'}: is damaged ({error})") from None
+        restore_tensors(made._own(), load_tensors(folder / "side.safetensors"), folder / "side.safetensors")
+        return made
+
+    def _own(self) -> dict[str, Tensor]:
+        """Return the tensors of the side and of a trained head, by name."""
+        tensors = {name: t for name, t in self.state_dict().items() if not name.startswith("backbone.")}
+        for name, part in self._heads().items() if self.trains_head else ():
+            tensors |= {f"head.{name}.{key}": tensor for key, tensor in part.state_dict().items()}
+        return tensors
+
+    # modes
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the side's mode; the backbone stays in eval mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    # the pass
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the backbone and the side; the backbone's own output, of the side's states."""
+        if self.training and "decoder" in self.twins:
+            kwargs.setdefault("use_cache", False)  # a cache is for generation; here it would only fill memory
+        with self._running():
+            return self.backbone(*args, **kwargs)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate as the backbone does, by greedy or beam search; the side keeps a cache of its own."""
+        with torch.no_grad(), self._running():
+            return cast(Any, self.backbone).generate(*args, **kwargs)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        found = _Pass(self)
+        token = _ACTIVE.set(found)
+        try:
+            yield
+        finally:
+            found.close()
+            _ACTIVE.reset(token)
+
+    def _mine(self) -> _Pass | None:
+        found = _ACTIVE.get()
+        return found if found is not None and found.ladder is self else None
+
+    def _listen(self) -> None:
+        """Hang hooks into the backbone that do nothing unless this ladder runs in their thread."""
+        for stack in self._stacks():
+            tower = self._tower(stack)
+            tower.register_forward_pre_hook(partial(self._before, stack), with_kwargs=True)
+            tower.register_forward_hook(partial(self._after, stack), with_kwargs=True)
+            layers = cast(nn.ModuleList, tower.get_submodule(stack.layers))
+            layers[0].register_forward_pre_hook(partial(self._enter, stack), with_kwargs=True)
+            for number in cast(Twin, self.twins[stack.name]).kept:
+                layers[number].register_forward_hook(partial(self._tap, stack, number))
+        if len(self._stacks()) > 1:
+            self.backbone.register_forward_pre_hook(self._given, with_kwargs=True)
+
+    def _given(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Take the side encoder's states from an encoder's output that was computed before."""
+        found, outputs = self._mine(), kwargs.get("encoder_outputs")
+        if found is not None and outputs is not None:
+            if not hasattr(outputs, "get") or outputs.get(_SIDE) is None:
+                raise SideAgentsError("encoder_outputs were computed without this ladder: leave them out")
+            found.encoded = outputs[_SIDE]
+
+    # partial methods, not closures: those of a copied ladder are the copy's
+
+    def _before(self, stack: Stack, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Run the tower without gradient."""
+        if (found := self._mine()) is not None:
+            found.taps[stack.name] = {}
+            found.guard = torch.no_grad()
+            found.guard.__enter__()
+
+    def _enter(self, stack: Stack, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Take what enters the first layer."""
+        if (found := self._mine()) is not None:
+            found.first[stack.name] = args[0] if args else kwargs["hidden_states"]
+
+    def _tap(self, stack: Stack, number: int, module: nn.Module, args: Any, output: Any) -> None:
+        """Take what leaves a kept layer."""
+        if (found := self._mine()) is not None:
+            found.taps[stack.name][number] = output[0] if isinstance(output, tuple) else output
+
+    def _after(self, stack: Stack, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        """Run the side, and put its states in place of the tower's where these go to the head."""
+        found = self._mine()
+        if found is None:
+            return None
+        found.close()
+        twin = cast(Twin, self.twins[stack.name])
+        call = dict(kwargs)
+        if call.get("encoder_hidden_states") is not None:
+            call["encoder_hidden_states"] = found.encoded
+        cache = getattr(output, "past_key_values", None)
+        if cache is not None:
+            call["past_key_values"] = self._side_cache(cache)
+        else:
+            call.pop("past_key_values", None)
+        taps = [found.taps[stack.name][number] for number in twin.kept]
+        side = twin(found.first[stack.name], taps, call).last_hidden_state
+        if stack is not self._stacks()[-1]:
+            found.encoded = side
+            output[_SIDE] = side
+            return output
+        states = self.up(side)
+        if self.mix == "residual":
+            states = states + output.last_hidden_state
+        output["last_hidden_state"] = states
+        pooler = getattr(module, "pooler", None)
+        if pooler is not None:
+            output["pooler_output"] = pooler(states)
+        return output
+
+    def _side_cache(self, cache: Any) -> Any:
+        """Return this ladder's cache beside the backbone's, which reorders both when beams change places."""
+        beside = cache.__dict__.setdefault("_ladders", {})
+        if id(self) not in beside:
+            beside[id(self)] = _fresh(cache)
+            reorder = cache.reorder_cache
+
+            def both(beam_idx: Tensor) -> None:
+                reorder(beam_idx)
+                beside[id(self)].reorder_cache(beam_idx)
+
+            cache.reorder_cache = both
+        return beside[id(self)]
+
+
+def _fresh(cache: Any) -> Any:
+    """Return an empty cache of the same kind, that grows as it is used."""
+    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+    if isinstance(cache, EncoderDecoderCache):
+        return EncoderDecoderCache(DynamicCache(), DynamicCache())
+    return DynamicCache()

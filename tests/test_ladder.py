@@ -1,0 +1,276 @@
+"""Ladder Side-Tuning: published counts, nothing kept of the backbone, generation, files, what cannot be."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+if find_spec("transformers") is None:
+    pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
+
+from sideagents.bases.timm_base import import_torchvision
+
+if find_spec("torchvision") is not None:
+    import_torchvision()  # before transformers, which fails on one that was built for another torch
+
+import transformers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from sideagents.errors import CheckpointError, SideAgentsError
+from sideagents.ladder import LadderModel
+
+transformers.logging.set_verbosity_error()
+
+SMALL = {"hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 3, "intermediate_size": 96, "vocab_size": 60}
+IDS = torch.randint(3, 60, (3, 7), generator=torch.Generator().manual_seed(0))
+MASK = torch.ones(3, 7, dtype=torch.long)
+MASK[1, 4:] = 0
+LABELS = torch.randint(3, 60, (3, 5), generator=torch.Generator().manual_seed(1))
+
+
+def t5(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    config = T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=3, num_heads=4, vocab_size=60, decoder_start_token_id=0)
+    return T5ForConditionalGeneration(config)
+
+
+def bert(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return BertForSequenceClassification(BertConfig(**SMALL, num_labels=3))
+
+
+def llama(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(LlamaConfig(**(SMALL | {"hidden_size": 64}), num_key_value_heads=2))
+
+
+def ladder(make: Any, **options: Any) -> LadderModel:
+    torch.manual_seed(1)
+    return LadderModel.from_backbone(make(), 4, **options)
+
+
+INPUTS: dict[Any, dict[str, Tensor]] = {
+    t5: {"input_ids": IDS, "attention_mask": MASK, "labels": LABELS},
+    bert: {"input_ids": IDS, "attention_mask": MASK, "labels": torch.tensor([0, 1, 2])},
+    llama: {"input_ids": IDS, "attention_mask": MASK.flip(1), "labels": IDS},
+}
+MODELS = list(INPUTS)
+
+
+@pytest.mark.parametrize(
+    ("size", "kept", "trainable", "percent"),
+    [
+        ("base", None, 5_097_240, 2.29),
+        ("base", [1, 2, 3, 5, 6, 7, 9, 10, 11], 3_878_712, 1.74),
+        ("large", list(range(1, 24, 2)), 9_057_328, 1.23),
+        ("3b", [23], 2_494_896, 0.0875),
+    ],
+)
+def test_the_published_numbers_of_weights(size: str, kept: list[int] | None, trainable: int, percent: float) -> None:
+    shapes = {
+        "base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+        "large": {"d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_heads": 16},
+        "3b": {"d_model": 1024, "d_kv": 128, "d_ff": 16384, "num_layers": 24, "num_heads": 32},
+    }
+    with torch.device("meta"):
+        backbone = T5ForConditionalGeneration(T5Config(**shapes[size], vocab_size=32128, decoder_start_token_id=0))
+        row = LadderModel.from_backbone(backbone, 8, keep_encoder=kept, keep_decoder=kept).summary()
+    assert row["trainable"] == trainable
+    assert row["percent"] == pytest.approx(percent, abs=0.005)
+    assert row["dropped"] == (0 if kept is None else 2 * (shapes[size]["num_layers"] - len(kept)))
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_the_side_learns_and_the_backbone_does_not(make: Any) -> None:
+    model = ladder(make)
+    before = {name: tensor.clone() for name, tensor in model._base().state_dict().items()}
+    optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
+    losses = []
+    for _ in range(30):
+        loss = model.train()(**INPUTS[make]).loss
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None for p in model.trainable_parameters())
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model._base().state_dict().items())
+    assert not any(part.training for part in model.backbone.modules())
+    assert all(p.grad is None for p in model._base().parameters())
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_nothing_of_the_backbone_is_kept_but_what_the_ladder_reads(make: Any) -> None:
+    model = ladder(make)
+    wide = next(iter(model.twins.values())).wide
+    own = {p.data_ptr() for p in model.parameters()}
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        model.train()(**INPUTS[make])
+    last = [(t.data_ptr(), t.shape[-1]) for t in kept if t.dim() > 1 and t.data_ptr() not in own]
+    rungs = sum(1 + len(twin.kept) for twin in model.twins.values())
+    head = 4  # the state that goes into the head, scaled or pooled
+    assert 0 < len({pointer for pointer, size in last if size == wide}) <= rungs + head
+    inner = {t5: 64, bert: 96, llama: 96}[make]  # of the backbone's feed-forward layers
+    assert inner not in {size for _, size in last}
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_gates_at_their_ends(make: Any) -> None:
+    model = ladder(make).eval()
+    inputs = {key: tensor for key, tensor in INPUTS[make].items() if key != "labels"}
+    if make is t5:
+        inputs["decoder_input_ids"] = LABELS
+    for twin in model.twins.values():
+        assert torch.equal(twin.gates(), torch.full((3,), 0.5))
+        nn.init.constant_(twin.alpha, -20.0)  # the side alone
+    with torch.no_grad():
+        alone = model(**inputs).logits
+        for twin in model.twins.values():
+            for rung in twin.modules():
+                if type(rung).__name__ == "Rung":
+                    nn.init.normal_(rung.down.weight)  # what the backbone says in its layers
+        assert torch.equal(model(**inputs).logits, alone)
+        for twin in model.twins.values():
+            nn.init.constant_(twin.alpha, 20.0)  # the backbone alone: what the side had before each layer is gone
+            nn.init.normal_(twin.ladder.weight)
+        open_gates = model(**inputs).logits
+        assert not torch.equal(open_gates, alone)
+        for twin in model.twins.values():
+            nn.init.normal_(twin.ladder.weight)
+        assert torch.equal(model(**inputs).logits, open_gates)
+
+
+def test_the_orientation_of_the_code_is_the_mirror_of_the_paper_s() -> None:
+    paper, code = ladder(bert), ladder(bert, orientation="code")
+    with torch.no_grad():
+        for twin, sign in ((paper.twins["encoder"], 1), (code.twins["encoder"], -1)):
+            twin.alpha.copy_(sign * torch.tensor([0.05, -0.1, 0.2]))
+    assert torch.allclose(paper.gates()["encoder"], code.gates()["encoder"])
+    assert paper.gates()["encoder"][0].item() == pytest.approx(torch.sigmoid(torch.tensor(0.5)).item())
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_residual_side_starts_at_the_pretrained_output(make: Any) -> None:
+    inputs = dict(INPUTS[make])
+    expected = make().eval()(**inputs).logits
+    assert torch.allclose(ladder(make, mix="residual")(**inputs).logits, expected, atol=1e-6)
+    assert not torch.allclose(ladder(make)(**inputs).logits, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("make", [t5, llama])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation_equals_the_forward_pass_without_a_cache(make: Any, beams: int) -> None:
+    model = ladder(make)
+    optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
+    for _ in range(20):  # else one token is the likeliest always
+        model.train()(**INPUTS[make]).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    inputs = {key: INPUTS[make][key] for key in ("input_ids", "attention_mask")}
+    options = {"max_new_tokens": 6, "do_sample": False, "num_beams": beams}
+    cached = model.generate(**inputs, **options)
+    assert torch.equal(cached, model.generate(**inputs, **options, use_cache=False))
+    assert len(cached[:, -6:].unique()) > 1
+    if beams == 1 and make is t5:
+        words = torch.zeros(3, 1, dtype=torch.long)
+        with torch.no_grad():
+            for _ in range(cached.shape[1] - 1):
+                logits = model(**inputs, decoder_input_ids=words).logits[:, -1]
+                words = torch.cat([words, logits.argmax(-1, keepdim=True)], dim=1)
+        ended = (cached == 0)[:, 1:].any()
+        assert ended or torch.equal(words, cached)
+
+
+def test_two_sides_on_one_backbone_and_two_threads_do_not_meet() -> None:
+    backbone = bert()
+    torch.manual_seed(1)
+    first = LadderModel.from_backbone(backbone, 4).eval()
+    second = LadderModel.from_backbone(backbone, 6, keep_encoder=[1]).eval()
+    plain = backbone.base_model(IDS).last_hidden_state
+    with torch.no_grad():
+        expected = {side: side(IDS, attention_mask=MASK).logits for side in (first, second)}
+    assert not torch.equal(expected[first], expected[second])
+    wrong = []
+
+    def run(side: LadderModel) -> None:
+        with torch.no_grad():
+            for _ in range(10):
+                if not torch.equal(side(IDS, attention_mask=MASK).logits, expected[side]):
+                    wrong.append(side)
+
+    threads = [threading.Thread(target=run, args=(side,)) for side in (first, second, first)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert torch.equal(backbone.base_model(IDS).last_hidden_state, plain)  # without a ladder it is what it was
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_the_side_is_saved_alone_and_comes_back(make: Any, tmp_path: Path) -> None:
+    model = ladder(make, keep_encoder=[0, 2] if make is not llama else None).eval()
+    loss = model(**INPUTS[make]).loss
+    model.save_pretrained(tmp_path)
+    stored = (tmp_path / "side.safetensors").stat().st_size
+    assert stored < 4 * sum(p.numel() for p in model.trainable_parameters()) + 10_000
+    torch.manual_seed(5)
+    again = LadderModel.from_pretrained(tmp_path, make()).eval()
+    assert torch.equal(again(**INPUTS[make]).loss, loss)
+    with pytest.raises(CheckpointError, match=r"was saved for backbone '.*' with fingerprint"):
+        LadderModel.from_pretrained(tmp_path, make(seed=9))
+    about = json.loads((tmp_path / "ladder.json").read_text())
+    for change in ({"format": 2}, {"kept": {"encoder": [9]}}, {"reduction": None}):
+        (tmp_path / "ladder.json").write_text(json.dumps(about | change))
+        with pytest.raises(CheckpointError, match=r"ladder\.json: is (no ladder of format 1|damaged)"):
+            LadderModel.from_pretrained(tmp_path, make())
+    copied = copy.deepcopy(model)
+    assert torch.equal(copied(**INPUTS[make]).loss, loss)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (bert, {"keep_encoder": [0, 3]}, "keep_encoder: give numbers of layers from 0 to 2, ascending"),
+        (bert, {"keep_encoder": [2, 1]}, "ascending, at least one, got"),
+        (bert, {"keep_encoder": []}, "at least one"),
+        (bert, {"keep_decoder": [0]}, "keep_decoder: a BertForSequenceClassification has no decoder, it has encoder"),
+        (bert, {"reduction": 5}, "reduction=5 does not divide the backbone's hidden_size=48"),
+        (bert, {"reduction": 8}, "reduction=8 leaves a width of 6, which 4 heads do not divide"),
+        (bert, {"reduction": 0}, "reduction is at least 1"),
+        (bert, {"init": "fischer"}, "unknown init 'fischer'"),
+        (lambda: nn.Linear(2, 2), {}, "no ladder for a backbone of type 'Linear'"),
+    ],
+)
+def test_what_cannot_be(make: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SideAgentsError, match=message):
+        LadderModel.from_backbone(make(), **({"reduction": 4} | options))
+
+
+def test_a_backbone_without_a_head_gives_its_states() -> None:
+    torch.manual_seed(0)
+    model = LadderModel.from_backbone(BertModel(BertConfig(**SMALL)), 4)
+    assert not model.trains_head
+    assert model(IDS).last_hidden_state.shape == (3, 7, 48)
+    other = ladder(t5)
+    encoded = other.backbone.encoder(IDS)
+    with pytest.raises(SideAgentsError, match="encoder_outputs were computed without this ladder"):
+        other(encoder_outputs=encoded, decoder_input_ids=LABELS)
