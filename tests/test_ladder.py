@@ -26,10 +26,14 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
     LlamaConfig,
     LlamaForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
 )
 
 from sideagents.errors import CheckpointError, SideAgentsError
@@ -60,6 +64,14 @@ def llama(seed: int = 0) -> nn.Module:
     return LlamaForCausalLM(LlamaConfig(**(SMALL | {"hidden_size": 64}), num_key_value_heads=2))
 
 
+def vit(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    config = ViTConfig(
+        **{k: v for k, v in SMALL.items() if k != "vocab_size"}, image_size=32, patch_size=8, num_labels=3
+    )
+    return ViTForImageClassification(config)
+
+
 def ladder(make: Any, **options: Any) -> LadderModel:
     torch.manual_seed(1)
     return LadderModel.from_backbone(make(), 4, **options)
@@ -69,6 +81,7 @@ INPUTS: dict[Any, dict[str, Tensor]] = {
     t5: {"input_ids": IDS, "attention_mask": MASK, "labels": LABELS},
     bert: {"input_ids": IDS, "attention_mask": MASK, "labels": torch.tensor([0, 1, 2])},
     llama: {"input_ids": IDS, "attention_mask": MASK.flip(1), "labels": IDS},
+    vit: {"pixel_values": torch.rand(3, 3, 32, 32), "labels": torch.tensor([0, 1, 2])},
 }
 MODELS = list(INPUTS)
 
@@ -100,9 +113,9 @@ def test_the_published_numbers_of_weights(size: str, kept: list[int] | None, tra
 def test_the_side_learns_and_the_backbone_does_not(make: Any) -> None:
     model = ladder(make)
     before = {name: tensor.clone() for name, tensor in model._base().state_dict().items()}
-    optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2 if make is not vit else 3e-3)
     losses = []
-    for _ in range(30):
+    for _ in range(30 if make is not vit else 90):
         loss = model.train()(**INPUTS[make]).loss
         optimizer.zero_grad()
         loss.backward()
@@ -127,7 +140,7 @@ def test_nothing_of_the_backbone_is_kept_but_what_the_ladder_reads(make: Any) ->
     rungs = sum(1 + len(twin.kept) for twin in model.twins.values())
     head = 4  # the state that goes into the head, scaled or pooled
     assert 0 < len({pointer for pointer, size in last if size == wide}) <= rungs + head
-    inner = {t5: 64, bert: 96, llama: 96}[make]  # of the backbone's feed-forward layers
+    inner = {t5: 64, bert: 96, llama: 96, vit: 96}[make]  # of the backbone's feed-forward layers
     assert inner not in {size for _, size in last}
 
 
@@ -265,6 +278,20 @@ def test_what_cannot_be(make: Any, options: dict[str, Any], message: str) -> Non
         LadderModel.from_backbone(make(), **({"reduction": 4} | options))
 
 
+def test_clip_s_tower_of_images() -> None:
+    torch.manual_seed(0)
+    shape = {key: value for key, value in SMALL.items() if key != "vocab_size"}
+    tower = CLIPVisionModel(CLIPVisionConfig(**shape, image_size=32, patch_size=8))
+    images = INPUTS[vit]["pixel_values"]
+    expected = copy.deepcopy(tower).eval()(pixel_values=images)
+    model = LadderModel.from_backbone(tower, 4, mix="residual")
+    found = model(pixel_values=images)
+    torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state)
+    torch.testing.assert_close(found.pooler_output, expected.pooler_output)
+    found.pooler_output[:, 0].sum().backward()  # of one number: that of all is the norm's and does not move
+    assert model.up.weight.grad.abs().sum() > 0
+
+
 def test_a_backbone_without_a_head_gives_its_states() -> None:
     torch.manual_seed(0)
     model = LadderModel.from_backbone(BertModel(BertConfig(**SMALL)), 4)
@@ -274,3 +301,47 @@ def test_a_backbone_without_a_head_gives_its_states() -> None:
     encoded = other.backbone.encoder(IDS)
     with pytest.raises(SideAgentsError, match="encoder_outputs were computed without this ladder"):
         other(encoder_outputs=encoded, decoder_input_ids=LABELS)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_bfloat16_and_recomputed_side_layers(make: Any) -> None:
+    model = ladder(make)
+    torch.manual_seed(3)  # of the side's dropout
+    loss = model.train()(**INPUTS[make]).loss
+    loss.backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    model.activation_checkpointing_enable()
+    torch.manual_seed(3)
+    again = model.train()(**INPUTS[make]).loss
+    assert torch.equal(again, loss)
+    again.backward()
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            torch.testing.assert_close(p.grad, expected[name])
+    model.activation_checkpointing_disable()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lowered = model(**INPUTS[make]).loss
+    lowered.backward()
+    assert torch.isfinite(lowered)
+    half = ladder(make).to(torch.bfloat16)
+    inputs = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in INPUTS[make].items()}
+    half(**inputs).loss.backward()
+    assert all(p.grad is not None and p.dtype == torch.bfloat16 for p in half.trainable_parameters())
+
+
+@pytest.mark.parametrize("make", [t5, bert])
+def test_the_trainer_of_hugging_face(make: Any, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="accelerate is not installed (the `nlp` extra)")
+    rows = [{key: tensor[i] for key, tensor in INPUTS[make].items()} for i in range(3)]
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), num_train_epochs=8, per_device_train_batch_size=3, learning_rate=1e-2, report_to=[],
+        save_strategy="no", logging_strategy="epoch", disable_tqdm=True, use_cpu=True,
+    )  # fmt: skip
+    model = ladder(make)
+    trainer = transformers.Trainer(model, arguments, train_dataset=rows)
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses[-1] < losses[0]
+    assert not any(part.training for part in model.backbone.modules())
+    assert trainer.evaluate(rows)["eval_loss"] < losses[0]

@@ -26,7 +26,8 @@ class Stack:
     layers: str
     count: str
     embeddings: str
-    takes_embeds: bool = True  # whether the tower takes `inputs_embeds`; else its twin's embeddings give them
+    takes: str = "inputs_embeds"
+    runs_embeddings: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Family:
 
 
 _BERT = Family(
-    (Stack("encoder", "", "encoder.layer", "num_hidden_layers", "embeddings", takes_embeds=False),),
+    (Stack("encoder", "", "encoder.layer", "num_hidden_layers", "embeddings", runs_embeddings=True),),
     ("hidden_size", "intermediate_size"),
     "hidden_size",
     {"vocab_size": 1, "max_position_embeddings": 1, "type_vocab_size": 1, "pad_token_id": 0},
@@ -82,6 +83,16 @@ _T5 = Family(
     "d_model",
     {"vocab_size": 1, "pad_token_id": 0},
 )
+_VIT = Family(
+    (Stack("encoder", "", "layers", "num_hidden_layers", "embeddings", "pixel_values", runs_embeddings=True),),
+    ("hidden_size", "intermediate_size"),
+    "hidden_size",
+)
+_CLIP_VISION = Family(
+    (Stack("encoder", "", "encoder.layers", "num_hidden_layers", "embeddings", "pixel_values", runs_embeddings=True),),
+    ("hidden_size", "intermediate_size"),
+    "hidden_size",
+)
 FAMILIES: dict[str, Family] = {
     "t5": _T5,
     "mt5": _T5,
@@ -91,6 +102,8 @@ FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
+    "vit": _VIT,
+    "clip_vision_model": _CLIP_VISION,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -54,6 +55,18 @@ class _Pass:
             guard.__exit__(None, None, None)
 
 
+def _signed(owner: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module]:
+    """Return a subclass whose `forward` has a backbone's signature: `Trainer` reads off it what a model takes."""
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return owner.forward(self, *args, **kwargs)
+
+    forward.__signature__ = inspect.signature(kind.forward)  # type: ignore[attr-defined]
+    forward.__doc__ = owner.forward.__doc__
+    own = {"forward": forward, "__doc__": owner.__doc__, "__module__": owner.__module__}
+    return type(owner.__name__, (owner,), own)
+
+
 class LadderModel(nn.Module):
     """A Hugging Face model whose towers are frozen, and a narrow side network that reads them; see `from_backbone`.
 
@@ -73,6 +86,7 @@ class LadderModel(nn.Module):
     ) -> None:
         super().__init__()
         self.family: Family = family_of(backbone)
+        self.__class__ = cast(Any, _signed(type(self), type(backbone)))
         self.reduction, self.mix = reduction, mix
         self.backbone = backbone.requires_grad_(False)
         towers = {stack.name: self._tower(stack) for stack in self._stacks()}
@@ -229,6 +243,21 @@ class LadderModel(nn.Module):
         self.backbone.eval()
         return self
 
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """Compute the side's layers again in the backward pass, in place of keeping their activations."""
+        for twin in self.twins.values():
+            tower = cast(Any, twin).tower
+            enable = getattr(tower, "activation_checkpointing_enable", None) or tower.gradient_checkpointing_enable
+            enable(activation_checkpointing_kwargs, **options)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Keep the side's activations again."""
+        for twin in self.twins.values():
+            tower = cast(Any, twin).tower
+            (getattr(tower, "activation_checkpointing_disable", None) or tower.gradient_checkpointing_disable)()
+
     # the pass
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -322,9 +351,10 @@ class LadderModel(nn.Module):
         if self.mix == "residual":
             states = states + output.last_hidden_state
         output["last_hidden_state"] = states
-        pooler = getattr(module, "pooler", None)
-        if pooler is not None:
+        if (pooler := getattr(module, "pooler", None)) is not None:
             output["pooler_output"] = pooler(states)
+        elif (norm := getattr(module, "post_layernorm", None)) is not None:  # CLIP pools by it
+            output["pooler_output"] = norm(states[:, 0])
         return output
 
     def _side_cache(self, cache: Any) -> Any:

@@ -15,6 +15,7 @@ from sideagents.ladder.families import Family, Stack
 
 Orientation = Literal["paper", "code"]
 TEMPERATURE = 0.1
+_INPUTS = ("input_ids", "inputs_embeds", "pixel_values")
 
 _FEED: ContextVar[Sequence[Tensor]] = ContextVar("what the backbone's kept layers gave, in this thread's forward pass")
 
@@ -66,7 +67,7 @@ class Twin(nn.Module):
         self._stack = stack
         narrow = family.narrow(config, stack, reduction, len(self.kept))
         wide, width = int(getattr(config, family.width)), int(getattr(narrow, family.width))
-        options = {} if not hasattr(tower, "pooler") else {"add_pooling_layer": False}
+        options = {"add_pooling_layer": False} if hasattr(tower, "pooler") else {}
         self.tower = type(tower)(narrow, **options)
         self._drop_embeddings()
         self.ladder = nn.Linear(wide, width)
@@ -81,7 +82,7 @@ class Twin(nn.Module):
 
     def _drop_embeddings(self) -> None:
         """Put in place of the tower's embeddings what needs no weights."""
-        setattr(self.tower, self._stack.embeddings, nn.Identity() if self._stack.takes_embeds else _Given())
+        setattr(self.tower, self._stack.embeddings, _Given() if self._stack.runs_embeddings else nn.Identity())
 
     def gates(self) -> Tensor:
         """Return the weight mu of the backbone in each kept layer (kept,), in (0, 1)."""
@@ -96,9 +97,9 @@ class Twin(nn.Module):
         """
         start = self.ladder(first)
         token = _FEED.set([start, *taps, self.gates()])
-        given = {key: value for key, value in call.items() if key not in ("input_ids", "inputs_embeds")}
+        given = {key: value for key, value in call.items() if key not in _INPUTS}
         try:
-            return self.tower(inputs_embeds=start, **given)
+            return self.tower(**{self._stack.takes: start}, **given)
         finally:
             _FEED.reset(token)
 
@@ -108,6 +109,7 @@ class _Given(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.word_embeddings = nn.Identity()  # what a tower shows as its input embeddings
         # Some towers ask of which type their patches are.
         self.patch_embeddings = SimpleNamespace(projection=SimpleNamespace(weight=torch.empty(0)))
 
