@@ -269,7 +269,7 @@ def test_the_side_is_saved_alone_and_comes_back(make: Any, tmp_path: Path) -> No
         (bert, {"reduction": 5}, "reduction=5 does not divide the backbone's hidden_size=48"),
         (bert, {"reduction": 8}, "reduction=8 leaves a width of 6, which 4 heads do not divide"),
         (bert, {"reduction": 0}, "reduction is at least 1"),
-        (bert, {"init": "fischer"}, "unknown init 'fischer'"),
+        (bert, {"init": "fischer"}, "unknown init 'fischer', did you mean 'fisher'"),
         (lambda: nn.Linear(2, 2), {}, "no ladder for a backbone of type 'Linear'"),
     ],
 )

@@ -1,5 +1,6 @@
 """Ladder Side-Tuning: large frozen transformers, adapted by a narrow network on a ladder of their activations."""
 
 from sideagents.ladder.model import LadderModel
+from sideagents.ladder.pruning import fisher_importance
 
-__all__ = ["LadderModel"]
+__all__ = ["LadderModel", "fisher_importance"]

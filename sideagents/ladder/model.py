@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -17,8 +15,10 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from sideagents.core.counting import weights_of
-from sideagents.errors import CheckpointError, SideAgentsError
+from sideagents.errors import CheckpointError, SideAgentsError, nearest
+from sideagents.ladder.backbone import fingerprint_of, fresh_cache, signed_as
 from sideagents.ladder.families import Family, Stack, family_of
+from sideagents.ladder.pruning import Importance, magnitude, prune_into
 from sideagents.ladder.twin import Orientation, Twin
 from sideagents.run.checkpoint import restore_tensors
 from sideagents.run.files import read_json, write_json
@@ -27,16 +27,6 @@ from sideagents.run.tensors import load_tensors, save_tensors
 _ACTIVE: ContextVar[_Pass | None] = ContextVar("the ladder whose backbone runs in this thread", default=None)
 FORMAT = 1
 _SIDE = "side_states"  # of the side encoder, in the encoder's output: generation carries it along
-
-
-def fingerprint_of(base: nn.Module) -> str:
-    """Return the sha256 (hex) of name, dtype, shape and bytes of each tensor of a backbone without its head."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(base.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        if not tensor.is_meta:
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass
@@ -53,18 +43,6 @@ class _Pass:
         if self.guard is not None:
             guard, self.guard = self.guard, None
             guard.__exit__(None, None, None)
-
-
-def _signed(owner: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module]:
-    """Return a subclass whose `forward` has a backbone's signature: `Trainer` reads off it what a model takes."""
-
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return owner.forward(self, *args, **kwargs)
-
-    forward.__signature__ = inspect.signature(kind.forward)  # type: ignore[attr-defined]
-    forward.__doc__ = owner.forward.__doc__
-    own = {"forward": forward, "__doc__": owner.__doc__, "__module__": owner.__module__}
-    return type(owner.__name__, (owner,), own)
 
 
 class LadderModel(nn.Module):
@@ -86,7 +64,7 @@ class LadderModel(nn.Module):
     ) -> None:
         super().__init__()
         self.family: Family = family_of(backbone)
-        self.__class__ = cast(Any, _signed(type(self), type(backbone)))
+        self.__class__ = cast(Any, signed_as(type(self), type(backbone)))
         self.reduction, self.mix = reduction, mix
         self.backbone = backbone.requires_grad_(False)
         towers = {stack.name: self._tower(stack) for stack in self._stacks()}
@@ -120,8 +98,9 @@ class LadderModel(nn.Module):
         reduction: int = 8,
         keep_encoder: Sequence[int] | None = None,
         keep_decoder: Sequence[int] | None = None,
-        init: Literal["random"] = "random",
+        init: Literal["random", "magnitude", "fisher"] = "random",
         *,
+        importance: Importance | None = None,
         orientation: Orientation = "paper",
         mix: Literal["none", "residual"] = "none",
     ) -> Self:
@@ -129,15 +108,34 @@ class LadderModel(nn.Module):
 
         reduction: r; the side's widths are the backbone's divided by it, with as many heads. keep_encoder,
         keep_decoder: numbers of the backbone's layers that have a side layer, all by default; a dropped one leaves its
-        gate, which the paper counts, and nothing else. orientation: gates weigh the backbone (`paper`) or the side
-        (`code`). mix: `residual` adds the side's output to the backbone's last state and starts at the pretrained
-        model's output; `none` is the paper's, the side's output alone. Raises `SideAgentsError`.
+        gate, which the paper counts, and nothing else. init: `magnitude` and `fisher` give the side the backbone's most
+        important weights, see `sideagents.ladder.pruning`; `fisher` needs `importance`, from `fisher_importance`.
+        orientation: gates weigh the backbone (`paper`) or the side (`code`). mix: `residual` adds the side's output to
+        the backbone's last state and starts at the pretrained model's output; `none` is the paper's, the side's output
+        alone. Raises `SideAgentsError`.
         """
-        if init != "random":
-            raise SideAgentsError(f"unknown init {init!r} (known: random)")
+        if init not in ("random", "magnitude", "fisher"):
+            known = ("random", "magnitude", "fisher")
+            raise SideAgentsError(f"unknown init {init!r}{nearest(init, known)} (known: {', '.join(known)})")
+        if (init == "fisher") != (importance is not None):
+            raise SideAgentsError("init='fisher' needs importance=fisher_importance(model, batches), other ones none")
         if reduction < 1:
             raise SideAgentsError(f"reduction is at least 1, got {reduction}")
-        return cls(model, reduction, {"encoder": keep_encoder, "decoder": keep_decoder}, orientation, mix)
+        made = cls(model, reduction, {"encoder": keep_encoder, "decoder": keep_decoder}, orientation, mix)
+        if init != "random":
+            made._prune(importance)
+        return made
+
+    def _prune(self, importance: Importance | None) -> None:
+        """Start the side from the backbone's most important weights, by magnitude or as given."""
+        memory: Tensor | None = None
+        names = {id(parameter): name for name, parameter in self.backbone.named_parameters()}
+        for stack in self._stacks():
+            tower = self._tower(stack)
+            found = magnitude(tower)
+            if importance is not None:
+                found = {name: importance[names[id(p)]] for name, p in tower.named_parameters() if id(p) in names}
+            memory = prune_into(cast(Twin, self.twins[stack.name]), tower, found, memory)
 
     # parts
 
@@ -361,7 +359,7 @@ class LadderModel(nn.Module):
         """Return this ladder's cache beside the backbone's, which reorders both when beams change places."""
         beside = cache.__dict__.setdefault("_ladders", {})
         if id(self) not in beside:
-            beside[id(self)] = _fresh(cache)
+            beside[id(self)] = fresh_cache(cache)
             reorder = cache.reorder_cache
 
             def both(beam_idx: Tensor) -> None:
@@ -370,12 +368,3 @@ class LadderModel(nn.Module):
 
             cache.reorder_cache = both
         return beside[id(self)]
-
-
-def _fresh(cache: Any) -> Any:
-    """Return an empty cache of the same kind, that grows as it is used."""
-    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
-
-    if isinstance(cache, EncoderDecoderCache):
-        return EncoderDecoderCache(DynamicCache(), DynamicCache())
-    return DynamicCache()

@@ -64,7 +64,7 @@ class Twin(nn.Module):
         super().__init__()
         layers = len(cast(nn.ModuleList, tower.get_submodule(stack.layers)))
         self.kept, self.layers, self.orientation = _checked(kept, layers, stack.name), layers, orientation
-        self._stack = stack
+        self.stack = stack
         narrow = family.narrow(config, stack, reduction, len(self.kept))
         wide, width = int(getattr(config, family.width)), int(getattr(narrow, family.width))
         options = {"add_pooling_layer": False} if hasattr(tower, "pooler") else {}
@@ -82,7 +82,7 @@ class Twin(nn.Module):
 
     def _drop_embeddings(self) -> None:
         """Put in place of the tower's embeddings what needs no weights."""
-        setattr(self.tower, self._stack.embeddings, _Given() if self._stack.runs_embeddings else nn.Identity())
+        setattr(self.tower, self.stack.embeddings, _Given() if self.stack.runs_embeddings else nn.Identity())
 
     def gates(self) -> Tensor:
         """Return the weight mu of the backbone in each kept layer (kept,), in (0, 1)."""
@@ -99,7 +99,7 @@ class Twin(nn.Module):
         token = _FEED.set([start, *taps, self.gates()])
         given = {key: value for key, value in call.items() if key not in _INPUTS}
         try:
-            return self.tower(**{self._stack.takes: start}, **given)
+            return self.tower(**{self.stack.takes: start}, **given)
         finally:
             _FEED.reset(token)
 

@@ -1,0 +1,41 @@
+"""What is asked of a Hugging Face model beside its layers: an identity, a signature, a cache of the same kind."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def fingerprint_of(base: nn.Module) -> str:
+    """Return the sha256 (hex) of name, dtype, shape and bytes of each tensor of a backbone without its head."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(base.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if not tensor.is_meta:
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def signed_as(owner: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module]:
+    """Return a subclass whose `forward` has a backbone's signature: `Trainer` reads off it what a model takes."""
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return owner.forward(self, *args, **kwargs)
+
+    forward.__signature__ = inspect.signature(kind.forward)  # type: ignore[attr-defined]
+    forward.__doc__ = owner.forward.__doc__
+    own = {"forward": forward, "__doc__": owner.__doc__, "__module__": owner.__module__}
+    return type(owner.__name__, (owner,), own)
+
+
+def fresh_cache(cache: Any) -> Any:
+    """Return an empty cache of the same kind, that grows as it is used."""
+    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+    if isinstance(cache, EncoderDecoderCache):
+        return EncoderDecoderCache(DynamicCache(), DynamicCache())
+    return DynamicCache()
