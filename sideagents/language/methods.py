@@ -1,0 +1,127 @@
+"""Ways to adapt a Hugging Face model beside a ladder: all of it, biases, adapters; LoRA, IA3 and prompts by PEFT."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from sideagents.adapt.peft_methods import import_peft
+from sideagents.errors import SideAgentsError
+from sideagents.registry import Registry
+
+_ADAPTED = ("T5LayerSelfAttention", "T5LayerCrossAttention", "T5LayerFF", "BertSelfOutput", "BertOutput")
+
+
+class Adapter(nn.Module):
+    """x + up(act(down(x))), down to `width`: starts as the identity (Houlsby et al. 2019, section 2.1)."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.down, self.up, self.act = nn.Linear(inputs, width), nn.Linear(width, inputs), nn.GELU()
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adapt hidden states (B, T, inputs)."""
+        return cast(Tensor, x + self.up(self.act(self.down(x))))
+
+
+def full(model: Any) -> nn.Module:
+    """Train everything."""
+    return cast(nn.Module, model.requires_grad_(True))
+
+
+def features(model: Any) -> nn.Module:
+    """Train the head alone: what stands outside of the base model."""
+    _freeze(model)
+    return cast(nn.Module, model)
+
+
+def bitfit(model: Any) -> nn.Module:
+    """Train the biases, and the weights of norms where they have none (T5), and the head (Ben Zaken et al. 2021).
+
+    T5 has no biases: there the authors of Ladder Side-Tuning train the norms' scales, and so does this.
+    """
+    _freeze(model)
+    biases = [p for name, p in model.base_model.named_parameters() if name.endswith("bias") and "relative" not in name]
+    for parameter in biases or [p for n, p in model.named_parameters() if "layer_norm" in n.lower()]:
+        parameter.requires_grad = True
+    return cast(nn.Module, model)
+
+
+def adapters(model: Any, width: int = 48) -> nn.Module:
+    """Train bottlenecks after each attention and feed-forward part, before the residual sum, norms, and the head.
+
+    Raises `SideAgentsError` for a model that has no such parts, which T5's and BERT's have.
+    """
+    _freeze(model)
+    config = model.config
+    inputs = int(getattr(config, "d_model", None) or config.hidden_size)
+    places = [part for part in model.modules() if type(part).__name__ in _ADAPTED]
+    if not places:
+        raise SideAgentsError(f"adapters: {type(model).__name__} has none of {', '.join(_ADAPTED)}")
+    for part in places:
+        part.dropout = nn.Sequential(part.dropout, Adapter(inputs, width))
+    for name, parameter in model.named_parameters():
+        if "layer_norm" in name or "LayerNorm" in name:
+            parameter.requires_grad = True
+    return cast(nn.Module, model)
+
+
+def lora(model: Any, rank: int = 32) -> nn.Module:
+    """Train low-rank differences of queries and values by PEFT, and the head."""
+    settings = import_peft().LoraConfig(r=rank, lora_alpha=rank, target_modules=_queries_and_values(model))
+    return _by_peft(model, settings)
+
+
+def ia3(model: Any) -> nn.Module:
+    """Train scales of keys, values and inner activations by PEFT, as it knows them for this kind of model."""
+    return _by_peft(model, import_peft().IA3Config())
+
+
+def prompt(model: Any, tokens: int = 100) -> nn.Module:
+    """Train so many vectors before the input by PEFT, and the head."""
+    peft = import_peft()
+    return _by_peft(model, peft.PromptTuningConfig(num_virtual_tokens=tokens, task_type=_task(model)))
+
+
+METHODS: Registry[Callable[..., nn.Module]] = Registry("method of language adaptation")
+for _method in (full, features, bitfit, adapters, lora, ia3, prompt):
+    METHODS.register(_method.__name__, _method)
+
+
+def _freeze(model: Any) -> None:
+    """Leave gradients to the head: a language model's is frozen too."""
+    model.requires_grad_(False)
+    base = model.base_model
+    if base is not model and model.get_output_embeddings() is None:
+        for part in model.children():
+            if part is not base:
+                part.requires_grad_(True)
+
+
+def _by_peft(model: Any, settings: Any) -> nn.Module:
+    heads = [name for name, part in model.named_children() if part is not model.base_model]
+    if model.base_model is not model and model.get_output_embeddings() is None:
+        settings.modules_to_save = [name for name in heads if any(True for _ in getattr(model, name).parameters())]
+    with warnings.catch_warnings():
+        # PEFT asks transformers by a name that is on its way out
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return cast(nn.Module, import_peft().get_peft_model(model, settings))
+
+
+def _queries_and_values(model: Any) -> list[str]:
+    found = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    for pair in (("q", "v"), ("query", "value"), ("q_proj", "v_proj")):
+        if found.issuperset(pair):
+            return list(pair)
+    raise SideAgentsError(f"lora: {type(model).__name__} has no queries and values by a name that is known")
+
+
+def _task(model: Any) -> str:
+    name = type(model).__name__
+    kinds = {"ForConditionalGeneration": "SEQ_2_SEQ_LM", "ForCausalLM": "CAUSAL_LM"}
+    return next((kind for end, kind in kinds.items() if name.endswith(end)), "SEQ_CLS")
