@@ -1,4 +1,4 @@
-"""Speed of environments and of training, as rows: `python scripts/benchmark.py env|stacks|train|adapt --json FILE`."""
+"""Speed and memory, as rows: `python scripts/benchmark.py env|stacks|train|adapt|nlp --json FILE`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,19 @@ def train_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     )
 
 
+def nlp_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from sideagents.language.benchmark import benchmark_nlp
+
+    return benchmark_nlp(
+        options.only or (),
+        options.size,
+        options.batch,
+        options.source,
+        options.target,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
 def adapt_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     from sideagents.adapt.benchmark import benchmark_adapt
 
@@ -86,6 +99,15 @@ def parser() -> argparse.ArgumentParser:
     adapt.add_argument("--batch", type=int, default=32, help="images in the step")
     adapt.add_argument("--repeats", type=int, default=7)
     adapt.set_defaults(rows=adapt_rows)
+    nlp = verbs.add_parser("nlp", help="memory and time of one training step of a T5 by each method, each in a process")
+    nlp.add_argument(
+        "--only", nargs="+", metavar="METHOD", help="full, adapters, lora, bitfit, prompt, lst, lst_dropped"
+    )
+    nlp.add_argument("--size", default="t5-base", help="tiny, t5-small, t5-base or t5-large")
+    nlp.add_argument("--batch", type=int, default=32, help="examples in the step")
+    nlp.add_argument("--source", type=int, default=128, metavar="TOKENS", help="length of the input")
+    nlp.add_argument("--target", type=int, default=8, metavar="TOKENS", help="length of the output")
+    nlp.set_defaults(rows=nlp_rows)
     for verb in verbs.choices.values():
         verb.add_argument("--json", type=Path, metavar="FILE", help="where the rows are written")
     return root

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -39,3 +40,11 @@ def fresh_cache(cache: Any) -> Any:
     if isinstance(cache, EncoderDecoderCache):
         return EncoderDecoderCache(DynamicCache(), DynamicCache())
     return DynamicCache()
+
+
+def called(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name, those given by their place too."""
+    if not args:
+        return dict(kwargs)
+    names = list(inspect.signature(module.forward).parameters)
+    return dict(zip(names, args, strict=False)) | dict(kwargs)

@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from sideagents.core.counting import weights_of
 from sideagents.errors import CheckpointError, SideAgentsError, nearest
-from sideagents.ladder.backbone import fingerprint_of, fresh_cache, signed_as
+from sideagents.ladder.backbone import called, fingerprint_of, fresh_cache, signed_as
 from sideagents.ladder.families import Family, Stack, family_of
 from sideagents.ladder.pruning import Importance, magnitude, prune_into
 from sideagents.ladder.twin import Orientation, Twin
@@ -26,6 +26,7 @@ from sideagents.run.tensors import load_tensors, save_tensors
 
 _ACTIVE: ContextVar[_Pass | None] = ContextVar("the ladder whose backbone runs in this thread", default=None)
 FORMAT = 1
+_HEAD_TAKEN = "_ladder_trains_head"
 _SIDE = "side_states"  # of the side encoder, in the encoder's output: generation carries it along
 
 
@@ -63,10 +64,17 @@ class LadderModel(nn.Module):
         mix: Literal["none", "residual"],
     ) -> None:
         super().__init__()
+        for name, value, known in (("mix", mix, ("none", "residual")), ("orientation", orientation, ("paper", "code"))):
+            if value not in known:
+                raise SideAgentsError(
+                    f"unknown {name} {value!r}{nearest(str(value), known)} (known: {', '.join(known)})"
+                )
+        if reduction < 1:
+            raise SideAgentsError(f"reduction is at least 1, got {reduction}")
         self.family: Family = family_of(backbone)
         self.__class__ = cast(Any, signed_as(type(self), type(backbone)))
         self.reduction, self.mix = reduction, mix
-        self.backbone = backbone.requires_grad_(False)
+        self.backbone = backbone
         towers = {stack.name: self._tower(stack) for stack in self._stacks()}
         for name in kept:
             if kept[name] is not None and name not in towers:
@@ -85,6 +93,15 @@ class LadderModel(nn.Module):
         if mix == "residual":
             nn.init.zeros_(self.up.weight)
             nn.init.zeros_(self.up.bias)
+        if self.trains_head:
+            if getattr(backbone, _HEAD_TAKEN, False):
+                raise SideAgentsError("another ladder trains this model's head already: give it a copy of the model")
+            object.__setattr__(backbone, _HEAD_TAKEN, True)
+        like = next((p for p in self._base().parameters() if p.is_floating_point()), None)
+        if like is not None:
+            self.twins.to(device=like.device, dtype=like.dtype)
+            self.up.to(device=like.device, dtype=like.dtype)
+        backbone.requires_grad_(False)  # not before all that was asked for is known to be possible
         if self.trains_head:
             for part in self._heads().values():
                 part.requires_grad_(True)
@@ -119,8 +136,6 @@ class LadderModel(nn.Module):
             raise SideAgentsError(f"unknown init {init!r}{nearest(init, known)} (known: {', '.join(known)})")
         if (init == "fisher") != (importance is not None):
             raise SideAgentsError("init='fisher' needs importance=fisher_importance(model, batches), other ones none")
-        if reduction < 1:
-            raise SideAgentsError(f"reduction is at least 1, got {reduction}")
         made = cls(model, reduction, {"encoder": keep_encoder, "decoder": keep_decoder}, orientation, mix)
         if init != "random":
             made._prune(importance)
@@ -299,7 +314,7 @@ class LadderModel(nn.Module):
 
     def _given(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Take the side encoder's states from an encoder's output that was computed before."""
-        found, outputs = self._mine(), kwargs.get("encoder_outputs")
+        found, outputs = self._mine(), called(module, args, kwargs).get("encoder_outputs")
         if found is not None and outputs is not None:
             if not hasattr(outputs, "get") or outputs.get(_SIDE) is None:
                 raise SideAgentsError("encoder_outputs were computed without this ladder: leave them out")
@@ -331,12 +346,12 @@ class LadderModel(nn.Module):
             return None
         found.close()
         twin = cast(Twin, self.twins[stack.name])
-        call = dict(kwargs)
+        call = called(module, args, kwargs)
         if call.get("encoder_hidden_states") is not None:
             call["encoder_hidden_states"] = found.encoded
         cache = getattr(output, "past_key_values", None)
         if cache is not None:
-            call["past_key_values"] = self._side_cache(cache)
+            call["past_key_values"] = self._side_cache(cache, found.first[stack.name].shape[1])
         else:
             call.pop("past_key_values", None)
         taps = [found.taps[stack.name][number] for number in twin.kept]
@@ -355,10 +370,15 @@ class LadderModel(nn.Module):
             output["pooler_output"] = norm(states[:, 0])
         return output
 
-    def _side_cache(self, cache: Any) -> Any:
-        """Return this ladder's cache beside the backbone's, which reorders both when beams change places."""
+    def _side_cache(self, cache: Any, tokens: int) -> Any:
+        """Return this ladder's cache beside the backbone's, which reorders both when beams change places.
+
+        tokens: how many the backbone's cache has just taken in; a new side cache needs them to be all of it.
+        """
         beside = cache.__dict__.setdefault("_ladders", {})
         if id(self) not in beside:
+            if cache.get_seq_length() > tokens:
+                raise SideAgentsError("past_key_values were computed without this ladder: leave them out")
             beside[id(self)] = fresh_cache(cache)
             reorder = cache.reorder_cache
 

@@ -1,0 +1,51 @@
+"""The benchmark of language methods: rows of every method, sums that add up, what a ladder saves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+if find_spec("peft") is None:
+    pytest.skip("PEFT is not installed (the `nlp` extra)", allow_module_level=True)
+
+from sideagents.errors import SideAgentsError
+from sideagents.language.benchmark import CHOICES, benchmark_nlp, measure
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_a_ladder_keeps_less_than_what_stands_inside_the_network() -> None:
+    rows = {name: measure(name, "tiny", 8, 64, 4) for name in CHOICES}
+    for row in rows.values():
+        assert row["peak_bytes_total"] == row["weight_bytes"] + row["peak_bytes_above_weights"]
+        assert row["peak_bytes_above_weights"] == row["state_bytes"] + row["activation_bytes"]
+        assert row["activation_bytes"] > 0
+        assert row["state_bytes"] == 12 * row["trainable"]
+    assert rows["full"]["state_bytes"] == 3 * rows["full"]["weight_bytes"]
+    for name in ("full", "adapters", "lora", "bitfit", "prompt"):
+        assert rows["lst"]["activation_bytes"] < 0.7 * rows[name]["activation_bytes"]
+    assert rows["lst_dropped"]["peak_bytes_total"] < rows["lst"]["peak_bytes_total"]
+
+
+def test_the_command(tmp_path: Path) -> None:
+    words = ["nlp", "--only", "full", "lst", "--size", "tiny", "--batch", "2", "--json", str(tmp_path / "rows.json")]
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    full, lst = json.loads((tmp_path / "rows.json").read_text())
+    assert (full["saved_total"], full["method"]) == (0.0, "full")
+    assert lst["saved_above_weights"] == pytest.approx(
+        1 - lst["peak_bytes_above_weights"] / full["peak_bytes_above_weights"]
+    )
+
+
+def test_what_is_unknown_is_refused() -> None:
+    with pytest.raises(SideAgentsError, match="unknown method 'lora2', did you mean 'lora'"):
+        benchmark_nlp(["lora2"])
+    with pytest.raises(SideAgentsError, match="unknown size 't5-bass', did you mean 't5-base'"):
+        benchmark_nlp(size="t5-bass")
