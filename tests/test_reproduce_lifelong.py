@@ -156,4 +156,4 @@ def test_every_cell_has_a_configuration(tmp_path):
         for table in module.TABLES:
             cells = cells_of(name, keys_of(name, table, [1, 2]), tmp_path)
             assert len({cell.config_hash for cell in cells}) == len(cells)
-    assert best_strength("simtaskonomy", tmp_path) == 1e2
+    assert best_strength("simtaskonomy", tmp_path) == 1e4

@@ -77,9 +77,9 @@ COMPARISONS = {
     "simtaskonomy": Comparison(
         "lifelong/simtaskonomy",
         {name: [f"method={name}"] for name in ("sidetune", "features", "independent", "finetune", "ewc", "psp", "pnn")},
-        (1e2, 1e4, 1e6),
+        (1e4, 1e5, 1e6, 1e7),
         ["held_out_data=null", "targets=[curvature, segmentation, depth, room]"],
-        {"features": 4, "": 9},
+        {"features": 2, "ewc": 6, "": 4},
         variants={
             "side": ["alpha=0.0"],
             **{name: [f"merge={name}"] for name in ("sum", "product", "mlp", "film", "concat")},
