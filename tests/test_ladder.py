@@ -312,6 +312,7 @@ def test_clip_s_tower_of_images() -> None:
     torch.testing.assert_close(found.pooler_output, expected.pooler_output)
     found.pooler_output[:, 0].sum().backward()  # of one number: that of all is the norm's and does not move
     assert model.up.weight.grad.abs().sum() > 0
+    assert all(p.grad is not None for p in model.trainable_parameters())
 
 
 def test_a_backbone_without_a_head_gives_its_states() -> None:
@@ -372,3 +373,55 @@ def test_the_trainer_of_hugging_face(make: Any, tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
     assert not any(part.training for part in model.backbone.modules())
     assert trainer.evaluate(rows)["eval_loss"] < losses[0]
+
+
+def _of(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    wide = SMALL | {"hidden_size": 64}
+    if kind == "electra":
+        return transformers.ElectraForSequenceClassification(
+            transformers.ElectraConfig(**SMALL, embedding_size=24, num_labels=3)
+        )
+    if kind == "roberta":
+        return transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**SMALL, num_labels=3))
+    if kind == "mistral":
+        return transformers.MistralForCausalLM(
+            transformers.MistralConfig(**wide, num_key_value_heads=2, sliding_window=4)
+        )
+    if kind == "qwen2":
+        settings = {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+        return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**wide, **settings))
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4, "vocab_size": 60}
+    if kind == "mt5":
+        return transformers.MT5ForConditionalGeneration(transformers.MT5Config(**shape, decoder_start_token_id=0))
+    gated = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 0}
+    return T5ForConditionalGeneration(T5Config(**shape, **gated))
+
+
+@pytest.mark.parametrize("init", ["random", "magnitude"])
+@pytest.mark.parametrize("kind", ["electra", "roberta", "mistral", "qwen2", "mt5", "t5 v1.1"])
+def test_every_family_learns(kind: str, init: Any, tmp_path: Path) -> None:
+    backbone = _of(kind)
+    torch.manual_seed(1)
+    model = LadderModel.from_backbone(backbone, 4, init=init)
+    inputs = INPUTS[bert if kind in ("electra", "roberta") else t5 if "t5" in kind else llama]
+    model.train()(**inputs).loss.backward()
+    assert all(p.grad is not None for p in model.trainable_parameters())
+    loss = model.eval()(**inputs).loss
+    model.save_pretrained(tmp_path)
+    assert torch.equal(LadderModel.from_pretrained(tmp_path, _of(kind)).eval()(**inputs).loss, loss)
+
+
+def test_side_layers_attend_as_the_layers_they_belong_to() -> None:
+    model = LadderModel.from_backbone(_of("qwen2"), 4, keep_decoder=[0, 2])
+    types = model.backbone.config.layer_types
+    assert model.twins["decoder"].tower.config.layer_types == [types[0], types[2]]
+    assert len(set(types)) == 2
+
+
+def test_a_frozen_head_counts_in_the_fingerprint(tmp_path: Path) -> None:
+    ladder(llama).save_pretrained(tmp_path)
+    other = llama()
+    nn.init.normal_(other.lm_head.weight)
+    with pytest.raises(CheckpointError, match="was saved for backbone"):
+        LadderModel.from_pretrained(tmp_path, other)

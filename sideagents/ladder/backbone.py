@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from sideagents.core.counting import weights_of
 
-def fingerprint_of(base: nn.Module) -> str:
-    """Return the sha256 (hex) of name, dtype, shape and bytes of each tensor of a backbone without its head."""
+
+def fingerprint_of(backbone: nn.Module, trained: Collection[str] = ()) -> str:
+    """Return the sha256 (hex) of name, dtype, shape and bytes of each tensor of a backbone but of its trained parts."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(base.state_dict().items()):
+    for name, tensor in sorted(backbone.state_dict().items()):
+        if name.partition(".")[0] in trained:
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         if not tensor.is_meta:
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -48,3 +52,12 @@ def called(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         return dict(kwargs)
     names = list(inspect.signature(module.forward).parameters)
     return dict(zip(names, args, strict=False)) | dict(kwargs)
+
+
+def task_heads(backbone: Any) -> dict[str, nn.Module]:
+    """Return the parts of a model that are its task's: outside of the base model, with weights, no language model's."""
+    base = getattr(backbone, "base_model", backbone)
+    embeddings = getattr(backbone, "get_output_embeddings", lambda: None)()
+    if base is backbone or embeddings is not None:
+        return {}
+    return {name: part for name, part in backbone.named_children() if part is not base and weights_of(part)}

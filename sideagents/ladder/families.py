@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -37,10 +37,11 @@ class Family:
     stacks: tuple[Stack, ...]
     divided: tuple[str, ...]
     width: str
+    as_wide: tuple[str, ...] = ()  # keys that become the twin's width
     fixed: Mapping[str, Any] = field(default_factory=dict)  # keys of the twin's configuration that differ
 
-    def narrow(self, config: Any, stack: Stack, reduction: int, layers: int) -> Any:
-        """Return the configuration of a tower's twin: width / r, as many heads, so many layers, no vocabulary.
+    def narrow(self, config: Any, stack: Stack, reduction: int, kept: Sequence[int]) -> Any:
+        """Return the configuration of a tower's twin: width / r, as many heads, the kept layers, no vocabulary.
 
         Raises `SideAgentsError` when r does not divide what it must.
         """
@@ -56,7 +57,11 @@ class Family:
         inner = getattr(narrow, self.width)
         if "d_kv" not in self.divided and inner % heads:
             raise SideAgentsError(f"reduction={reduction} leaves a width of {inner}, which {heads} heads do not divide")
-        setattr(narrow, stack.count, layers)
+        setattr(narrow, stack.count, len(kept))
+        if getattr(config, "layer_types", None):  # full or sliding attention, layer by layer
+            narrow.layer_types = [config.layer_types[number] for number in kept]
+        for key in self.as_wide:
+            setattr(narrow, key, inner)
         for key, value in self.fixed.items():
             setattr(narrow, key, value)
         return narrow
@@ -66,12 +71,14 @@ _BERT = Family(
     (Stack("encoder", "", "encoder.layer", "num_hidden_layers", "embeddings", runs_embeddings=True),),
     ("hidden_size", "intermediate_size"),
     "hidden_size",
+    (),
     {"vocab_size": 1, "max_position_embeddings": 1, "type_vocab_size": 1, "pad_token_id": 0},
 )
 _LLAMA = Family(
     (Stack("decoder", "", "layers", "num_hidden_layers", "embed_tokens"),),
     ("hidden_size", "intermediate_size", "head_dim"),
     "hidden_size",
+    (),
     {"vocab_size": 1, "pad_token_id": None},
 )
 _T5 = Family(
@@ -81,6 +88,7 @@ _T5 = Family(
     ),
     ("d_model", "d_ff", "d_kv"),
     "d_model",
+    (),
     {"vocab_size": 1, "pad_token_id": 0},
 )
 _VIT = Family(
@@ -98,7 +106,7 @@ FAMILIES: dict[str, Family] = {
     "mt5": _T5,
     "bert": _BERT,
     "roberta": _BERT,
-    "electra": _BERT,
+    "electra": replace(_BERT, as_wide=("embedding_size",)),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,

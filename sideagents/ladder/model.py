@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from sideagents.core.counting import weights_of
 from sideagents.errors import CheckpointError, SideAgentsError, nearest
-from sideagents.ladder.backbone import called, fingerprint_of, fresh_cache, signed_as
+from sideagents.ladder.backbone import called, fingerprint_of, fresh_cache, signed_as, task_heads
 from sideagents.ladder.families import Family, Stack, family_of
 from sideagents.ladder.pruning import Importance, magnitude, prune_into
 from sideagents.ladder.twin import Orientation, Twin
@@ -163,18 +162,13 @@ class LadderModel(nn.Module):
     def _tower(self, stack: Stack) -> Any:
         return self._base().get_submodule(stack.path)
 
-    def _heads(self) -> dict[str, nn.Module]:
-        """Return the backbone's parts outside of its base model that have weights."""
-        base = self._base()
-        if base is self.backbone:
-            return {}
-        return {n: part for n, part in self.backbone.named_children() if part is not base and weights_of(part)}
-
     @property
     def trains_head(self) -> bool:
         """Whether the head is of the task and learns; a language model's stays as it is."""
-        embeddings = getattr(self.backbone, "get_output_embeddings", lambda: None)()
-        return embeddings is None and bool(self._heads())
+        return bool(self._heads())
+
+    def _heads(self) -> dict[str, nn.Module]:
+        return task_heads(self.backbone)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Yield what an optimizer should see: the side, its gates and projections, and a task's head."""
@@ -189,7 +183,7 @@ class LadderModel(nn.Module):
 
         Gates of dropped layers are counted, as the paper counts them: one weight each, and all that such a layer has.
         """
-        heads = {id(p) for part in self._heads().values() for p in part.parameters() if self.trains_head}
+        heads = {id(p) for part in self._heads().values() for p in part.parameters()}
         frozen = sum(p.numel() for p in {id(p): p for p in self.backbone.parameters()}.values() if id(p) not in heads)
         trainable = sum(parameter.numel() for parameter in self.trainable_parameters())
         dropped = sum(cast(Twin, twin).layers - len(cast(Twin, twin).kept) for twin in self.twins.values())
@@ -209,7 +203,7 @@ class LadderModel(nn.Module):
         about = {
             "format": FORMAT,
             "backbone": str(getattr(config, "name_or_path", "") or type(self.backbone).__name__),
-            "fingerprint": fingerprint_of(self._base()),
+            "fingerprint": fingerprint_of(self.backbone, self._heads()),
             "reduction": self.reduction,
             "mix": self.mix,
             "orientation": cast(Twin, self.twins[self._stacks()[0].name]).orientation,
@@ -229,8 +223,8 @@ class LadderModel(nn.Module):
         about = read_json(folder / "ladder.json", CheckpointError)
         if not isinstance(about, dict) or about.get("format") != FORMAT:
             raise CheckpointError(f"{folder / 'ladder.json'}: is no ladder of format {FORMAT}")
-        base = cast(nn.Module, getattr(model, "base_model", model))
-        if about.get("fingerprint") != (found := fingerprint_of(base)):
+        found = fingerprint_of(model, task_heads(model))
+        if about.get("fingerprint") != found:
             given = f"backbone {about.get('backbone')!r} with fingerprint {str(about.get('fingerprint'))[:12]!r}"
             raise CheckpointError(f"{folder}: was saved for {given}, this one has {found[:12]!r}")
         try:
@@ -244,7 +238,7 @@ class LadderModel(nn.Module):
     def _own(self) -> dict[str, Tensor]:
         """Return the tensors of the side and of a trained head, by name."""
         tensors = {name: t for name, t in self.state_dict().items() if not name.startswith("backbone.")}
-        for name, part in self._heads().items() if self.trains_head else ():
+        for name, part in self._heads().items():
             tensors |= {f"head.{name}.{key}": tensor for key, tensor in part.state_dict().items()}
         return tensors
 

@@ -65,11 +65,13 @@ class Twin(nn.Module):
         layers = len(cast(nn.ModuleList, tower.get_submodule(stack.layers)))
         self.kept, self.layers, self.orientation = _checked(kept, layers, stack.name), layers, orientation
         self.stack = stack
-        narrow = family.narrow(config, stack, reduction, len(self.kept))
+        narrow = family.narrow(config, stack, reduction, self.kept)
         wide, width = int(getattr(config, family.width)), int(getattr(narrow, family.width))
         options = {"add_pooling_layer": False} if hasattr(tower, "pooler") else {}
         self.tower = type(tower)(narrow, **options)
         self._drop_embeddings()
+        if hasattr(self.tower, "post_layernorm"):  # CLIP's pooled output, which nothing reads here
+            self.tower.post_layernorm = nn.Identity()
         self.ladder = nn.Linear(wide, width)
         owner, _, last = stack.layers.rpartition(".")
         rungs = [
