@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import threading
+import weakref
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -213,6 +215,30 @@ def test_generation_equals_the_forward_pass_without_a_cache(make: Any, beams: in
                 words = torch.cat([words, logits.argmax(-1, keepdim=True)], dim=1)
         assert not (cached == 0)[:, 1:].any()  # none has ended
         assert torch.equal(words, cached)
+
+
+def test_caches_that_are_cut_copied_and_forgotten() -> None:
+    model = ladder(llama, mix="residual").eval()
+    nn.init.normal_(model.up.weight, std=0.5)
+    options = {"max_new_tokens": 8, "do_sample": False}
+    greedy = model.generate(input_ids=IDS[:1], **options)
+    assert torch.equal(model.generate(input_ids=IDS[:1], **options, prompt_lookup_num_tokens=3), greedy)
+    with torch.no_grad():
+        whole = model(IDS).logits[:, 4:]
+        cache = model(IDS[:, :4], use_cache=True).past_key_values
+        copied = copy.deepcopy(cache)
+        for one in (cache, copied):
+            torch.testing.assert_close(model(IDS[:, 4:], past_key_values=one).logits, whole)
+            one.crop(-3)
+            torch.testing.assert_close(model(IDS[:, 4:], past_key_values=one).logits, whole)
+    gc.collect()
+    gc.disable()
+    try:
+        reference = weakref.ref(cache)
+        del cache, one
+        assert reference() is None  # nothing but the caller holds it
+    finally:
+        gc.enable()
 
 
 def test_two_sides_on_one_backbone_and_two_threads_do_not_meet() -> None:

@@ -46,6 +46,33 @@ def fresh_cache(cache: Any) -> Any:
     return DynamicCache()
 
 
+_MIRRORED = ("reorder_cache", "crop", "batch_select_indices", "batch_repeat_interleave", "reset")
+_KINDS: dict[Any, Any] = {}  # cache classes that do to the caches beside them what is done to them
+
+
+def sides_of(cache: Any) -> dict[str, Any]:
+    """Return the side caches that go with a cache, by ladder; they are reordered, cut and copied with it."""
+    kind = type(cache)
+    if "_sides" not in cache.__dict__:
+        if kind not in _KINDS:
+            methods = {name: _mirrored(kind, name) for name in _MIRRORED if hasattr(kind, name)}
+            _KINDS[kind] = type(kind.__name__, (kind,), methods)
+        cache._sides = {}
+        cache.__class__ = _KINDS[kind]
+    found: dict[str, Any] = cache._sides
+    return found
+
+
+def _mirrored(kind: Any, name: str) -> Any:
+    def both(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = getattr(kind, name)(self, *args, **kwargs)
+        for side in self._sides.values():
+            getattr(side, name)(*args, **kwargs)
+        return result
+
+    return both
+
+
 def called(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call by name, those given by their place too."""
     if not args:

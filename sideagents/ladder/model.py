@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from sideagents.errors import CheckpointError, SideAgentsError, nearest
-from sideagents.ladder.backbone import called, fingerprint_of, fresh_cache, signed_as, task_heads
+from sideagents.ladder.backbone import called, fingerprint_of, fresh_cache, sides_of, signed_as, task_heads
 from sideagents.ladder.families import Family, Stack, family_of
 from sideagents.ladder.pruning import Importance, magnitude, prune_into
 from sideagents.ladder.twin import Orientation, Twin
@@ -73,6 +74,7 @@ class LadderModel(nn.Module):
         self.family: Family = family_of(backbone)
         self.__class__ = cast(Any, signed_as(type(self), type(backbone)))
         self.reduction, self.mix = reduction, mix
+        self._key = uuid.uuid4().hex  # of this ladder's caches
         self.backbone = backbone
         towers = {stack.name: self._tower(stack) for stack in self._stacks()}
         for name in kept:
@@ -365,20 +367,13 @@ class LadderModel(nn.Module):
         return output
 
     def _side_cache(self, cache: Any, tokens: int) -> Any:
-        """Return this ladder's cache beside the backbone's, which reorders both when beams change places.
+        """Return this ladder's cache beside the backbone's; what is done to that one is done to it too.
 
         tokens: how many the backbone's cache has just taken in; a new side cache needs them to be all of it.
         """
-        beside = cache.__dict__.setdefault("_ladders", {})
-        if id(self) not in beside:
+        sides = sides_of(cache)
+        if self._key not in sides:
             if cache.get_seq_length() > tokens:
                 raise SideAgentsError("past_key_values were computed without this ladder: leave them out")
-            beside[id(self)] = fresh_cache(cache)
-            reorder = cache.reorder_cache
-
-            def both(beam_idx: Tensor) -> None:
-                reorder(beam_idx)
-                beside[id(self)].reorder_cache(beam_idx)
-
-            cache.reorder_cache = both
-        return beside[id(self)]
+            sides[self._key] = fresh_cache(cache)
+        return sides[self._key]
