@@ -40,6 +40,7 @@ from transformers import (
 
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder import LadderModel
+from sideagents.run.tensors import load_tensors
 
 transformers.logging.set_verbosity_error()
 
@@ -388,17 +389,26 @@ def test_bfloat16_and_recomputed_side_layers(make: Any) -> None:
 def test_the_trainer_of_hugging_face(make: Any, tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="accelerate is not installed (the `nlp` extra)")
     rows = [{key: tensor[i] for key, tensor in INPUTS[make].items()} for i in range(3)]
-    arguments = transformers.TrainingArguments(
-        str(tmp_path), num_train_epochs=8, per_device_train_batch_size=3, learning_rate=1e-2, report_to=[],
-        save_strategy="no", logging_strategy="epoch", disable_tqdm=True, use_cpu=True,
+    kind = "Seq2SeqTrain" if make is t5 else "Train"
+    more = {"predict_with_generate": True, "generation_max_length": 4} if make is t5 else {}
+    arguments = getattr(transformers, f"{kind}ingArguments")(
+        str(tmp_path / "run"), num_train_epochs=8, per_device_train_batch_size=3, learning_rate=1e-2, report_to=[],
+        save_strategy="no", logging_strategy="epoch", disable_tqdm=True, use_cpu=True, **more,
     )  # fmt: skip
     model = ladder(make)
-    trainer = transformers.Trainer(model, arguments, train_dataset=rows)
+    trainer = getattr(transformers, f"{kind}er")(model, arguments, train_dataset=rows)
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses[-1] < losses[0]
     assert not any(part.training for part in model.backbone.modules())
     assert trainer.evaluate(rows)["eval_loss"] < losses[0]
+    assert len(trainer.predict(rows).predictions) == 3
+    trainer.save_model(str(tmp_path / "saved"))
+    tensors = load_tensors(tmp_path / "saved" / "model.safetensors")
+    assert not any(name.startswith("backbone.") and "classifier" not in name for name in tensors)
+    again = ladder(make)
+    again.load_state_dict(tensors)
+    assert torch.equal(again.eval()(**INPUTS[make]).loss, model.eval()(**INPUTS[make]).loss)
 
 
 def _of(kind: str) -> nn.Module:

@@ -46,6 +46,28 @@ def fresh_cache(cache: Any) -> Any:
     return DynamicCache()
 
 
+# What trainers ask a model for beside its forward pass.
+SHOWN = ("config", "generation_config", "device", "dtype", "main_input_name", "get_encoder", "can_generate")
+
+
+def leave_frozen_out(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Take the backbone out of a ladder's state dict, but for a head that is the task's."""
+    for name in _frozen_names(module):
+        state.pop(prefix + name, None)
+
+
+def fill_frozen_in(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Put what `leave_frozen_out` took back before a state dict is loaded."""
+    own = {f"backbone.{name}": tensor for name, tensor in module.backbone.state_dict().items()}
+    for name in _frozen_names(module):
+        state.setdefault(prefix + name, own[name])
+
+
+def _frozen_names(module: Any) -> list[str]:
+    heads = task_heads(module.backbone)
+    return [f"backbone.{name}" for name in module.backbone.state_dict() if name.partition(".")[0] not in heads]
+
+
 _MIRRORED = ("reorder_cache", "crop", "batch_select_indices", "batch_repeat_interleave", "reset")
 _KINDS: dict[Any, Any] = {}  # cache classes that do to the caches beside them what is done to them
 

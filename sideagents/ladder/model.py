@@ -16,7 +16,17 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from sideagents.errors import CheckpointError, SideAgentsError, nearest
-from sideagents.ladder.backbone import called, fingerprint_of, fresh_cache, sides_of, signed_as, task_heads
+from sideagents.ladder.backbone import (
+    SHOWN,
+    called,
+    fill_frozen_in,
+    fingerprint_of,
+    fresh_cache,
+    leave_frozen_out,
+    sides_of,
+    signed_as,
+    task_heads,
+)
 from sideagents.ladder.families import Family, Stack, family_of
 from sideagents.ladder.pruning import Importance, magnitude, prune_into
 from sideagents.ladder.twin import Orientation, Twin
@@ -107,6 +117,8 @@ class LadderModel(nn.Module):
             for part in self._heads().values():
                 part.requires_grad_(True)
         self._listen()
+        self.register_state_dict_post_hook(leave_frozen_out)  # type: ignore[no-untyped-call]  # torch's annotations
+        self.register_load_state_dict_pre_hook(fill_frozen_in)  # type: ignore[no-untyped-call]
         self.train(self.training)
 
     @classmethod
@@ -152,6 +164,14 @@ class LadderModel(nn.Module):
             if importance is not None:
                 found = {name: importance[names[id(p)]] for name, p in tower.named_parameters() if id(p) in names}
             memory = prune_into(cast(Twin, self.twins[stack.name]), tower, found, memory)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name not in SHOWN:
+                raise
+            return getattr(super().__getattr__("backbone"), name)
 
     # parts
 
@@ -239,10 +259,7 @@ class LadderModel(nn.Module):
 
     def _own(self) -> dict[str, Tensor]:
         """Return the tensors of the side and of a trained head, by name."""
-        tensors = {name: t for name, t in self.state_dict().items() if not name.startswith("backbone.")}
-        for name, part in self._heads().items():
-            tensors |= {f"head.{name}.{key}": tensor for key, tensor in part.state_dict().items()}
-        return tensors
+        return {name.replace("backbone.", "head.", 1): tensor for name, tensor in self.state_dict().items()}
 
     # modes
 
