@@ -19,7 +19,7 @@ from sideagents_policies.tables import markdown_table, read_result, results_tabl
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "ladder.md")
 BASELINES = ("expert", "straight", "forward", "random")
 METRICS = ("success", "spl", "soft_spl", "nav_reward", "steps")
 BASES = ("bundled", "resnet18", "resnet50")
@@ -105,6 +105,31 @@ def adaptation_cost(results: Path) -> str:
     return f"{table}\n\n{said}"
 
 
+def language_cost(results: Path) -> str:
+    """Return memory and time of a T5's training step by each method."""
+    header = [
+        "method",
+        "total, GB",
+        "weights",
+        "gradients, AdamW",
+        "activations",
+        "saved",
+        "saved above weights",
+        "s a step",
+    ]
+    lines = [
+        [
+            row["method"],
+            f"{row['peak_bytes_total'] / 1e9:.2f}",
+            *(f"{row[key] / 1e9:.2f}" for key in ("weight_bytes", "state_bytes", "activation_bytes")),
+            *(f"{100 * row[key]:.0f} %" for key in ("saved_total", "saved_above_weights")),
+            f"{row['seconds_per_step']:.1f}",
+        ]
+        for row in _benchmark(results / "benchmark_nlp.json")
+    ]
+    return markdown_table(header, lines) if lines else ""
+
+
 def vision(table: str, results: Path) -> str:
     """Return one table of transfer or of the analyses."""
     return reproduce_vision.table_of(table, newest_rows(results / f"vision_{table}.jsonl"))
@@ -125,6 +150,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "domains": lambda results: reproduce_domains.table_of(newest_rows(results / "domains.jsonl")),
     **{table: lambda results, table=table: vision(table, results) for table in reproduce_vision.TABLES},
     "adapt": adaptation_cost,
+    "nlp": language_cost,
 }
 
 

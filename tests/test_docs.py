@@ -135,7 +135,7 @@ def test_table_of_bases_from_cards_and_probe(tmp_path):
         generator.rendered("no markers", tmp_path, probe)
 
 
-@pages([ROOT / "README.md", ROOT / "docs" / "results.md"])
+@pages([ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "ladder.md"])
 def test_tables_show_the_committed_results(page):
     text = page.read_text()
     assert text == script("document_results").rendered(text), "run: python scripts/document_results.py"
