@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -150,7 +151,8 @@ TABLES: dict[str, Callable[[], Cells]] = {
 
 def words_of(table: str, key: Key, bases: Mapping[str, str]) -> list[str]:
     """Return the overrides of a cell, with the files of bases that do not ship."""
-    words = TABLES[table]()[tuple((k, v) for k, v in key.items() if k not in ("table", "seed"))]  # type: ignore[misc]
+    own = {name: value for name, value in key.items() if name not in ("table", "seed")}
+    words = next(words for cell, words in TABLES[table]().items() if dict(cell) == own)
     replaced = [f"base={bases[w[5:]]}" if w.startswith("base=") and w[5:] in bases else w for w in words]
     return [f"seed={key['seed']}", f"name=vision_{table}", *replaced]
 
@@ -266,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             minutes = 2.0 * (len(_STACK) if table == "boosting" else 1)
             cells = [Cell(key, settings_of(table, key, bases), 60 * minutes) for key in mine]
             path = args.results / f"vision_{table}.jsonl"
-            run_cells(path, cells, lambda cell: work(table, cell, bases), limit_s=end - time.monotonic())  # noqa: B023
+            run_cells(path, cells, partial(work, table, bases=bases), limit_s=end - time.monotonic())
     shown = [table_of(table, newest_rows(args.results / f"vision_{table}.jsonl")) for table in args.tables]
     print("\n\n".join(text for text in shown if text) or "no cell is done yet")
     return 0

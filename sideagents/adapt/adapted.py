@@ -123,16 +123,14 @@ class Adapted(nn.Module):
             raise SideAgentsError(
                 f"{base.name} takes {kind} images (B, {base.channels}, H, W), got {images.dtype} {tuple(images.shape)}"
             )
-        if not base.raw or tuple(images.shape[-2:]) == base.input_size:
-            return cast(Tensor, found(images))
         try:
             return cast(Tensor, found(images))
         except (RuntimeError, AssertionError, ValueError) as error:
-            sizes = [f"{height}x{width}" for height, width in (images.shape[-2:], base.input_size)]
-            said = first_line(error)
-            raise SideAgentsError(
-                f"{base.name} of {sizes[1]} images cannot read those of {sizes[0]}: {said}"
-            ) from error
+            given, own = tuple(images.shape[-2:]), base.input_size
+            if not base.raw or given == own:  # then it is not the size
+                raise
+            message = f"{base.name} of {own[0]}x{own[1]} images cannot read those of {given[0]}x{given[1]}"
+            raise SideAgentsError(f"{message}: {first_line(error)}") from error
 
     def penalty(self, task: str | None = None) -> Tensor:
         """Return what the method adds to the task's loss (TAPS: the price of its own layers)."""

@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from sideagents.core.images import fit_images, unit_images
 from sideagents.errors import BaseError
+from sideagents.run.tensors import digest_tensors
 
 
 class FrozenBase(nn.Module):
@@ -102,10 +103,7 @@ class FrozenBase(nn.Module):
             digest.update(f"settings {settings}\n".encode())
         tensors = {f"encoder.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
         tensors |= {"mean": self._moments[0], "std": self._moments[1]}
-        for name, tensor in sorted(tensors.items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return digest_tensors(digest, tensors)
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images (B, C, H, W), uint8 or float in [0, 1], to float32 codes (B, *out_shape) without gradient.

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from sideagents.data.examples import Judged
 from sideagents.data.targets import Target
+from sideagents.run.tensors import tensor_bytes
 
 Key = tuple[str, int, int]  # building, point, view
 
@@ -119,5 +120,5 @@ class ImageSet:
         digest = hashlib.sha256(repr((self.target.name, self.keys)).encode())
         for tensor in (self.images, self.raw, self.valid):
             if tensor is not None:
-                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+                digest.update(tensor_bytes(tensor))
         return digest.hexdigest()

@@ -7,22 +7,16 @@ import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from sideagents.core.counting import weights_of
+from sideagents.run.tensors import digest_tensors
 
 
 def fingerprint_of(backbone: nn.Module, trained: Collection[str] = ()) -> str:
     """Return the sha256 (hex) of name, dtype, shape and bytes of each tensor of a backbone but of its trained parts."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(backbone.state_dict().items()):
-        if name.partition(".")[0] in trained:
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        if not tensor.is_meta:
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    tensors = {name: t for name, t in backbone.state_dict().items() if name.partition(".")[0] not in trained}
+    return digest_tensors(hashlib.sha256(), tensors)
 
 
 def signed_as(owner: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module]:

@@ -18,7 +18,9 @@ class Stack:
 
     name: `encoder` or `decoder`. path: of the module that runs the tower, below the backbone's base model, "" for that
     itself. layers: of the list of layers, below the tower. count: the configuration's key for their number. embeddings:
-    of what makes the first hidden state, below the tower; a twin needs none.
+    of what makes the first hidden state, below the tower; a twin needs none. takes: the argument that a twin gets the
+    state by. runs_embeddings: whether the tower runs its embeddings on that argument too, whose place in a twin is then
+    taken by what hands the state on.
     """
 
     name: str

@@ -86,20 +86,22 @@ class LadderModel(nn.Module):
         self.reduction, self.mix = reduction, mix
         self._key = uuid.uuid4().hex  # of this ladder's caches
         self.backbone = backbone
-        towers = {stack.name: self._tower(stack) for stack in self._stacks()}
+        modules = dict(self._base().named_modules())
+        self._stacks = [stack for stack in self.family.stacks if stack.path in modules]
+        towers = {stack.name: self._tower(stack) for stack in self._stacks}
         for name in kept:
             if kept[name] is not None and name not in towers:
                 has = ", ".join(towers)
                 raise SideAgentsError(f"keep_{name}: a {type(backbone).__name__} has no {name}, it has {has}")
         twins = {}
-        for stack in self._stacks():
+        for stack in self._stacks:
             tower = towers[stack.name]
             layers = len(cast(nn.ModuleList, tower.get_submodule(stack.layers)))
             chosen = kept.get(stack.name)
             numbers = range(layers) if chosen is None else chosen
             twins[stack.name] = Twin(tower, tower.config, self.family, stack, reduction, numbers, orientation)
         self.twins = nn.ModuleDict(twins)
-        last = twins[self._stacks()[-1].name]
+        last = twins[self._stacks[-1].name]
         self.up = nn.Linear(last.width, last.wide)
         if mix == "residual":
             nn.init.zeros_(self.up.weight)
@@ -158,7 +160,7 @@ class LadderModel(nn.Module):
         """Start the side from the backbone's most important weights, by magnitude or as given."""
         memory: Tensor | None = None
         names = {id(parameter): name for name, parameter in self.backbone.named_parameters()}
-        for stack in self._stacks():
+        for stack in self._stacks:
             tower = self._tower(stack)
             found = magnitude(tower)
             if importance is not None:
@@ -177,9 +179,6 @@ class LadderModel(nn.Module):
 
     def _base(self) -> nn.Module:
         return cast(nn.Module, getattr(self.backbone, "base_model", self.backbone))
-
-    def _stacks(self) -> list[Stack]:
-        return [stack for stack in self.family.stacks if stack.path in dict(self._base().named_modules())]
 
     def _tower(self, stack: Stack) -> Any:
         return self._base().get_submodule(stack.path)
@@ -228,7 +227,7 @@ class LadderModel(nn.Module):
             "fingerprint": fingerprint_of(self.backbone, self._heads()),
             "reduction": self.reduction,
             "mix": self.mix,
-            "orientation": cast(Twin, self.twins[self._stacks()[0].name]).orientation,
+            "orientation": cast(Twin, self.twins[self._stacks[0].name]).orientation,
             "kept": {name: list(cast(Twin, twin).kept) for name, twin in self.twins.items()},
         }
         save_tensors(folder / "side.safetensors", self._own())
@@ -249,12 +248,13 @@ class LadderModel(nn.Module):
         if about.get("fingerprint") != found:
             given = f"backbone {about.get('backbone')!r} with fingerprint {str(about.get('fingerprint'))[:12]!r}"
             raise CheckpointError(f"{folder}: was saved for {given}, this one has {found[:12]!r}")
+        tensors = load_tensors(folder / "side.safetensors")
         try:
             kept = {str(name): [int(number) for number in numbers] for name, numbers in about["kept"].items()}
             made = cls(model, int(about["reduction"]), kept, about["orientation"], about["mix"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{folder / 'ladder.json'}: is damaged ({error})") from None
-        restore_tensors(made._own(), load_tensors(folder / "side.safetensors"), folder / "side.safetensors")
+        restore_tensors(made._own(), tensors, folder / "side.safetensors")
         return made
 
     def _own(self) -> dict[str, Tensor]:
@@ -314,7 +314,7 @@ class LadderModel(nn.Module):
 
     def _listen(self) -> None:
         """Hang hooks into the backbone that do nothing unless this ladder runs in their thread."""
-        for stack in self._stacks():
+        for stack in self._stacks:
             tower = self._tower(stack)
             tower.register_forward_pre_hook(partial(self._before, stack), with_kwargs=True)
             tower.register_forward_hook(partial(self._after, stack), with_kwargs=True)
@@ -322,7 +322,7 @@ class LadderModel(nn.Module):
             layers[0].register_forward_pre_hook(partial(self._enter, stack), with_kwargs=True)
             for number in cast(Twin, self.twins[stack.name]).kept:
                 layers[number].register_forward_hook(partial(self._tap, stack, number))
-        if len(self._stacks()) > 1:
+        if len(self._stacks) > 1:
             self.backbone.register_forward_pre_hook(self._given, with_kwargs=True)
 
     def _given(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -369,7 +369,7 @@ class LadderModel(nn.Module):
             call.pop("past_key_values", None)
         taps = [found.taps[stack.name][number] for number in twin.kept]
         side = twin(found.first[stack.name], taps, call).last_hidden_state
-        if stack is not self._stacks()[-1]:
+        if stack is not self._stacks[-1]:
             found.encoded = side
             output[_SIDE] = side
             return output

@@ -10,6 +10,8 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +123,8 @@ def best_threshold(
         start += silent
         gains.append((no_answer[question.id], answered - silent))
     best, value, total = min((s for s, _ in gains), default=0.0) - 1.0, start, start
-    for level in sorted({s for s, _ in gains}):
-        total += sum(gain for s, gain in gains if s == level)
+    for level, tied in groupby(sorted(gains), key=itemgetter(0)):
+        total += sum(gain for _, gain in tied)
         if total > value + 1e-12:
             best, value = level, total
     return best, value / max(1, len(questions))

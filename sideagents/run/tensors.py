@@ -4,13 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.run.files import read_bytes, write_bytes
+
+
+class Digest(Protocol):
+    """What `hashlib` makes, or anything that takes bytes one after another."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take in bytes."""
+
+    def hexdigest(self) -> str:
+        """Return the digest of all bytes so far, in hex."""
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """Return the bytes of a tensor's numbers in order, whatever its type, device and strides."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def digest_tensors(digest: Digest, tensors: Mapping[str, Tensor]) -> str:
+    """Take name, dtype, shape and bytes of each tensor into a digest, in the order of their names; return it in hex.
+
+    Of a tensor on the meta device there are no bytes.
+    """
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if not tensor.is_meta:
+            digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
