@@ -26,3 +26,8 @@ def nearest(name: str, options: Iterable[str]) -> str:
     """Return `", did you mean 'x'?"` for the closest option, or an empty string."""
     match = difflib.get_close_matches(name, list(options), n=1)
     return f", did you mean {match[0]!r}?" if match else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type when it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

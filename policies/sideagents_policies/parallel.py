@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sideagents.errors import SideAgentsError
+from sideagents.errors import SideAgentsError, first_line
 
 _PARENT = "SIDEAGENTS_PARENT_PID"
 _PATIENCE_S = 10.0  # between the polite and the final signal to a process
@@ -97,7 +97,7 @@ def all_sum(values: Tensor) -> Tensor:
         try:
             dist.all_reduce(values)
         except RuntimeError as error:
-            raise SideAgentsError(f"another training process stopped: {str(error).splitlines()[0]}") from error
+            raise SideAgentsError(f"another training process stopped: {first_line(error)}") from error
     return values
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from sideagents.errors import CheckpointError, SideAgentsError
+from sideagents.errors import CheckpointError, SideAgentsError, first_line
 from sideagents.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sideagents.run.config import dump_config, load_config
 from sideagents.run.files import write_text
@@ -150,7 +150,7 @@ def _gathered(own: dict[str, Any], world: World) -> list[Any]:
     try:
         dist.gather_object(own, states if world.is_main else None)
     except RuntimeError as error:
-        raise SideAgentsError(f"another training process stopped: {str(error).splitlines()[0]}") from error
+        raise SideAgentsError(f"another training process stopped: {first_line(error)}") from error
     return states
 
 

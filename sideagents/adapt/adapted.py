@@ -18,8 +18,7 @@ from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
 from sideagents.core.groups import parameter_groups
 from sideagents.core.memory import activation_bytes, training_peak_bytes
-from sideagents.data.images import first_line
-from sideagents.errors import CheckpointError, SideAgentsError, nearest
+from sideagents.errors import CheckpointError, SideAgentsError, first_line, nearest
 from sideagents.run.files import read_json, write_json
 from sideagents.run.tensors import load_tensors, save_tensors
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sideagents.core.base import FrozenBase
-from sideagents.errors import BaseError
+from sideagents.errors import BaseError, first_line
 from sideagents.registry import Registry
 from sideagents.run.files import missing_message, read_json, write_json
 from sideagents.run.tensors import load_tensors, save_tensors
@@ -126,7 +126,7 @@ def _unpickled(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise BaseError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
+        raise BaseError(f"{path}: cannot be read: {first_line(error)}") from error
     except Exception as error:  # torch raises pickle.UnpicklingError for files that would run code
         raise BaseError(f"{path}: is refused: it holds more than tensors") from error
 

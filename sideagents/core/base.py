@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from sideagents.core.images import fit_images, unit_images
-from sideagents.errors import BaseError
+from sideagents.errors import BaseError, first_line
 from sideagents.run.tensors import digest_tensors
 
 
@@ -174,7 +174,7 @@ class FrozenBase(nn.Module):
         try:
             code = self(torch.full((1, self.channels, *self.input_size), 0.5))
         except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise BaseError(
                 f"base {self.name!r} cannot encode {self.channels}-channel {_size(self.input_size)} images: {reason}"
             ) from error

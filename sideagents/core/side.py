@@ -14,7 +14,7 @@ from sideagents.core.base import FrozenBase
 from sideagents.core.dotted import build, import_network, is_dotted
 from sideagents.core.modes import modes_kept
 from sideagents.core.trainable import TrainableBase, trainable_copy
-from sideagents.errors import SideAgentsError
+from sideagents.errors import SideAgentsError, first_line
 from sideagents.registry import Registry
 
 
@@ -184,7 +184,7 @@ def check_side(
         with modes_kept(side):
             code = side.eval()(torch.full((1, in_channels, *input_size), 0.5, device=_device(side)))
     except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise SideAgentsError(f"side {name!r} must map {wanted}, but fails on them: {reason}") from error
     if not isinstance(code, Tensor) or tuple(code.shape[1:]) != tuple(out_shape):
         given = tuple(code.shape[1:]) if isinstance(code, Tensor) else type(code).__name__

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sideagents.data.images import LabelledImages, first_line
+from sideagents.data.images import LabelledImages
 from sideagents.data.mosaics import CIFAR_MARK, Split, check_split, load_mosaics
-from sideagents.errors import SideAgentsError
+from sideagents.errors import SideAgentsError, first_line
 from sideagents.run.files import missing_message, read_bytes
 
 _SIDE = 32

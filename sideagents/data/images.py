@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sideagents.data.examples import Judged
-from sideagents.errors import SideAgentsError
+from sideagents.errors import SideAgentsError, first_line
 from sideagents.run.files import missing_message
 from sideagents.run.progress import Progress
 
@@ -131,11 +131,6 @@ def read_image(path: Path) -> Image.Image:
         raise SideAgentsError(missing_message(path)) from None
     except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
         raise SideAgentsError(f"{path}: cannot be read as an image ({first_line(error)})") from None
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or its type when it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:

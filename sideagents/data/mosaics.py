@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sideagents.data.images import LabelledImages, first_line, read_image
-from sideagents.errors import SideAgentsError, nearest
+from sideagents.data.images import LabelledImages, read_image
+from sideagents.errors import SideAgentsError, first_line, nearest
 from sideagents.run.files import missing_message, read_bytes, read_json
 
 Split = Literal["train", "test"]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sideagents.data.image_set import ImageSet, Key
 from sideagents.data.targets import INVALID_DEPTH, TARGETS, Target
-from sideagents.errors import ConfigError, SideAgentsError, nearest
+from sideagents.errors import ConfigError, SideAgentsError, first_line, nearest
 from sideagents.run.files import find_data, read_text
 from sideagents.run.progress import Progress
 
@@ -224,7 +224,7 @@ def _read_category(path: Path) -> Array:
     try:
         found = np.load(path, allow_pickle=False).astype(np.float32).reshape(-1, 1, 1)
     except (OSError, ValueError, EOFError) as error:
-        raise SideAgentsError(f"{path}: cannot be read as numbers ({str(error).splitlines()[0]})") from None
+        raise SideAgentsError(f"{path}: cannot be read as numbers ({first_line(error)})") from None
     if found.size < 2 or not np.isfinite(found).all() or abs(float(found.sum()) - 1.0) > 1e-2 or found.min() < 0:
         raise SideAgentsError(f"{path}: must hold the probabilities of two classes or more, which sum to 1")
     return np.asarray(found)
@@ -239,7 +239,7 @@ def _read(path: Path, channels: int) -> Array:
             with Image.open(path) as image:
                 pixels = np.asarray(image)
     except (OSError, ValueError, EOFError, UnidentifiedImageError, SyntaxError) as error:
-        raise SideAgentsError(f"{path}: cannot be read as an image ({str(error).splitlines()[0]})") from None
+        raise SideAgentsError(f"{path}: cannot be read as an image ({first_line(error)})") from None
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or pixels.shape[2] < channels:
