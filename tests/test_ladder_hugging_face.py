@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+if find_spec("transformers") is None:
+    pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
+
 import transformers
 from test_ladder import INPUTS, MODELS, SMALL, bert, ladder, llama, t5, vit
 from torch import nn
