@@ -63,7 +63,8 @@ class Twin(nn.Module):
     ) -> None:
         super().__init__()
         layers = len(cast(nn.ModuleList, tower.get_submodule(stack.layers)))
-        self.kept, self.layers, self.orientation = _checked(kept, layers, stack.name), layers, orientation
+        self.kept = checked_layers(kept, layers, f"keep_{stack.name}")
+        self.layers, self.orientation = layers, orientation
         self.stack = stack
         narrow = family.narrow(config, stack, reduction, self.kept)
         wide, width = int(getattr(config, family.width)), int(getattr(narrow, family.width))
@@ -119,10 +120,11 @@ class _Given(nn.Module):
         return _FEED.get()[0]
 
 
-def _checked(kept: Sequence[int], layers: int, name: str) -> tuple[int, ...]:
+def checked_layers(kept: Sequence[int], layers: int, key: str) -> tuple[int, ...]:
+    """Return the numbers of kept layers; raises `SideAgentsError` unless they ascend and are of such a tower."""
     found = tuple(int(number) for number in kept)
     if not found or list(found) != sorted(set(found)) or found[0] < 0 or found[-1] >= layers:
         raise SideAgentsError(
-            f"keep_{name}: give numbers of layers from 0 to {layers - 1}, ascending, at least one, got {list(kept)}"
+            f"{key}: give numbers of layers from 0 to {layers - 1}, ascending, at least one, got {list(kept)}"
         )
     return found
