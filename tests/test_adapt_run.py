@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from rendered_images import put_images
+from test_decathlon import put
 from test_lifelong_run import CLASSES, TEST, TRAIN, data  # noqa: F401
 
 from sideagents.adapt import ADAPTATIONS, adapt
@@ -17,12 +18,14 @@ from sideagents.adapt import run as run_module
 from sideagents.adapt.config import AdaptConfig
 from sideagents.adapt.run import adapt_run, checked, read_data
 from sideagents.bases import load_base
+from sideagents.data.decathlon import DOMAINS
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
 from sideagents.train import loop
 from sideagents.train.readouts import make_readout
 from sideagents.train.supervised import judge
+from sideagents_policies.checks import read_adapt
 from sideagents_policies.cli.main import main
 
 OPTIONS: dict[str, dict[str, Any]] = {"sidetune": {"side": "fcn4"}}
@@ -106,6 +109,57 @@ def test_a_target_of_rendered_images(domain: str, measure: str, tmp_path: Path) 
     with torch.no_grad():
         found = test.judge(loaded(test.images.float() / 255), torch.arange(len(test)))
     assert found.mean_loss == pytest.approx(result["loss"])
+
+
+def decathlon(root: Path, domain: str, *words: str) -> AdaptConfig:
+    for split in ("train", "val"):
+        put(root / "data", domain, split)
+    small = ["base=resnet26", "base_options={factor: 0.125, input_size: [64, 64]}", "epochs=1", "threads=1"]
+    places = [f"data={root / 'data'}", f"runs={root}", f"domain={domain}", f"name={domain}"]
+    return read_adapt("vision/decathlon", [*places, *small, *words])
+
+
+def test_domains_of_the_decathlon_share_a_base_and_see_images_in_their_own_way(tmp_path: Path) -> None:
+    shared = adapt(load_base("resnet26", factor=0.125, input_size=(64, 64)), "residual_adapters")
+    for domain, decay, size in (("aircraft", 2e-3, 64), ("gtsrb", 1e-4, 72)):
+        config = decathlon(tmp_path, domain)
+        assert (config.weight_decay, config.augment) == (decay, "flip_crop" if size == 64 else "none")
+        train, test = read_data(config)
+        assert (train.images.shape[-1], test.images.shape[-1]) == (72, size)
+        run, result = adapt_run(config)
+        shared.load_task(run / "task", domain)
+        assert shared.task(domain).base.input_size == (size, size)
+        assert shared.task(domain).base.mean == pytest.approx(DOMAINS[domain].mean)
+        found = judge(lambda images, _, domain=domain: shared.eval()(images, domain), test, config.bf16)
+        assert found.accuracy == result["accuracy"]
+        with torch.no_grad():
+            images = test.images.float() / 255
+            assert torch.allclose(shared.export(domain)(images), shared(images, domain), atol=1e-5)
+    assert shared.base.input_size == (64, 64)
+
+
+def test_held_out_images_of_the_decathlon_are_cut_to_their_centre(tmp_path: Path) -> None:
+    config = decathlon(tmp_path, "dtd").model_copy(update={"held_out": 1})
+    with pytest.raises(SideAgentsError, match="class 'plane 1' has 1 images, too few to take 1 and leave 1"):
+        read_data(config)
+    table = [{"image_id": 10200000 + i, "category_id": 10000001} for i in (1, 2, 3)]
+    put(tmp_path / "data", "dtd", categories=[{"id": 10000001, "name": "a"}], annotations=table)
+    train, test = read_data(config)
+    assert (train.images.shape, test.images.shape) == ((2, 3, 72, 72), (1, 3, 64, 64))
+
+
+def test_values_for_a_domain_give_way_to_the_command(tmp_path: Path) -> None:
+    assert decathlon(tmp_path, "dtd", "weight_decay=0.5").weight_decay == 0.5
+    assert decathlon(tmp_path, "dtd", "by_domain.dtd.weight_decay=0.5").weight_decay == 0.5
+    own = decathlon(tmp_path, "dtd", "options.dropout=0.1", "by_domain.dtd.options={dropout: 0.5, kind: series}")
+    assert (own.options, own.by_domain) == ({"dropout": 0.1, "kind": "series"}, {})
+    for words, message in {
+        "by_domain.dtdd.weight_decay=1.0": "reader decathlon has no domain 'dtdd', did you mean 'dtd'",
+        "by_domain.dtd.weight_decai=1.0": "'weight_decai' is no key that can differ by domain, did you mean 'weight_de",
+        "by_domain.dtd.weight_decay=-1": "by_domain.dtd.weight_decay: Input should be greater than or equal to 0, got",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            decathlon(tmp_path, "dtd", words)
 
 
 @pytest.mark.parametrize(("augment", "parts"), [("none", [TRAIN, TEST]), ("flip", [TEST])])
@@ -192,6 +246,8 @@ def test_a_run_in_bfloat16_computes_its_base_in_it(data: Path, tmp_path: Path) -
         ({"reader": "taskonomy", "domain": "depth", "base": "curvature", "size": 32}, "give maps of 64x64, not 32x32"),
         ({"reader": "taskonomy", "domain": "depth", "augment": "flip_crop"}, "maps are not cropped with their images"),
         ({"reader": "taskonomy", "domain": "dept"}, "domain: unknown task 'dept', did you mean 'depth'"),
+        ({"seen_as": "domain"}, "seen_as: domain is for the reader decathlon"),
+        ({"reader": "decathlon", "domain": "aircaft"}, "unknown domain 'aircaft', did you mean 'aircraft'"),
         ({"save_base": True}, "method 'features' is not"),
         ({"save_base": True, "method": "finetune", "base": "pixels"}, "is of no architecture"),
         ({"base": "curvatur"}, "unknown base 'curvatur', did you mean 'curvature'"),

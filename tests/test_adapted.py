@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 import torch
-from test_adapt_invariants import adapted, network
+from test_adapt_invariants import OPTIONS, adapted, network
 from torch import nn
 
 import sideagents
 from sideagents.adapt import ADAPTATIONS, Adaptation, adapt
+from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
 from sideagents.core.trainable import shared_view
 from sideagents.errors import CheckpointError, SideAgentsError
@@ -71,6 +73,51 @@ def test_readouts_of_ones_own_and_none():
     assert made(IMAGES, "own").shape == (2, 8)
 
 
+@pytest.mark.parametrize("method", ["sidetune", "features", "finetune", "taps", "residual_adapters"])
+def test_a_task_reads_images_in_its_own_way(method, tmp_path):
+    base = load_base("resnet26", factor=0.125, input_size=(16, 16))
+    made = adapt(base, method, **OPTIONS.get(method, {}))
+    made.add_task("plain", classes=2)
+    made.add_task("own", classes=2, images={"mean": (0.1, 0.2, 0.3), "std": [0.2] * 3, "input_size": (24, 24)})
+    made.task("own").load_state_dict(made.task("plain").state_dict())
+    made.eval()
+    images = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    mean = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
+    with torch.no_grad():
+        expected = base.encoder((images - mean) / 0.2)
+        code = made.task("own").net(images)
+        if method != "sidetune":  # the others start as the base
+            assert torch.allclose(code, expected, atol=1e-5)
+        assert not torch.allclose(made.task("plain").net(images), code)
+        made.save_task("own", tmp_path)
+        other = adapt(load_base("resnet26", factor=0.125, input_size=(16, 16)), method)
+        other.load_task(tmp_path)
+        assert torch.equal(other.eval()(images), made(images, "own"))
+        assert torch.equal(copy.deepcopy(made)(images, "own"), made(images, "own"))
+        if method != "sidetune":
+            assert torch.allclose(made.export("own")(images), made(images, "own"), atol=1e-5)
+    assert made.costs("own", 1)["active"] == made.costs("plain", 1)["active"]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ({"means": (0.5,) * 3}, r"images has no key 'means', did you mean 'mean'\? \(known: mean, std, input_size\)"),
+        ({"mean": 0.5}, "images: mean is a list of numbers, got 0.5"),
+        ({"input_size": (32,)}, r"images: input_size is \(height, width\), got \(32,\)"),
+        ({"input_size": (32.0, 32.0)}, "images: input_size is a list of numbers"),
+        ({"std": (0.0,) * 3}, "std above 0"),
+        ({"mean": (0.5,), "std": (0.5,)}, "1-channel"),
+    ],
+)
+def test_images_that_cannot_be_read_are_one_line(images, message):
+    made = adapt("resnet26", "features")
+    with pytest.raises(SideAgentsError, match=message):
+        made.add_task("a", images=images)
+    with pytest.raises(SideAgentsError, match="takes its inputs as they are given: normalise and resize them first"):
+        adapted("features").add_task("a", images={"std": (0.5,) * 3})
+
+
 def test_files_that_do_not_belong_are_refused_and_nothing_is_added(tmp_path):
     made = adapted("taps")
     made.save_task("dogs", tmp_path / "dogs")
@@ -123,7 +170,8 @@ def test_a_file_that_names_code_is_loaded_only_when_it_is_trusted(tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    "change", [{"classes": "3"}, {"options": [1]}, {"options": {"tau": "a"}}, {"options": {"taw": 0.1}}]
+    "change",
+    [{"classes": "3"}, {"options": [1]}, {"options": {"tau": "a"}}, {"images": [1]}, {"options": {"taw": 0.1}}],
 )
 def test_damaged_files_are_one_line_and_add_nothing(tmp_path, change):
     made = adapted("taps")

@@ -71,14 +71,22 @@ def test_images_are_mirrored_and_shifted_with_borders_of_0():
     assert mirrored is not None
     assert torch.equal(mirrored, flipped[:, 0, 0, 0] == 4)
     assert {tuple(image[0, 0].tolist()) for image in flipped} == {(1, 2, 3, 4), (4, 3, 2, 1)}
-    moved, _ = augmented(images, "flip_crop", generator, pad=1)
+    moved, _ = augmented(images, "flip_crop", generator)
     assert moved.shape == images.shape
-    padded = torch.nn.functional.pad(images[0], (1, 1, 1, 1))
-    windows = [padded[:, i : i + 4, j : j + 4] for i in range(3) for j in range(3)]
+    padded = torch.nn.functional.pad(images[0], (4, 4, 4, 4))
+    windows = [padded[:, i : i + 4, j : j + 4] for i in range(9) for j in range(9)]
     windows += [window.flip(2) for window in windows]
     # a mirrored image is padded after it was mirrored: the same windows
     assert all(any(torch.equal(image, window) for window in windows) for image in moved)
     assert len({tuple(image.flatten().tolist()) for image in moved}) > 9
+
+
+def test_crops_of_larger_images_need_no_border():
+    images = torch.arange(1.0, 17.0).view(1, 1, 4, 4).expand(64, 3, 4, 4)
+    moved, _ = augmented(images, "flip_crop", torch.Generator().manual_seed(0), crop=3)
+    windows = [part[:, i : i + 3, j : j + 3] for part in (images[0], images[0].flip(2)) for i in (0, 1) for j in (0, 1)]
+    found = {tuple(image[0].flatten().tolist()) for image in moved}
+    assert found == {tuple(window[0].flatten().tolist()) for window in windows}
 
 
 def test_fixed_views_are_copies_one_after_another():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,12 +27,35 @@ _READOUT = "readout."
 
 
 class Task(nn.Module):
-    """A task's network and readout."""
+    """A task's network and readout, over the base as the task's images reach it."""
 
-    def __init__(self, net: nn.Module, readout: nn.Module, classes: int | None, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        base: FrozenBase,
+        net: nn.Module,
+        readout: nn.Module,
+        classes: int | None,
+        options: dict[str, Any],
+        images: dict[str, Any],
+    ) -> None:
         super().__init__()
+        self._base = (base,)  # in a tuple: no part of the task
         self.net, self.readout = net, readout
-        self.classes, self.options = classes, options
+        self.classes, self.options, self.images = classes, options, images
+
+    @property
+    def base(self) -> FrozenBase:
+        """The shared base, with the task's own normalisation and size of images where it has them."""
+        return self._base[0]
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        self.base._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+
+    @property
+    def runs_base(self) -> bool:
+        """Whether the frozen base itself is in the network, not a view or a copy of it."""
+        return any(module is self.base for module in self.net.modules())
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the readout of the network's code."""
@@ -62,12 +85,22 @@ class Adapted(nn.Module):
         """The names of the tasks, oldest first."""
         return tuple(name.removeprefix("task_") for name in self._tasks)
 
-    def add_task(self, name: str, classes: int | None = None, readout: nn.Module | None = None, **options: Any) -> Task:
+    def add_task(
+        self,
+        name: str,
+        classes: int | None = None,
+        readout: nn.Module | None = None,
+        *,
+        images: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Task:
         """Add a task with fresh weights and return it.
 
         classes: outputs of a linear readout (on the mean over the grid, where codes are maps); readout: a network of
-        your own from codes (B, *base.out_shape); neither: the code itself. options: of the method, over those of
-        `adapt`. Raises `SideAgentsError` for a name that is taken or no word, and for unknown options.
+        your own from codes (B, *base.out_shape); neither: the code itself. images: how the task's images are read,
+        where not as the base's: `mean`, `std` (of each channel, in [0, 1]), `input_size` (height, width); those of a
+        named base alone. options: of the method, over those of `adapt`. Raises `SideAgentsError` for a name that is
+        taken or no word, and for unknown options.
         """
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise SideAgentsError(f"a task's name is letters, digits, - and _, got {name!r}")
@@ -77,11 +110,12 @@ class Adapted(nn.Module):
             raise SideAgentsError(f"task {name!r}: give classes (at least 1) or a readout, got classes={classes}")
         options = self.options | options
         self.adaptation.check_options(self.method, options)
-        net = self.adaptation.build(self.base, **options)
-        own = linear_readout(self.base.out_shape, classes) if readout is None else readout
-        task = Task(net, own, classes, options)
-        device = next((p.device for p in self.base.parameters()), torch.device("cpu"))
-        self._tasks[f"task_{name}"] = task.to(device).train(self.training)
+        reading = _reading(name, images or {})
+        base = self.base.seeing(**reading) if reading else self.base
+        net = self.adaptation.build(base, **options)
+        own = linear_readout(base.out_shape, classes) if readout is None else readout
+        task = Task(base, net, own, classes, options, reading)
+        self._tasks[f"task_{name}"] = task.to(base.device).train(self.training)
         return task
 
     def remove_task(self, name: str) -> None:
@@ -166,14 +200,14 @@ class Adapted(nn.Module):
             "multiple": 1.0 + stored / max(frozen, 1),
         }
         if batch is not None:
-            images = torch.full((batch, self.base.channels, *self.base.input_size), 0.5)
+            images = torch.full((batch, self.base.channels, *found.base.input_size), 0.5)
             device = next(found.parameters(), torch.zeros(0)).device
             row["activation_bytes"] = activation_bytes(found, images.to(device))
             row["peak_bytes"] = training_peak_bytes(found, images.to(device))
         return row
 
     def _active(self, task: Task) -> int:
-        hidden = weights_of(self.base) if any(module is self.base for module in task.net.modules()) else 0
+        hidden = weights_of(self.base) if task.runs_base else 0
         return weights_of(task.net) + hidden - sum(map(weights_of, self.adaptation.vanishing(task.net)))
 
     def summary(self, batch: int = 32) -> dict[str, dict[str, Any]]:
@@ -212,6 +246,7 @@ class Adapted(nn.Module):
         save_tensors(folder / "task.safetensors", tensors)
         about = {"format": FORMAT, "task": name, "method": self.method, "options": plain, "classes": task.classes}
         about |= {"base": self.base.name, "fingerprint": self.base.fingerprint, "base_dtype": self._dtype_of(task)}
+        about |= {"images": task.images}
         write_json(folder / "task.json", about)
         return folder
 
@@ -232,16 +267,16 @@ class Adapted(nn.Module):
         if about.get("fingerprint") != self.base.fingerprint:
             given = f"base {about.get('base')!r} with fingerprint {str(about.get('fingerprint'))[:12]!r}"
             raise CheckpointError(f"{folder}: was saved for {given}, this one has {self.base.fingerprint[:12]!r}")
-        options, classes = about.get("options"), about.get("classes")
-        if not isinstance(options, dict) or not (classes is None or type(classes) is int):
-            raise CheckpointError(f"{folder / 'task.json'}: is damaged: options and classes are of other types")
+        options, classes, images = about.get("options"), about.get("classes"), about.get("images", {})
+        if not (isinstance(options, dict) and isinstance(images, dict) and type(classes) in (int, type(None))):
+            raise CheckpointError(f"{folder / 'task.json'}: is damaged: options, images and classes are of other types")
         foreign = self.adaptation.foreign_code(options)
         if foreign and not trusted:
             named = f"{foreign}={options[foreign]!r}"
             raise CheckpointError(f"{folder}: names code to import, {named}: if you trust it, give trusted=True")
         tensors = load_tensors(folder / "task.safetensors")
         name = str(about.get("task")) if name is None else name
-        task = self.add_task(name, classes, readout, **options)
+        task = self.add_task(name, classes, readout, images=images, **options)
         own = {key: tensor for key, tensor in tensors.items() if not key.startswith(_READOUT)}
         rest = {key.removeprefix(_READOUT): t for key, t in tensors.items() if key.startswith(_READOUT)}
         where = str(folder / "task.safetensors")
@@ -256,8 +291,8 @@ class Adapted(nn.Module):
 
     def _dtype_of(self, task: Task) -> str | None:
         """Return the type that a task's frozen base computes in, where it is another one than its weights'."""
-        reads_base = any(module is self.base for module in task.net.modules())
-        return str(self.base.dtype).removeprefix("torch.") if reads_base and self.base.dtype is not None else None
+        dtype = self.base.dtype if task.runs_base else None
+        return None if dtype is None else str(dtype).removeprefix("torch.")
 
     def _require_dtype(self, saved: str | None, task: Task, folder: Path) -> None:
         if (own := self._dtype_of(task)) != saved:
@@ -269,10 +304,10 @@ class Adapted(nn.Module):
     def export(self, name: str | None = None) -> nn.Module:
         """Return a plain network of a task, a copy without this package's layers; raises where the maths forbids it.
 
-        Of a base with a normalisation of its own (a named one) it takes float images in [0, 1] at the base's size.
+        Of a base with a normalisation of its own (a named one) it takes float images in [0, 1] at the task's size.
         """
         task = self.task(name)
-        return nn.Sequential(self.adaptation.export(task.net, self.base), copy.deepcopy(task.readout)).eval()
+        return nn.Sequential(self.adaptation.export(task.net, task.base), copy.deepcopy(task.readout)).eval()
 
 
 def adapt(
@@ -303,6 +338,23 @@ def linear_readout(out_shape: tuple[int, ...], classes: int | None) -> nn.Module
         return nn.Identity()
     linear = nn.Linear(out_shape[0], classes)
     return linear if len(out_shape) == 1 else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+
+
+def _reading(name: str, images: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a task's images are read; raises `SideAgentsError` for unknown keys and what are no numbers."""
+    kinds = {"mean": (int, float), "std": (int, float), "input_size": (int,)}
+    found = {}
+    for key, values in images.items():
+        if key not in kinds:
+            raise SideAgentsError(
+                f"task {name!r}: images has no key {key!r}{nearest(key, kinds)} (known: {', '.join(kinds)})"
+            )
+        if not isinstance(values, list | tuple) or not values or any(type(v) not in kinds[key] for v in values):
+            raise SideAgentsError(f"task {name!r}: images: {key} is a list of numbers, got {values!r}")
+        found[key] = tuple(values)
+    if "input_size" in found and (len(found["input_size"]) != 2 or min(found["input_size"]) < 1):
+        raise SideAgentsError(f"task {name!r}: images: input_size is (height, width), got {found['input_size']}")
+    return found
 
 
 def _is_plain(value: Any) -> bool:

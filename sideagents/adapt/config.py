@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError
 
+from sideagents.data.decathlon import DOMAINS
+from sideagents.data.targets import TARGETS
+from sideagents.errors import ConfigError, nearest
 from sideagents.run.config import NEUTRAL
 from sideagents.train.rendered import RenderedConfig
+
+ConfigT = TypeVar("ConfigT", bound="AdaptConfig")
 
 
 class AdaptConfig(RenderedConfig):
@@ -26,6 +31,16 @@ class AdaptConfig(RenderedConfig):
         "cifar", description="the layout of the folder"
     )
     domain: str | None = Field(None, description="decathlon: which of its domains; taskonomy: which of its targets")
+    by_domain: dict[str, dict[str, Any]] = Field(
+        {},
+        description="values of other keys for single domains, by their names, where a key is not given itself",
+        json_schema_extra=NEUTRAL,
+    )
+    seen_as: Literal["base", "domain"] = Field(
+        "base",
+        description="decathlon: images are normalised and sized as the base was trained, or as their domain's own",
+        json_schema_extra=NEUTRAL,
+    )
     size: int = Field(32, ge=8, description="folder and taskonomy: images are resized to size x size pixels")
     first_class: int = Field(0, ge=0, description="the first of the classes that are taken")
     classes: int = Field(0, ge=0, description="how many classes are taken; 0 takes all from the first on")
@@ -46,3 +61,35 @@ class AdaptConfig(RenderedConfig):
     epochs: int = Field(10, ge=1, description="passes over the training images")
     penalty_warmup: int = Field(0, ge=0, description="epochs at the start without the method's penalty")
     save_base: bool = Field(False, description="keep the trained network as a base, for methods that train all of it")
+
+
+_OF_ALL = ("kind", "reader", "domain", "by_domain")  # keys that cannot differ by domain
+
+
+def for_domain(config: ConfigT) -> ConfigT:
+    """Return the configuration with what `by_domain` says of its domain in place, and `by_domain` empty.
+
+    A key that is given itself is kept; mappings are merged. Raises `ConfigError` for unknown domains, keys and values.
+    """
+    if not config.by_domain:
+        return config
+    known = tuple(DOMAINS if config.reader == "decathlon" else TARGETS if config.reader == "taskonomy" else ())
+    for domain, values in config.by_domain.items():
+        if domain not in known:
+            raise ConfigError(f"by_domain: reader {config.reader} has no domain {domain!r}{nearest(domain, known)}")
+        for key in values:
+            if key not in type(config).model_fields or key in _OF_ALL:
+                close = nearest(key, type(config).model_fields)
+                raise ConfigError(f"by_domain.{domain}: {key!r} is no key that can differ by domain{close}")
+    own, given = config.by_domain.get(str(config.domain), {}), config.model_dump()
+    for key, value in own.items():
+        if isinstance(value, dict) and isinstance(given[key], dict):
+            given[key] = value | given[key]
+        elif key not in config.model_fields_set:
+            given[key] = value
+    try:
+        return type(config).model_validate(given | {"by_domain": {}})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, ("by_domain", config.domain, *fault["loc"])))
+        raise ConfigError(f"{where}: {fault['msg']}, got {fault['input']!r}") from None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from sideagents.adapt.config import AdaptConfig
+from sideagents.adapt.config import AdaptConfig, for_domain
 from sideagents.adapt.plots import plot_relevance
 from sideagents.adapt.run import adapt_run, checked, score_of
 from sideagents.errors import ConfigError
@@ -33,7 +33,7 @@ def each_base(config: RelevanceConfig) -> dict[str, AdaptConfig]:
         raise ConfigError(f"bases: give two or more to rank, got {list(config.bases)}")
     if config.method != "sidetune" or config.options.get("alpha", "learned") != "learned":
         raise ConfigError("relevance is read off a learned alpha: method must be sidetune, options.alpha learned")
-    plain = config.model_dump(exclude={"bases", "kind"})
+    plain = for_domain(config).model_dump(exclude={"bases", "kind"})
     found = {}
     for base in dict.fromkeys(config.bases):
         word = "".join(letter if letter.isalnum() else "-" for letter in base)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sideagents.adapt.adapted import Adapted, adapt
-from sideagents.adapt.config import AdaptConfig
+from sideagents.adapt.config import AdaptConfig, for_domain
 from sideagents.adapt.method import ADAPTATIONS
 from sideagents.adapt.plots import plot_epochs, plot_own_layers
 from sideagents.bases import load_base
@@ -22,7 +22,7 @@ from sideagents.core.sidetuned import SideTuned
 from sideagents.core.trainable import TrainableBase
 from sideagents.data.cifar import load_cifar
 from sideagents.data.codes import cached_codes
-from sideagents.data.decathlon import load_decathlon
+from sideagents.data.decathlon import DOMAINS, image_size, load_decathlon
 from sideagents.data.examples import Examples
 from sideagents.data.folders import load_folder
 from sideagents.data.images import LabelledImages
@@ -43,7 +43,11 @@ _SUMMARISED = 32  # images of the training step whose memory is reported
 
 
 def checked(config: AdaptConfig) -> AdaptConfig:
-    """Return the configuration with its data looked up; raises `ConfigError` for unknown names and parts."""
+    """Return the configuration with its data looked up and its domain's own values in place.
+
+    Raises `ConfigError` for unknown names and parts.
+    """
+    config = for_domain(config)
     found = {"data": find_data(config.data), "base": find_file(config.base), "runs": os.path.expanduser(config.runs)}
     if config.cache is not None:
         found["cache"] = os.path.expanduser(config.cache)
@@ -57,6 +61,10 @@ def checked(config: AdaptConfig) -> AdaptConfig:
             raise ConfigError("domain is needed by the readers decathlon and taskonomy, and by no other")
         if config.reader == "taskonomy" and config.domain not in TARGETS:
             raise ConfigError(f"domain: unknown task {config.domain!r}{nearest(str(config.domain), TARGETS)}")
+        if config.reader == "decathlon":
+            image_size(str(config.domain))  # or it is unknown
+        elif config.seen_as != "base":
+            raise ConfigError("seen_as: domain is for the reader decathlon, whose domains have means and sizes")
         rendered = config.reader == "taskonomy"
         maps = rendered and TARGETS[str(config.domain)].kind != "category"
         require_fitting(config, rendered, ("first_class", "classes", "per_class", "held_out"), maps)
@@ -66,7 +74,7 @@ def checked(config: AdaptConfig) -> AdaptConfig:
             if config.save_base:
                 architecture_of(base_of(config).encoder)
             adapted = adapt(base_of(config), config.method, **config.options)
-            adapted.add_task(TASK, **_readout(config, adapted.base, None))
+            adapted.add_task(TASK, images=_images(config), **_readout(config, adapted.base, None))
     except ConfigError:
         raise
     except SideAgentsError as error:
@@ -90,6 +98,14 @@ def _readout(config: AdaptConfig, base: FrozenBase, train: Examples | None) -> d
     return {"readout": make_readout(base.out_shape, outputs)}
 
 
+def _images(config: AdaptConfig) -> dict[str, Any]:
+    """Return how the task's images are read where not as the base's."""
+    if config.seen_as == "base":
+        return {}
+    domain = DOMAINS[str(config.domain)]
+    return {"mean": domain.mean, "std": domain.std, "input_size": (domain.size, domain.size)}
+
+
 def read_data(config: AdaptConfig) -> tuple[Examples, Examples]:
     """Return the examples to train on and those to judge by; with `held_out` the test set is never opened."""
     if config.reader == "taskonomy":
@@ -105,6 +121,7 @@ def read_data(config: AdaptConfig) -> tuple[Examples, Examples]:
         test = None if test is None else test.of_classes(config.first_class, count)
     if test is None:
         train, test = train.split_per_class(config.held_out, seed=0)
+        test = test.centre(image_size(str(config.domain))) if config.reader == "decathlon" else test
     return (train.first_per_class(config.per_class) if config.per_class else train), test
 
 
@@ -116,7 +133,9 @@ def _read(config: AdaptConfig, split: str) -> LabelledImages:
         return load_mosaics(root, cast(Any, split))
     if config.reader == "decathlon":
         # the test annotations of the challenge were never published with it: its validation images judge
-        return load_decathlon(root, str(config.domain), "train" if split == "train" else "val")
+        domain, learned = str(config.domain), split == "train"
+        cropped = learned and config.augment == "flip_crop" and image_size(domain) == 64
+        return load_decathlon(root, domain, "train" if learned else "val", 72 if cropped else None)
     return load_folder(root / split, config.size, "square")
 
 
@@ -147,7 +166,7 @@ def adapt_run(config: AdaptConfig, resume: bool = False, base: FrozenBase | None
         config = config.model_copy(update={"base": base.name, "base_weights": None})
     seed_everything(config.seed)
     adapted = adapt(base, config.method, **config.options)
-    adapted.add_task(TASK, **_readout(config, base, train))
+    adapted.add_task(TASK, images=_images(config), **_readout(config, base, train))
     run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
     if resume:
         run.require_config(config)
@@ -176,6 +195,9 @@ def _train(
             return lambda images, index: cast(Tensor, adapted(images))
         return lambda images, index: cast(Tensor, task.readout(task.net(images, codes[index])))
 
+    shown, judged_at = train.images.shape[-1], test.images.shape[-1]
+    crop = judged_at if shown > judged_at else None
+
     learned = answer(_codes(config, adapted, train) if config.augment == "none" else None)
     judged = answer(_codes(config, adapted, test))
 
@@ -185,7 +207,7 @@ def _train(
 
     rows = fit(
         task,
-        lambda index, generator: example_loss(learned, train, config.augment, index, generator),
+        lambda index, generator: example_loss(learned, train, config.augment, index, generator, crop),
         len(train),
         config,
         epochs=config.epochs,
@@ -221,7 +243,7 @@ def _codes(config: AdaptConfig, adapted: Adapted, data: Examples) -> Tensor | No
     net = adapted.task(TASK).net
     if not (isinstance(net, SideTuned) and net.reads_codes):
         return None
-    return cached_codes(adapted.base, data.images, None if config.cache is None else Path(config.cache))
+    return cached_codes(adapted.task(TASK).base, data.images, None if config.cache is None else Path(config.cache))
 
 
 def score_of(result: Mapping[str, Any]) -> str:
@@ -232,7 +254,7 @@ def score_of(result: Mapping[str, Any]) -> str:
 
 
 def _save_base(config: AdaptConfig, adapted: Adapted, run: RunFolder) -> None:
-    net, old = cast(TrainableBase, adapted.task(TASK).net), adapted.base
+    net, old = cast(TrainableBase, adapted.task(TASK).net), adapted.task(TASK).base
     base = old.with_encoder(net.encoder, config.name)
     card = {"config": config.model_dump(mode="json", exclude={"data", "base_weights", "runs"})}
     save_base(run.path / "base.safetensors", base, *architecture_of(net.encoder), card)

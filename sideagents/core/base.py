@@ -64,7 +64,8 @@ class FrozenBase(nn.Module):
         encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         # A tuple, because nn.Module registers modules and parameters that are set directly.
         self._hidden = (encoder, _compute_copy(encoder, dtype))
-        self._moments = (_per_channel(mean), _per_channel(std))
+        device = next((tensor.device for tensor in encoder.parameters()), torch.device("cpu"))
+        self._moments = (_per_channel(mean).to(device), _per_channel(std).to(device))
         self.training = False
         self.out_shape = self._probe()
 
@@ -77,6 +78,11 @@ class FrozenBase(nn.Module):
     def channels(self) -> int:
         """Channels of the images."""
         return self._moments[0].shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes, and where images must be."""
+        return self._moments[0].device
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -134,13 +140,36 @@ class FrozenBase(nn.Module):
         mean = None if self.raw else self.mean
         return FrozenBase(encoder, name, self.input_size, mean, self.std, resize=self.resize, dtype=self.dtype)
 
+    def seeing(
+        self,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        input_size: tuple[int, int] | None = None,
+    ) -> FrozenBase:
+        """Return a base with this one's encoder, shared, that normalises and resizes images in its own way.
+
+        What is None stays as it is. Raises `BaseError` for a base that takes its inputs as they are given, and where
+        the code would have another shape.
+        """
+        if self.raw:
+            raise BaseError(f"base {self.name!r} takes its inputs as they are given: normalise and resize them first")
+        found = FrozenBase(
+            self.encoder, self.name, input_size or self.input_size, mean or self.mean, std or self.std,
+            resize=self.resize, dtype=self.dtype,
+        )  # fmt: skip
+        found._hidden = self._hidden
+        if (found.channels, found.out_shape) != (self.channels, self.out_shape):
+            given = f"{found.channels}-channel {_size(found.input_size)} images"
+            raise BaseError(f"base {self.name!r}: its code of {given} is {found.out_shape}, not {self.out_shape}")
+        return found
+
     def prepare(self, images: Tensor, reader: str) -> Tensor:
         """Return images as `reader`, a network beside this base, takes them: in [0, 1], or as given to a raw base."""
         return images if self.raw else unit_images(images, self.channels, reader)
 
     def encode_hwc(self, images: Tensor | npt.NDArray[np.uint8]) -> Tensor:
         """Encode uint8 images (B, H, W, C), numpy or torch, as environments give them; see `forward`."""
-        images = torch.as_tensor(images, device=self._moments[0].device)
+        images = torch.as_tensor(images, device=self.device)
         if images.dim() != 4 or images.dtype != torch.uint8:
             raise BaseError(
                 f"base {self.name!r}: encode_hwc takes uint8 (B, H, W, {self.channels}), "
@@ -172,7 +201,7 @@ class FrozenBase(nn.Module):
 
     def _probe(self) -> tuple[int, ...]:
         try:
-            code = self(torch.full((1, self.channels, *self.input_size), 0.5))
+            code = self(torch.full((1, self.channels, *self.input_size), 0.5, device=self.device))
         except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
             reason = first_line(error)
             raise BaseError(
@@ -208,7 +237,7 @@ class FrozenBase(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         # Devices are followed, dtypes are not: `policy.half()` must not change what the base computes.
-        device = fn(torch.empty(0, device=self._moments[0].device)).device
+        device = fn(torch.empty(0, device=self.device)).device
         for module in self._hidden:
             module.to(device)
         self._moments = (self._moments[0].to(device), self._moments[1].to(device))

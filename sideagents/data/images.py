@@ -76,6 +76,12 @@ class LabelledImages:
         """Return the images at `index`, int64 (M,) or a mask bool (N,), with all classes kept."""
         return LabelledImages(self.images[index], self.labels[index], self.classes)
 
+    def centre(self, size: int) -> LabelledImages:
+        """Return the size x size pixels in the centre of each image."""
+        first, left = ((extent - size) // 2 for extent in self.images.shape[-2:])
+        images = self.images[:, :, first : first + size, left : left + size].contiguous()
+        return LabelledImages(images, self.labels, self.classes)
+
     def of_classes(self, first: int, count: int) -> LabelledImages:
         """Return the images of the classes first .. first + count - 1 alone, their labels counted from 0.
 

@@ -17,6 +17,7 @@ from sideagents.train.step import StepConfig
 
 Answer = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, H, W) in [0, 1], their numbers (B,) -> (B, *outputs)
 _JUDGED_AT_ONCE = 250
+_PAD = 4  # pixels around images that are cropped
 
 
 class SupervisedConfig(StepConfig):
@@ -27,18 +28,27 @@ class SupervisedConfig(StepConfig):
     batch_size: int = Field(128, ge=1, description="images in each step")
     optimizer: Literal["adam", "adamw", "sgd", "radam"] = Field("adam", description="`sgd` has momentum 0.9")
     augment: Literal["none", "flip", "flip_crop"] = Field(
-        "none", description="crops are of images padded by 4; maps are mirrored with their images and not cropped"
+        "none",
+        description="crops are of images padded by 4, of the Decathlon's 64 of 72 pixels; maps are mirrored with their "
+        "images and not cropped",
     )
 
 
-def example_loss(answer: Answer, data: Examples, augment: str, index: Tensor, generator: torch.Generator) -> Tensor:
+def example_loss(
+    answer: Answer,
+    data: Examples,
+    augment: str,
+    index: Tensor,
+    generator: torch.Generator,
+    crop: int | None = None,
+) -> Tensor:
     """Return the mean loss of the examples `index`; what augmentation draws is drawn from the generator.
 
-    Raises `SideAgentsError` when maps would have to be cropped.
+    crop: see `augmented`. Raises `SideAgentsError` when maps would have to be cropped.
     """
     if augment == "flip_crop" and len(data.outputs) > 1:
         raise SideAgentsError("augment: maps are not cropped with their images; give flip or none")
-    images, mirrored = augmented(data.images[index], augment, generator)
+    images, mirrored = augmented(data.images[index], augment, generator, crop)
     return data.loss(answer(images.float() / 255, index).float(), index, mirrored)
 
 
@@ -67,10 +77,13 @@ def fixed_views(data: LabelledImages, how: str, views: int, generator: torch.Gen
     return LabelledImages(torch.cat(copies), data.labels.repeat(views), data.classes)
 
 
-def augmented(images: Tensor, how: str, generator: torch.Generator, pad: int = 4) -> tuple[Tensor, Tensor | None]:
+def augmented(
+    images: Tensor, how: str, generator: torch.Generator, crop: int | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Return images (B, 3, H, W) of any type mirrored by chance, and where (B,) they are, None where none can be.
 
-    `flip_crop` then shifts them by up to `pad` pixels; borders are 0.
+    `flip_crop` then cuts crop x crop pixels out of square images, or, without `crop`, shifts them by up to 4 pixels;
+    borders are 0.
     """
     if how == "none":
         return images, None
@@ -78,9 +91,9 @@ def augmented(images: Tensor, how: str, generator: torch.Generator, pad: int = 4
     images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
     if how == "flip":
         return images, mirrored
-    height, width = images.shape[-2:]
-    padded = functional.pad(images, (pad,) * 4)
-    down, right = torch.randint(0, 2 * pad + 1, (2, len(images)), generator=generator)
+    height, width = images.shape[-2:] if crop is None else (crop, crop)
+    padded = functional.pad(images, (_PAD,) * 4) if crop is None else images
+    down, right = torch.randint(0, padded.shape[-1] - width + 1, (2, len(images)), generator=generator)
     rows = down[:, None] + torch.arange(height)
     columns = right[:, None] + torch.arange(width)
     picked = padded.permute(0, 2, 3, 1)[torch.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None]]
