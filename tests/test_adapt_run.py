@@ -262,6 +262,15 @@ def test_another_configuration_does_not_resume(data: Path, tmp_path: Path) -> No
     adapt_run(configured(data, tmp_path))
     with pytest.raises(ConfigError, match="epochs was 3, now 4"):
         adapt_run(configured(data, tmp_path, epochs=4), resume=True)
+    assert adapt_run(configured(data, tmp_path, device="cpu"), resume=True)[0] == tmp_path / "adapt_1"
+
+
+def test_a_device_that_is_not_here(data: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    words = [f"data={data}", "base=cifar:resnet20", "base_weights=null", "device=cuda:99"]
+    for verb, more in (("adapt vision/adapters_cifar", ()), ("lifelong lifelong/icifar", ("side_init=default",))):
+        assert main([*verb.split(), *words, *more]) == 2
+        assert capsys.readouterr().err.startswith("error: device: torch finds no cuda:99 here")
 
 
 def test_the_command(data: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:  # noqa: F811

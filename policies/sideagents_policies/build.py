@@ -20,13 +20,14 @@ from sideagents.core.methods import build_perception
 from sideagents.errors import ConfigError
 from sideagents.run.checkpoint import Checkpoint, check_tensors, load_checkpoint
 from sideagents.run.config import config_hash, load_config
+from sideagents.run.devices import device_here
 from sideagents.run.folder import RunFolder
 from sideagents_envs import batch, make_vec, occupancy
 from sideagents_policies import checks
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.encode import EncodeOnce
 from sideagents_policies.extractor import SideTunedExtractor
-from sideagents_policies.parallel import World, device_here
+from sideagents_policies.parallel import World
 from sideagents_policies.policy import PerEnvNoise, SideTunedPolicy
 from sideagents_policies.ppo import SideTunedPPO, expert_cross_entropy
 from sideagents_policies.rollout import rollout_stacks

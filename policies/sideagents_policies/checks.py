@@ -23,13 +23,13 @@ from sideagents.language.config import NlpConfig
 from sideagents.lifelong import run as lifelong
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.run.config import differences, load_config
+from sideagents.run.devices import missing_device
 from sideagents.run.files import require
 from sideagents_envs.episodes import content_files, read_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat import importing
 from sideagents_envs.habitat.lab import chosen_simulator
 from sideagents_policies.config import AgentConfig, ModelConfig
-from sideagents_policies.parallel import has_device
 from sideagents_policies.paths import config_kind, config_path, locate
 
 KINDS = ("adapt", "lifelong", "nlp", "relevance")  # of configurations that are not an agent's
@@ -116,8 +116,8 @@ def absent_data(config: AgentConfig) -> Iterator[str]:
     if config.model.use_rgb:
         yield from _absent_weights(config.model)
     yield from absent_scenes(config)
-    if not has_device(config.device):
-        yield f"device: torch finds no {config.device} here (device: auto takes what there is)"
+    if line := missing_device(config.device):
+        yield line
 
 
 def _absent_weights(model: ModelConfig) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sideagents.run.config import NEUTRAL
+from sideagents.run.devices import DEVICES
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
 
 
@@ -140,7 +141,7 @@ class AgentConfig(_Section):
     runs: str = Field("runs", description="folder of all runs")
     workers: int = Field(1, ge=1, le=64, description="data-parallel training processes")
     threads: int = Field(1, ge=1, description="torch threads of each process")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=DEVICES)
     bf16: bool = Field(True, description="bfloat16 autocast of the networks (losses stay float32)")
     camera: CameraConfig = CameraConfig()
     task: TaskConfig = TaskConfig()

@@ -44,21 +44,6 @@ class World:
         return self.rank == 0
 
 
-def has_device(device: str) -> bool:
-    """Return whether torch can compute on `cpu`, `cuda` or `cuda:N` here; `auto` is always found."""
-    if not device.startswith("cuda"):
-        return True
-    return torch.cuda.is_available() and int(device.partition(":")[2] or 0) < torch.cuda.device_count()
-
-
-def device_here(device: str) -> torch.device:
-    """Return the device of a configuration for what runs anywhere: the CPU, with a line said, where it is not here."""
-    if not has_device(device):
-        print(f"torch finds no {device} here: computing on the CPU", flush=True)
-        return torch.device("cpu")
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-
-
 def init(device: str = "auto", timeout_s: float = 300.0) -> World:
     """Join the peers that torchrun or `launch` started; alone, return a world of one.
 

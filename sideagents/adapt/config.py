@@ -10,6 +10,7 @@ from sideagents.data.decathlon import DOMAINS
 from sideagents.data.targets import TARGETS
 from sideagents.errors import ConfigError, nearest
 from sideagents.run.config import NEUTRAL
+from sideagents.run.devices import DEVICES
 from sideagents.train.rendered import RenderedConfig
 
 ConfigT = TypeVar("ConfigT", bound="AdaptConfig")
@@ -25,6 +26,12 @@ class AdaptConfig(RenderedConfig):
     runs: str = Field("runs", description="folder of all runs")
     seed: int = Field(1, ge=0, description="of everything random: weights, order of images, augmentation")
     threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's choice")
+    device: str = Field(
+        "auto",
+        pattern=DEVICES,
+        description="`auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU when torch sees one",
+        json_schema_extra=NEUTRAL,
+    )
 
     data: str = Field("cifar100", description="folder of the data set, as given or below SIDEAGENTS_DATA")
     reader: Literal["cifar", "mosaics", "folder", "decathlon", "taskonomy"] = Field(

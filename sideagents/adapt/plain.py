@@ -90,7 +90,7 @@ def plain_network(encoder: nn.Module, base: FrozenBase) -> nn.Module:
     if base.raw:
         return encoder
     mean, std = torch.tensor(base.mean), torch.tensor(base.std)
-    normalise = nn.Conv2d(base.channels, base.channels, 1, groups=base.channels)
+    normalise = nn.Conv2d(base.channels, base.channels, 1, groups=base.channels, device=base.device)
     normalise.weight.copy_((1 / std).view(-1, 1, 1, 1))
     cast(nn.Parameter, normalise.bias).copy_(-mean / std)
     return nn.Sequential(normalise.requires_grad_(False), encoder)

@@ -30,6 +30,7 @@ from sideagents.data.mosaics import load_mosaics
 from sideagents.data.targets import TARGETS, outputs_of
 from sideagents.errors import ConfigError, SideAgentsError, nearest
 from sideagents.run.config import config_hash, dump_config
+from sideagents.run.devices import device_here, missing_device
 from sideagents.run.files import absent, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.seeding import seed_everything
@@ -88,6 +89,8 @@ def absent_data(config: AdaptConfig) -> Iterator[str]:
         if folder is not None and not Path(folder).exists():
             yield f"{key}: no such folder {folder}"
     yield from absent({"base_weights": config.base_weights, "base": config.base})
+    if line := missing_device(config.device):
+        yield line
 
 
 def _readout(config: AdaptConfig, base: FrozenBase, train: Examples | None) -> dict[str, Any]:
@@ -167,9 +170,10 @@ def adapt_run(config: AdaptConfig, resume: bool = False, base: FrozenBase | None
     seed_everything(config.seed)
     adapted = adapt(base, config.method, **config.options)
     adapted.add_task(TASK, images=_images(config), **_readout(config, base, train))
+    adapted.to(device_here(config.device))  # weights were drawn on the CPU: the same ones everywhere
     run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
     if resume:
-        run.require_config(config)
+        run.require_config(config, but=("device",))
         run.note_resume()
     try:
         result = _train(config, adapted, run, train, test, resume)
@@ -193,8 +197,9 @@ def _train(
     def answer(codes: Tensor | None) -> Answer:
         if codes is None:
             return lambda images, index: cast(Tensor, adapted(images))
-        return lambda images, index: cast(Tensor, task.readout(task.net(images, codes[index])))
+        return lambda images, index: cast(Tensor, task.readout(task.net(images, codes[index].to(images.device))))
 
+    device = adapted.base.device
     shown, judged_at = train.images.shape[-1], test.images.shape[-1]
     crop = judged_at if shown > judged_at else None
 
@@ -202,12 +207,12 @@ def _train(
     judged = answer(_codes(config, adapted, test))
 
     def evaluate() -> dict[str, float]:
-        found = judge(judged, test, config.bf16)
+        found = judge(judged, test, config.bf16, device)
         return {"eval/accuracy": found.accuracy, "eval/loss": found.mean_loss}
 
     rows = fit(
         task,
-        lambda index, generator: example_loss(learned, train, config.augment, index, generator, crop),
+        lambda index, generator: example_loss(learned, train, config.augment, index, generator, crop, device),
         len(train),
         config,
         epochs=config.epochs,

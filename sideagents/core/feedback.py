@@ -30,7 +30,7 @@ class FeedbackSide(nn.Module):
     def __init__(self, base: FrozenBase, out_shape: Sequence[int], width: int = 48) -> None:
         super().__init__()
         self.base = base
-        _, taps = base.tapped(torch.full((1, base.channels, *base.input_size), 0.5))
+        _, taps = base.tapped(torch.full((1, base.channels, *base.input_size), 0.5, device=base.device))
         strides = {a % b for a, b in zip(taps[-2].shape[2:], taps[-1].shape[2:], strict=True)} if len(taps) > 1 else {1}
         if strides != {0} or width % _GROUP:
             sizes = [tuple(tap.shape[1:]) for tap in taps]
@@ -45,6 +45,7 @@ class FeedbackSide(nn.Module):
         self.last = nn.Conv2d(last.shape[1], width, 1, bias=False)
         self.norm = _norm(width)
         self.body = nn.Sequential(_Separable(width, inner), _Separable(inner, channels))
+        self.to(base.device)
 
     def forward(self, seen: Tensor | Sequence[Tensor]) -> Tensor:
         """Return codes (B, *out_shape) of images (B, C, H, W), or of the base's activations."""

@@ -48,8 +48,8 @@ class TrainableBase(nn.Module):
             self.encoder = copy.deepcopy(base.encoder).requires_grad_(True)
             for parameter in self.encoder.parameters():
                 parameter.data = parameter.data.contiguous()  # safetensors writes no other layout
-        self.register_buffer("mean", torch.tensor(base.mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(base.std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(base.mean, device=base.device).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(base.std, device=base.device).view(1, -1, 1, 1), persistent=False)
         self.train()
 
     def forward(self, images: Tensor) -> Tensor:

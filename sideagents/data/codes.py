@@ -47,7 +47,7 @@ def _compute(base: FrozenBase, images: Tensor, path: Path, shape: tuple[int, ...
     with Progress(len(images), f"encoding by {base.name}", unit="image") as shown:
         for first in range(0, len(images), _BATCH):
             batch = images[first : first + _BATCH]
-            codes[first : first + _BATCH] = base(batch).numpy()
+            codes[first : first + _BATCH] = base(batch.to(base.device)).cpu().numpy()
             shown.update(len(batch))
     codes.flush()
 

@@ -63,9 +63,8 @@ class ImageSet:
         loss, count = float(errors.double().sum()), float(weight.double().sum())
         if self.target.kind == "map" or self.raw is None:
             return Judged(loss, count)
-        wanted = (
-            self.raw[index].squeeze(1) if self.target.kind == "segmentation" else self.raw[index].flatten(1).argmax(1)
-        )
+        raw = self.raw[index].to(answers.device)
+        wanted = raw.squeeze(1) if self.target.kind == "segmentation" else raw.flatten(1).argmax(1)
         right = answers.argmax(dim=1) == wanted
         return Judged(loss, count, int(right.sum()), right.numel())
 
@@ -76,9 +75,9 @@ class ImageSet:
 
     def _errors(self, answers: Tensor, index: Tensor, mirrored: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the error of each pixel (or image) and channel where it counts, 0 elsewhere, and where it does."""
-        target, weight = self._target(index)
+        target, weight = (part.to(answers.device) for part in self._target(index))
         if mirrored is not None and self.target.kind != "category":
-            target, weight = self._mirrored(target, weight, mirrored.view(-1, 1, 1, 1))
+            target, weight = self._mirrored(target, weight, mirrored.to(answers.device).view(-1, 1, 1, 1))
         if self.target.kind == "segmentation":
             errors = functional.cross_entropy(answers, target.squeeze(1).long(), reduction="none").unsqueeze(1)
         elif self.target.kind == "category":
@@ -112,7 +111,7 @@ class ImageSet:
         return torch.where(choose, images.flip(3), images), *self._mirrored(target, weight, choose)
 
     def _mirrored(self, target: Tensor, weight: Tensor, choose: Tensor) -> tuple[Tensor, Tensor]:
-        sign = torch.tensor(self.target.mirrored_sign or (1.0,)).view(1, -1, 1, 1)
+        sign = torch.tensor(self.target.mirrored_sign or (1.0,), device=target.device).view(1, -1, 1, 1)
         return torch.where(choose, target.flip(3) * sign, target), torch.where(choose, weight.flip(3), weight)
 
     def digest(self) -> str:

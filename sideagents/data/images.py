@@ -64,11 +64,11 @@ class LabelledImages:
 
     def loss(self, answers: Tensor, index: Tensor, mirrored: Tensor | None = None) -> Tensor:
         """Return the mean cross-entropy of logits (B, classes); see `Examples`."""
-        return functional.cross_entropy(answers, self.labels[index])
+        return functional.cross_entropy(answers, self.labels[index].to(answers.device))
 
     def judge(self, answers: Tensor, index: Tensor) -> Judged:
         """Return summed cross-entropy and right answers of logits (B, classes); see `Examples`."""
-        labels = self.labels[index]
+        labels = self.labels[index].to(answers.device)
         loss = float(functional.cross_entropy(answers, labels, reduction="sum"))
         return Judged(loss, len(labels), int((answers.argmax(dim=1) == labels).sum()), len(labels))
 

@@ -10,6 +10,7 @@ from typing_extensions import Self
 from sideagents.data.targets import SEQUENCE, TARGETS
 from sideagents.errors import nearest
 from sideagents.run.config import NEUTRAL
+from sideagents.run.devices import DEVICES
 from sideagents.train.rendered import RenderedConfig
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -61,6 +62,12 @@ class LifelongConfig(RenderedConfig):
     runs: str = Field("runs", description="folder of all runs")
     seed: int = Field(1, ge=0)
     threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's choice")
+    device: str = Field(
+        "auto",
+        pattern=DEVICES,
+        description="`auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU when torch sees one",
+        json_schema_extra=NEUTRAL,
+    )
 
     data: str = Field(
         "cifar100",

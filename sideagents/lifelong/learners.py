@@ -189,7 +189,7 @@ class ElasticWeights(FineTune):
         settings, data = self.config.ewc, self.tasks[task].train
         network = nn.Sequential(self.nets[0], self.readouts[task])
         index = torch.randperm(len(data), generator=generator)[: settings.samples]
-        images = data.images[index].float() / 255
+        images = data.images[index].to(self.base.device).float() / 255
         if settings.fisher == "exact":
             found = fisher_information(network, self.held.parameters, network, images)
         else:

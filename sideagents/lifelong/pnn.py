@@ -194,12 +194,12 @@ class ProgressiveFCN4(ProgressiveNet):
     ) -> None:
         base_channels = (16 if stem else None, 16, 32, 64)
         super().__init__(lambda: _fcn4_stages(make_side()), base_channels, dense=dense, scale=scale)
-        like = make_side()
-        self._normalise: Callable[[Tensor], Tensor] = lambda images: (images - like.mean) / like.std
+        self._like = (make_side(),)  # in a tuple: no part of the network
 
     def forward(self, images: Tensor, task: int, taps: Sequence[Tensor] = ()) -> Tensor:
         """Encode images (B, in_channels, H, W) in [0, 1] to vectors (B, 64) by column `task`; see `ProgressiveNet`."""
-        return super().forward(self._normalise(images), task, taps).mean(dim=(2, 3))
+        mean, std = (tensor.to(images.device) for tensor in (self._like[0].mean, self._like[0].std))
+        return super().forward((images - mean) / std, task, taps).mean(dim=(2, 3))
 
 
 class ProgressiveCopy(ProgressiveNet):

@@ -30,6 +30,7 @@ from sideagents.lifelong.plots import plot_sequence
 from sideagents.lifelong.stream import StreamTask, read_stream
 from sideagents.run.checkpoint import load_checkpoint, restore_tensors, save_checkpoint
 from sideagents.run.config import config_hash, dump_config
+from sideagents.run.devices import device_here, missing_device
 from sideagents.run.files import absent, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
@@ -59,7 +60,7 @@ def lifelong(config: LifelongConfig, resume: bool = False) -> tuple[Path, dict[s
     base = _base_of(config)
     run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
     if resume:
-        run.require_config(config)
+        run.require_config(config, but=("device",))
         run.note_resume()
     sequence = TaskSequence(config, base, tasks, run)
     try:
@@ -122,6 +123,8 @@ def absent_data(config: LifelongConfig) -> Iterator[str]:
     if config.held_out_data is not None and not Path(find_data(config.held_out_data)).exists():
         yield f"held_out_data: no such folder {config.held_out_data}"
     yield from absent({"base_weights": config.base_weights, "side_init": config.side_init, "base": config.base})
+    if line := missing_device(config.device):
+        yield line
 
 
 class TaskSequence:
@@ -129,6 +132,7 @@ class TaskSequence:
 
     def __init__(self, config: LifelongConfig, base: FrozenBase, tasks: list[StreamTask], run: RunFolder) -> None:
         self.config, self.base, self.tasks, self.run = config, base, tasks, run
+        self.device = device_here(config.device)
         self.learner: Learner = LEARNERS.get(config.method)(config, base, tasks)
         self._accuracy = np.full((len(tasks), len(tasks)), np.nan)
         self._loss = np.full((len(tasks), len(tasks)), np.nan)
@@ -163,6 +167,7 @@ class TaskSequence:
     def _begin(self, task: int) -> None:
         seed_everything(self._seed(task))  # fresh weights depend on the seed and the task alone, not on its turn
         self.learner.begin(task)
+        self.learner.to(self.device)  # weights were drawn on the CPU: the same ones everywhere
 
     def _seed(self, task: int) -> int:
         return int(np.random.SeedSequence([self.config.seed, self.tasks[task].number]).generate_state(1)[0])
@@ -188,7 +193,8 @@ class TaskSequence:
         for index in order:
 
             def total(index: Tensor = index) -> Tensor:
-                return example_loss(answer, data, augment, index, generator) + learner.penalty()
+                loss = example_loss(answer, data, augment, index, generator, device=self.device)
+                return loss + learner.penalty()
 
             losses.append(stepper.step(total))
             shown.update(1, loss=losses[-1])
@@ -199,7 +205,11 @@ class TaskSequence:
         stepper.trained.eval()
 
     def _answer(self, task: int, codes: Tensor | None) -> Answer:
-        return lambda images, index: cast(Tensor, self.learner(images, task, None if codes is None else codes[index]))
+        def answer(images: Tensor, index: Tensor) -> Tensor:
+            known = None if codes is None else codes[index].to(images.device)
+            return cast(Tensor, self.learner(images, task, known))
+
+        return answer
 
     def _judge(self, task: int) -> tuple[float, float]:
         """Return accuracy (nan where no class is asked) and mean loss on a task's test images."""
@@ -207,7 +217,7 @@ class TaskSequence:
         test = self.tasks[task].test
         if task not in self._test_codes:
             self._test_codes[task] = self._codes(test.images)
-        found = judge(self._answer(task, self._test_codes[task]), test, self.config.bf16)
+        found = judge(self._answer(task, self._test_codes[task]), test, self.config.bf16, self.device)
         return found.accuracy, found.mean_loss
 
     def _codes(self, images: Tensor) -> Tensor | None:

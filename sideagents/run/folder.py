@@ -10,7 +10,7 @@ runs/NAME_1/
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,10 +97,14 @@ class RunFolder:
             return cls(path.parents[1] if len(path.parts) > 2 else inside.parents[1], selected=path)
         raise CheckpointError(f"{path}: is no run (no config.yaml in it)")
 
-    def require_config(self, config: BaseModel) -> None:
-        """Raise `ConfigError` unless the run was made with this configuration."""
+    def require_config(self, config: BaseModel, but: Collection[str] = ()) -> None:
+        """Raise `ConfigError` unless the run was made with this configuration; the keys `but` may differ."""
         earlier = load_config(type(config), self.config_path)
-        changed = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in differences(earlier, config).items()]
+        changed = [
+            f"{key} was {old!r}, now {new!r}"
+            for key, (old, new) in differences(earlier, config).items()
+            if key not in but
+        ]
         if changed:
             mend = "to resume, the configuration must be the same"
             raise ConfigError(f"{self.config_path}: {mend} ({'; '.join(changed)})")

@@ -15,6 +15,7 @@ from typing_extensions import Self
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
 from sideagents.run.checkpoint import save_tensors
+from sideagents.run.devices import device_of
 from sideagents.run.folder import RunFolder
 from sideagents.train.loop import FitConfig, fit
 
@@ -76,8 +77,9 @@ def distil(
         weight = "perceptual" if key == "decoder" else "labels"
         if getattr(config, weight) > 0 and part is None:
             raise SideAgentsError(f"distil: {weight} above 0 needs the base's {key}")
+    device = device_of(side)
     with torch.no_grad():
-        shape = tuple(side(images[:1].float() / 255).shape[1:])
+        shape = tuple(side(images[:1].to(device).float() / 255).shape[1:])
     if shape != base.out_shape:
         raise SideAgentsError(f"distil: the side's code is {shape}, that of base {base.name!r} {base.out_shape}")
     for part in (decoder, classifier):
@@ -92,7 +94,8 @@ def distil(
             which = (torch.rand(len(index), generator=generator) < 0.5).view(-1, 1, 1, 1)
             batch = torch.where(which, batch.flip(3), batch)
             wanted = torch.where(which.view(-1, *[1] * (wanted.dim() - 1)), mirrored[index], wanted)
-        found = side(batch.float() / 255).float()
+        wanted = wanted.to(device)
+        found = side(batch.to(device).float() / 255).float()
         value = config.code * functional.mse_loss(found, wanted)
         if decoder is not None and config.perceptual > 0:
             seen = functional.mse_loss(decoder(found).float(), _teacher(decoder, wanted))
@@ -128,8 +131,9 @@ def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
 
 @torch.no_grad()
 def encode_all(base: nn.Module, images: Tensor) -> Tensor:
-    """Return the codes (N, *code) float32 of uint8 images (N, C, H, W)."""
-    return torch.cat([base(batch.float() / 255).float() for batch in torch.split(images, _BATCH)])
+    """Return the codes (N, *code) float32, on the CPU, of uint8 images (N, C, H, W)."""
+    device = device_of(base)
+    return torch.cat([base(batch.to(device).float() / 255).float().cpu() for batch in torch.split(images, _BATCH)])
 
 
 def code_error(base: FrozenBase, side: nn.Module, images: Tensor) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from sideagents.errors import SideAgentsError
 from sideagents.train.step import StepConfig
 
 Answer = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, H, W) in [0, 1], their numbers (B,) -> (B, *outputs)
+CPU = torch.device("cpu")
 _JUDGED_AT_ONCE = 250
 _PAD = 4  # pixels around images that are cropped
 
@@ -41,24 +42,25 @@ def example_loss(
     index: Tensor,
     generator: torch.Generator,
     crop: int | None = None,
+    device: torch.device = CPU,
 ) -> Tensor:
     """Return the mean loss of the examples `index`; what augmentation draws is drawn from the generator.
 
-    crop: see `augmented`. Raises `SideAgentsError` when maps would have to be cropped.
+    crop: see `augmented`; device: where `answer` computes. Raises `SideAgentsError` when maps would have to be cropped.
     """
     if augment == "flip_crop" and len(data.outputs) > 1:
         raise SideAgentsError("augment: maps are not cropped with their images; give flip or none")
     images, mirrored = augmented(data.images[index], augment, generator, crop)
-    return data.loss(answer(images.float() / 255, index).float(), index, mirrored)
+    return data.loss(answer(images.to(device).float() / 255, index).float(), index, mirrored)
 
 
 @torch.no_grad()
-def judge(answer: Answer, data: Examples, bf16: bool = False) -> Judged:
+def judge(answer: Answer, data: Examples, bf16: bool = False, device: torch.device = CPU) -> Judged:
     """Judge answers about all examples, computed in bfloat16 where training was; the network must be in eval mode."""
     found = Judged()
     for index in torch.split(torch.arange(len(data)), _JUDGED_AT_ONCE):
-        with torch.autocast(data.images.device.type, dtype=torch.bfloat16, enabled=bf16):
-            answers = answer(data.images[index].float() / 255, index)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            answers = answer(data.images[index].to(device).float() / 255, index)
         found += data.judge(answers.float(), index)
     return found
 
