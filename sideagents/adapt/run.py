@@ -14,7 +14,7 @@ from torch import Tensor
 from sideagents.adapt.adapted import Adapted, adapt
 from sideagents.adapt.config import AdaptConfig, for_domain
 from sideagents.adapt.method import ADAPTATIONS
-from sideagents.adapt.plots import plot_epochs, plot_own_layers
+from sideagents.adapt.plots import plot_epochs, plot_own_layers, plot_shares
 from sideagents.bases import load_base
 from sideagents.bases.files import architecture_of, save_base
 from sideagents.core.base import FrozenBase
@@ -186,6 +186,7 @@ def adapt_run(config: AdaptConfig, resume: bool = False, base: FrozenBase | None
     plot_epochs(result, run.path / "plots" / "epochs.png")
     if config.method == "taps":
         plot_own_layers(adapted, run.path / "plots" / "own_layers.png")
+        plot_shares(adapted, run.path / "plots" / "own_shares.png")
     return run.path, result
 
 
