@@ -75,6 +75,33 @@ def test_compressed_tasks_are_saved_and_loaded(tmp_path):
     assert not any(name.endswith("beta") and p.requires_grad for name, p in other.named_parameters())
 
 
+def test_tasks_that_are_loaded_hold_what_they_share_once(tmp_path, capsys):
+    adapted = made()
+    compress_adapters(adapted)
+    adapted.summary(batch=1)
+    expected = capsys.readouterr().out.splitlines()[0]
+    other = adapt(network(), "residual_adapters", input_size=(16, 16))
+    for task in adapted.tasks:
+        adapted.save_task(task, tmp_path / task)
+        other.load_task(tmp_path / task)
+    other.summary(batch=1)
+    assert capsys.readouterr().out.splitlines()[0] == expected
+    betas = {id(p): p for name, p in other.named_parameters(remove_duplicate=False) if name.endswith("beta")}
+    assert len(betas) == 25
+    assert not any(beta.requires_grad for beta in betas.values())
+    other.eval()
+    assert all(torch.equal(other(IMAGES, task), adapted(IMAGES, task)) for task in adapted.tasks)
+    apart = made()
+    with torch.no_grad():
+        for conv in adapted_convs(apart.task("t0").net).values():
+            conv.adapter.weight.mul_(2.0)
+    compress_adapters(apart)
+    apart.save_task("t1", tmp_path / "apart")
+    other.load_task(tmp_path / "apart", "apart")  # of another compression: its own beta
+    layer = adapted_convs(other.task("apart").net)["encoder.layer1.0.conv2"].adapter
+    assert id(layer.beta) not in betas
+
+
 def test_a_layer_where_it_would_save_nothing_stays():
     adapted = made(2)
     assert compress_adapters(adapted, rank=32) == {}

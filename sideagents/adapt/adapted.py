@@ -284,6 +284,7 @@ class Adapted(nn.Module):
             self.adaptation.restore(task.net, own, where)
             copy_into(task.readout.state_dict(), rest, f"{where}: readout")
             self._require_dtype(about.get("base_dtype"), task, folder)
+            self.adaptation.share(task.net, (self.task(other).net for other in self.tasks if other != name))
         except BaseException:
             self.remove_task(name)
             raise

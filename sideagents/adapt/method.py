@@ -6,7 +6,7 @@ A method is one class and one registration; the invariants in tests/test_adapt_i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -36,6 +36,10 @@ class Adaptation(ABC):
     def restore(self, net: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
         """Put the tensors of a task's file back; raises `CheckpointError` when they are of another network."""
         copy_into(self.stored(net), tensors, where)
+
+    def share(self, net: nn.Module, others: Iterable[nn.Module]) -> None:
+        """Let a network that was loaded hold the tensors of other tasks' networks where they are equal and frozen."""
+        return  # most methods have nothing of the kind
 
     def vanishing(self, net: nn.Module) -> Iterator[nn.Module]:
         """Yield the parts of a network whose weights are merged into others when it is exported."""

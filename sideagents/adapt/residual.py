@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -156,6 +156,14 @@ class ResidualAdapters(Adaptation):
                 conv.adapter = cast(Any, LowRankAdapter(gamma[:, :, 0, 0], shared))
         super().restore(net, tensors, where)
 
+    def share(self, net: nn.Module, others: Iterable[nn.Module]) -> None:
+        """Let compressed adapters of one compression hold their beta once, as they did when they were saved."""
+        own = _compressed(net)
+        for other in others:
+            for name, adapter in _compressed(other).items():
+                if name in own and torch.equal(own[name].beta, adapter.beta):
+                    own[name].beta = adapter.beta
+
     def vanishing(self, net: nn.Module) -> Iterator[nn.Module]:
         """Yield adapters and their norms, which a fused convolution contains."""
         for module in adapted_convs(net).values():
@@ -173,6 +181,10 @@ class ResidualAdapters(Adaptation):
 def adapted_convs(net: nn.Module) -> dict[str, AdaptedConv]:
     """Return the convolutions with adapters of a task's network, by name."""
     return {name: module for name, module in net.named_modules() if isinstance(module, AdaptedConv)}
+
+
+def _compressed(net: nn.Module) -> dict[str, LowRankAdapter]:
+    return {name: module for name, module in net.named_modules() if isinstance(module, LowRankAdapter)}
 
 
 def fuse(net: nn.Module) -> None:
