@@ -16,6 +16,7 @@ from sideagents.adapt.relevance import RelevanceConfig
 from sideagents.language.config import NlpConfig
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.train.pretrain import PretrainConfig
+from sideagents.train.student import StudentConfig
 from sideagents_policies.checks import MAY_CHANGE_ON_RESUME
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.listing import rows
@@ -172,6 +173,8 @@ def page() -> str:
         assert section is not None
         parts.append(f"{_prose(section)}\n\n{_table(section, f'{name}.', LIFELONG_MEANINGS, used)}")
     _all_used(LIFELONG_MEANINGS, used)
+    parts.append("## `distil`, of `lifelong` and `adapt`\n")
+    parts.append(f"{_prose(StudentConfig)}\n\n{_table(StudentConfig, 'distil.', {}, set())}")
     used = set()
     parts.append("## Keys of `sideagents adapt`\n")
     parts.append("One data set; see [adapt.md](adapt.md). Such a file says `kind: adapt`.\n")

@@ -90,7 +90,7 @@ def test_configuration_page_is_what_the_code_says():
     assert page == script("document_config").page(), "run: python scripts/document_config.py > docs/configuration.md"
     assert all(f"`{key}`" in page for key in key_paths(AgentConfig) if key != "scenes.navmesh")
     assert all(f"`{key}`" in page for key in key_paths(RelevanceConfig))
-    assert all(f"`{key}`" in page for key in key_paths(LifelongConfig) if key not in ("ewc", "psp", "pnn"))
+    assert all(f"`{key}`" in page for key in key_paths(LifelongConfig) if key not in ("ewc", "psp", "pnn", "distil"))
 
 
 def test_a_key_without_meaning_is_noticed(monkeypatch):

@@ -12,6 +12,7 @@ from sideagents.errors import ConfigError, nearest
 from sideagents.run.config import NEUTRAL
 from sideagents.run.devices import DEVICES
 from sideagents.train.rendered import RenderedConfig
+from sideagents.train.student import StudentConfig
 
 ConfigT = TypeVar("ConfigT", bound="AdaptConfig")
 
@@ -62,6 +63,8 @@ class AdaptConfig(RenderedConfig):
     method: str = Field("residual_adapters", description="see [adapt.md](adapt.md)")
     options: dict[str, Any] = Field(default_factory=dict, description="of the method")
 
+    distil: StudentConfig = Field(StudentConfig(), json_schema_extra=NEUTRAL)
+
     cache: str | None = Field(
         None, description="folder for the base's codes, by default the user's cache", json_schema_extra=NEUTRAL
     )
@@ -81,21 +84,22 @@ def for_domain(config: ConfigT) -> ConfigT:
     if not config.by_domain:
         return config
     known = tuple(DOMAINS if config.reader == "decathlon" else TARGETS if config.reader == "taskonomy" else ())
-    for domain, values in config.by_domain.items():
+    for domain, changes in config.by_domain.items():
         if domain not in known:
             raise ConfigError(f"by_domain: reader {config.reader} has no domain {domain!r}{nearest(domain, known)}")
-        for key in values:
+        for key in changes:
             if key not in type(config).model_fields or key in _OF_ALL:
                 close = nearest(key, type(config).model_fields)
                 raise ConfigError(f"by_domain.{domain}: {key!r} is no key that can differ by domain{close}")
-    own, given = config.by_domain.get(str(config.domain), {}), config.model_dump()
+    own = config.by_domain.get(str(config.domain), {})
+    values, given = config.model_dump(), config.model_dump(exclude_unset=True)
     for key, value in own.items():
-        if isinstance(value, dict) and isinstance(given[key], dict):
-            given[key] = value | given[key]
+        if isinstance(value, dict) and isinstance(values[key], dict):
+            values[key] = values[key] | value | given.get(key, {})
         elif key not in config.model_fields_set:
-            given[key] = value
+            values[key] = value
     try:
-        return type(config).model_validate(given | {"by_domain": {}})
+        return type(config).model_validate(values | {"by_domain": {}})
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, ("by_domain", config.domain, *fault["loc"])))

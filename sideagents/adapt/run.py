@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sideagents.adapt.adapted import Adapted, adapt
 from sideagents.adapt.config import AdaptConfig, for_domain
@@ -37,6 +37,7 @@ from sideagents.run.seeding import seed_everything
 from sideagents.train.loop import fit
 from sideagents.train.readouts import make_readout
 from sideagents.train.rendered import read_rendered, require_fitting
+from sideagents.train.student import DISTILLED, absent_teachers, distil_side
 from sideagents.train.supervised import Answer, example_loss, judge
 
 TASK = "task"
@@ -74,7 +75,7 @@ def checked(config: AdaptConfig) -> AdaptConfig:
         if not list(absent_data(config)):
             if config.save_base:
                 architecture_of(base_of(config).encoder)
-            adapted = adapt(base_of(config), config.method, **config.options)
+            adapted = adapt(base_of(config), config.method, **_options(config))
             adapted.add_task(TASK, images=_images(config), **_readout(config, adapted.base, None))
     except ConfigError:
         raise
@@ -89,6 +90,8 @@ def absent_data(config: AdaptConfig) -> Iterator[str]:
         if folder is not None and not Path(folder).exists():
             yield f"{key}: no such folder {folder}"
     yield from absent({"base_weights": config.base_weights, "base": config.base})
+    if _distilled(config):
+        yield from absent_teachers(config.distil)
     if line := missing_device(config.device):
         yield line
 
@@ -99,6 +102,15 @@ def _readout(config: AdaptConfig, base: FrozenBase, train: Examples | None) -> d
         return {"classes": 2 if train is None else train.outputs[0]}
     outputs = outputs_of(TARGETS[str(config.domain)], config.size) if train is None else train.outputs
     return {"readout": make_readout(base.out_shape, outputs)}
+
+
+def _distilled(config: AdaptConfig) -> bool:
+    return config.method == "sidetune" and config.options.get("side_init") == DISTILLED
+
+
+def _options(config: AdaptConfig) -> dict[str, Any]:
+    """Return the method's options; a side that is distilled starts as the framework draws it."""
+    return config.options | ({"side_init": "default"} if _distilled(config) else {})
 
 
 def _images(config: AdaptConfig) -> dict[str, Any]:
@@ -155,7 +167,8 @@ def adapt_run(config: AdaptConfig, resume: bool = False, base: FrozenBase | None
 
     The result holds `accuracy` (None for maps) and `loss` at the end, `measure` (which of them counts), `epochs` (that
     after each), `alpha`, and the costs of `Adapted.costs`. The run's folder holds the task (`task/`, for
-    `Adapted.load_task`) and, with `save_base`, `base.safetensors`. `resume` goes on with the newest run of that name
+    `Adapted.load_task`), with `save_base` `base.safetensors`, and with `side_init: distilled` the side as it began,
+    `student.safetensors`. `resume` goes on with the newest run of that name
     after its last finished epoch. base: takes the place of the configuration's, and its name
     stands in the run's. A task of `taskonomy` has a readout of its own, which `load_task` must be given:
     `make_readout(base.out_shape, outputs)`. Raises `SideAgentsError`.
@@ -168,7 +181,7 @@ def adapt_run(config: AdaptConfig, resume: bool = False, base: FrozenBase | None
     else:
         config = config.model_copy(update={"base": base.name, "base_weights": None})
     seed_everything(config.seed)
-    adapted = adapt(base, config.method, **config.options)
+    adapted = adapt(base, config.method, **_options(config))
     adapted.add_task(TASK, images=_images(config), **_readout(config, base, train))
     adapted.to(device_here(config.device))  # weights were drawn on the CPU: the same ones everywhere
     run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
@@ -176,6 +189,10 @@ def adapt_run(config: AdaptConfig, resume: bool = False, base: FrozenBase | None
         run.require_config(config, but=("device",))
         run.note_resume()
     try:
+        if _distilled(config):
+            task = adapted.task(TASK)
+            side = cast(nn.Module, cast(SideTuned, task.net).side)
+            distil_side(task.base, side, train.images, test.images, config.distil, run.path / "student.safetensors")
         result = _train(config, adapted, run, train, test, resume)
     finally:
         run.close()

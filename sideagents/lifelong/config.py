@@ -12,6 +12,7 @@ from sideagents.errors import nearest
 from sideagents.run.config import NEUTRAL
 from sideagents.run.devices import DEVICES
 from sideagents.train.rendered import RenderedConfig
+from sideagents.train.student import StudentConfig
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -96,7 +97,9 @@ class LifelongConfig(RenderedConfig):
     base_weights: str | None = Field(None, description="weights file of the base, as given or below SIDEAGENTS_DATA")
     method: str = Field("sidetune", description="sidetune, features, finetune, independent, ewc, psp or pnn")
     side: str = "fcn4"
-    side_init: str = Field("default", description="default, copy, random, low_energy, or a .safetensors file")
+    side_init: str = Field(
+        "default", description="default, copy, random, low_energy, distilled, or a .safetensors file"
+    )
     side_options: dict[str, Any] = Field(default_factory=dict)
     merge: str = "alpha"
     alpha: str | float = "learned"
@@ -112,6 +115,7 @@ class LifelongConfig(RenderedConfig):
     )
     cache: str | None = Field(None, description="folder for the base's codes, by default the user's cache")
 
+    distil: StudentConfig = Field(StudentConfig(), json_schema_extra=NEUTRAL)
     ewc: EWCConfig = EWCConfig()
     psp: PSPConfig = PSPConfig()
     pnn: PNNConfig = PNNConfig()

@@ -19,6 +19,7 @@ from sideagents.core.alpha import make_alpha
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
 from sideagents.core.merge import MERGES
+from sideagents.core.side import make_side
 from sideagents.data.codes import cached_codes
 from sideagents.data.images import LabelledImages
 from sideagents.data.targets import TARGETS, outputs_of
@@ -39,6 +40,7 @@ from sideagents.train.distil import encode_all
 from sideagents.train.readouts import make_readout
 from sideagents.train.rendered import require_fitting
 from sideagents.train.step import Stepper
+from sideagents.train.student import DISTILLED, absent_teachers, distil_side
 from sideagents.train.supervised import Answer, batches, example_loss, fixed_views, judge
 
 _LOG_EVERY = 20  # steps
@@ -92,12 +94,19 @@ def checked(config: LifelongConfig) -> LifelongConfig:
             base = _base_of(config)
             for answer in _answers(config):
                 make_readout(base.out_shape, answer, config.norm_groups)
-            learner(config, base, []).check()
+            learner(_started(config, None), base, []).check()
     except ConfigError:
         raise
     except SideAgentsError as error:
         raise ConfigError(str(error)) from None
     return config
+
+
+def _started(config: LifelongConfig, student: Path | None) -> LifelongConfig:
+    """Return what a learner is made from: its sides start from the student's file once there is one."""
+    if config.side_init != DISTILLED:
+        return config
+    return config.model_copy(update={"side_init": "default" if student is None else str(student)})
 
 
 def _base_of(config: LifelongConfig) -> FrozenBase:
@@ -123,6 +132,8 @@ def absent_data(config: LifelongConfig) -> Iterator[str]:
     if config.held_out_data is not None and not Path(find_data(config.held_out_data)).exists():
         yield f"held_out_data: no such folder {config.held_out_data}"
     yield from absent({"base_weights": config.base_weights, "side_init": config.side_init, "base": config.base})
+    if config.side_init == DISTILLED:
+        yield from absent_teachers(config.distil)
     if line := missing_device(config.device):
         yield line
 
@@ -133,13 +144,25 @@ class TaskSequence:
     def __init__(self, config: LifelongConfig, base: FrozenBase, tasks: list[StreamTask], run: RunFolder) -> None:
         self.config, self.base, self.tasks, self.run = config, base, tasks, run
         self.device = device_here(config.device)
-        self.learner: Learner = LEARNERS.get(config.method)(config, base, tasks)
+        student = self._distilled() if config.side_init == DISTILLED else None
+        self.learner: Learner = LEARNERS.get(config.method)(_started(config, student), base, tasks)
         self._accuracy = np.full((len(tasks), len(tasks)), np.nan)
         self._loss = np.full((len(tasks), len(tasks)), np.nan)
         self._weights: list[int] = []
         self._alphas: list[float] = []
         self._seconds = 0.0
         self._test_codes: dict[int, Tensor | None] = {}
+
+    def _distilled(self) -> Path:
+        """Return the file of a side distilled from the base on the first task's images: later ones are not seen yet."""
+        config, base, first = self.config, self.base.to(self.device), self.tasks[0]
+        seed_everything(config.seed)
+        side = make_side(
+            config.side, base.out_shape, base.channels, base.input_size, base=base, options=config.side_options
+        )
+        path = self.run.path / "student.safetensors"
+        distil_side(base, side.to(self.device), first.train.images, first.test.images, config.distil, path)
+        return path
 
     def play(self, resume: bool) -> dict[str, Any]:
         """Train what is left and return the result."""

@@ -27,7 +27,7 @@ class DistilConfig(FitConfig):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, description="of the order of images, and of mirrors")
     mirror: bool = Field(True, description="mirror half of the images")
     code: float = Field(1.0, ge=0.0, description="weight of the squared error of the code")
     perceptual: float = Field(0.0, ge=0.0, description="weight of the error after the base's decoder")
