@@ -1,4 +1,6 @@
-"""Every kind of bad input: one clear line on stderr, exit code 2, no traceback, nothing half-written."""
+"""Every kind of bad input to agents and pretraining: one clear line on stderr, exit code 2, no traceback, nothing
+half-written. What `adapt`, `relevance` and `lifelong` are given wrongly is in tests/test_bad_vision_input.py.
+"""
 
 from __future__ import annotations
 
@@ -196,14 +198,8 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     ),
     "nothing to learn": (demos_of(lambda d: None, "clone.epochs=0.0"), "there is nothing to train"),
     # kinds of configurations
-    "adapt without data": (lambda p: ["adapt", "vision/adapters_cifar"], "data: no such folder cifar100"),
-    "adapt by a sequence": (lambda p: ["adapt", "lifelong/icifar"], "is a configuration of kind 'lifelong', one of"),
     "train by adapters": (lambda p: ["train", "vision/adapters_cifar"], "is a configuration of `sideagents adapt`"),
-    "lifelong without data": (lambda p: ["lifelong", "lifelong/icifar", "data=nowhere"], "no such folder nowhere"),
-    "lifelong by an agent": (lambda p: ["lifelong", "pointnav/demo"], "one of `kind: lifelong` is needed here"),
     "train by a sequence": (lambda p: ["train", "lifelong/icifar"], "is a configuration of `sideagents lifelong`"),
-    "unknown key of a sequence": (lambda p: ["lifelong", "lifelong/icifar", "stepz=3"], "did you mean 'steps'"),
-    "lifelong of nothing": (lambda p: ["lifelong"], "lifelong needs a CONFIG"),
     # pretraining
     "pretrain without data": (lambda p: ["pretrain", "task=depth"], "the key 'data' is missing"),
     "pretrain on nothing": (lambda p: ["pretrain", "task=depth", "data=nowhere"], "nowhere"),

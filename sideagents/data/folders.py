@@ -39,6 +39,8 @@ def load_folder(root: Path, size: int, resize: Literal["square", "short"]) -> La
         raise SideAgentsError(f"unknown resize {resize!r}{nearest(resize, _RESIZES)} (known: {', '.join(_RESIZES)})")
     if size < 1:
         raise SideAgentsError(f"the size of images must be at least 1 pixel, got {size}")
+    if root.is_file():
+        raise SideAgentsError(f"{root}: is a file; images belong in {root}/CLASS/")
     if not root.is_dir():
         raise SideAgentsError(f"{missing_message(root)}; {_SOURCES}")
     folders = sorted((path for path in root.iterdir() if path.is_dir() and path.name[0] != "."), key=_name)
