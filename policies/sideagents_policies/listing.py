@@ -18,6 +18,7 @@ from sideagents.bases import list_bases
 from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS
 from sideagents.core.side import SIDES
+from sideagents.lifelong.learners import LEARNERS
 from sideagents.registry import Registry
 from sideagents_policies.paths import config_names, config_path
 
@@ -26,7 +27,7 @@ WIDTH = 120
 
 
 def rows(what: str) -> list[Row]:
-    """Return rows with `name` and what is known, for bases, methods, adaptations, merges, sides or configs."""
+    """Return rows with `name` and what else is known of what `sideagents list` can show."""
     if what == "bases":
         return list_bases()
     if what == "configs":
@@ -34,6 +35,7 @@ def rows(what: str) -> list[Row]:
     tables: dict[str, Registry[Any]] = {
         "methods": METHODS,
         "adaptations": ADAPTATIONS,
+        "learners": LEARNERS,
         "merges": MERGES,
         "sides": SIDES,
     }

@@ -27,13 +27,13 @@ def add_verbs(verbs: Verbs) -> None:
     listing = add_verb(
         verbs,
         "list",
-        "show the bases, methods, adaptations, merges, sides or configurations that can be named",
+        "show the bases, methods, adaptations, learners, merges, sides or configurations that can be named",
         """sideagents list bases
         sideagents list configs --json
         sideagents list sides --import my_nets""",
     )
     add_import(listing)
-    kinds = ["bases", "methods", "adaptations", "merges", "sides", "configs"]
+    kinds = ["bases", "methods", "adaptations", "learners", "merges", "sides", "configs"]
     listing.add_argument("what", choices=kinds, metavar="WHAT", help=f"{', '.join(kinds[:-1])} or {kinds[-1]}")
     listing.add_argument("--json", action="store_true", help="print a JSON list")
     listing.set_defaults(run=_list)

@@ -1,0 +1,98 @@
+"""The examples of docs/add-your-own.md that add methods: they run as they stand there, on the command line too."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_lifelong_run import data  # noqa: F401
+from torch import nn
+
+from sideagents.adapt import ADAPTATIONS, Adapted
+from sideagents.core.merge import MERGES
+from sideagents.core.methods import METHODS
+from sideagents.lifelong.learners import LEARNERS
+from sideagents.run import imports
+from sideagents_policies.cli.main import main
+
+PAGE = Path(__file__).parents[1] / "docs" / "add-your-own.md"
+REGISTRIES: tuple[Any, ...] = (ADAPTATIONS, LEARNERS, MERGES, METHODS)
+
+
+def example(title: str) -> str:
+    """Return the Python of a section."""
+    _, _, section = PAGE.read_text().partition(f"## {title}\n")
+    found = re.search(r"^```python\n(.*?)^```$", section, re.M | re.S)
+    assert found is not None, title
+    return found.group(1)
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on Python's path; what the test registers and imports is forgotten after it."""
+    for registry in REGISTRIES:
+        monkeypatch.setattr(registry, "_targets", dict(registry._targets))
+    monkeypatch.setattr(imports, "_imported", [])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_methods", raising=False)
+    return tmp_path
+
+
+def words(data: Path, *more: str) -> list[str]:  # noqa: F811
+    return [f"data={data}", "base=cifar:resnet20", "base_weights=null", "threads=1", *more, "--json", "result.json"]
+
+
+@pytest.mark.parametrize("title", ["A merge", "A method"])
+def test_what_a_section_registers_is_there(title: str, own: Path) -> None:
+    before = {name for registry in REGISTRIES for name in registry.names()}
+    exec(compile(example(title), PAGE.name, "exec"), {})
+    assert len({name for registry in REGISTRIES for name in registry.names()} - before) == 1
+
+
+def test_a_method_of_adaptation_in_40_lines(own: Path, data: Path) -> None:  # noqa: F811
+    text = example("A method of adaptation in 40 lines")
+    assert len(text.splitlines()) <= 40
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(compile(text, PAGE.name, "exec"), names)
+    made: Adapted = names["adapted"]
+    made.add_task("second", classes=3)
+    assert made.costs("first")["trainable"] == 8
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = made.eval()(images, "second")
+    optimizer = torch.optim.SGD(made.parameter_groups("first", lr=0.1))
+    nn.functional.cross_entropy(made.train()(images, "first"), torch.arange(4)).backward()
+    optimizer.step()
+    with torch.no_grad():
+        assert torch.equal(made.eval()(images, "second"), before)
+    made.save_task("first", own / "first")
+    made.load_task(own / "first", "again")
+    with torch.no_grad():
+        assert torch.equal(made.eval()(images, "again"), made(images, "first"))
+
+    ADAPTATIONS._targets.pop("biases")
+    (own / "my_methods.py").write_text(text)
+    few = ["first_class=0", "classes=0", "epochs=1", "method=biases"]
+    assert main(["adapt", "vision/adapters_cifar", *words(data, *few), "--import", "my_methods"]) == 0
+    assert json.loads((own / "result.json").read_text())["method"] == "biases"
+
+
+def test_a_method_of_lifelong_learning(own: Path, data: Path, capsys: Any) -> None:  # noqa: F811
+    (own / "my_methods.py").write_text(example("A method of lifelong learning"))
+    few = ["side_init=default", "side_options={}", "tasks=2", "steps=4", "batch_size=16", "method=anchored"]
+    command = ["lifelong", "lifelong/icifar", *words(data, *few)]
+    assert main(command) == 2
+    assert "unknown method 'anchored'" in capsys.readouterr().err
+    assert main([*command, "--import", "my_methods"]) == 0
+    result = json.loads((own / "result.json").read_text())
+    assert (result["method"], len(result["per_task"])) == ("anchored", 2)
+    assert main([*command, "--import", "my_methods", "--resume"]) == 0  # anchors and all
+    assert json.loads((own / "runs" / "icifar_1" / "versions.json").read_text())["imports"] == ["my_methods"]
+    assert main(["list", "learners", "--import", "my_methods"]) == 0
+    assert "pulled back to its weights" in capsys.readouterr().out
