@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sideagents.adapt.benchmark import benchmark_adapt, benchmark_cached_codes
+from sideagents.adapt.benchmark import benchmark_adapt, benchmark_cached_codes, benchmark_cached_epoch
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
 
@@ -38,6 +38,18 @@ def test_cached_codes_spare_the_base(monkeypatch):
     row = benchmark_cached_codes(batch=2, repeats=3)
     assert row["low"] <= row["value"] <= row["high"]
     assert runs.count(2) == 1 + 4  # for the codes, and once in each step without them
+
+
+def test_an_epoch_of_fixed_features_reads_codes_in_place_of_running_the_base(monkeypatch):
+    runs: list[int] = []
+    original = FrozenBase.forward
+    monkeypatch.setattr(FrozenBase, "forward", lambda self, images: runs.append(len(images)) or original(self, images))
+    row = benchmark_cached_epoch(batch=4, repeats=2, items=12)
+    assert row["name"] == "adapt_cached_epoch"
+    assert row["low"] <= row["value"] <= row["high"]
+    assert row["value"] > 1.0
+    assert min(row["seconds"], row["encoding_s"]) > 0
+    assert (runs.count(12), runs.count(4)) == (1, 2 * 3)  # for the cache, and in each step without it
 
 
 def test_an_unknown_method_is_refused():

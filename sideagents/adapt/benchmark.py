@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch.nn import functional
 from sideagents.adapt.adapted import Adapted, adapt
 from sideagents.adapt.method import ADAPTATIONS
 from sideagents.bases import load_base
+from sideagents.data.codes import cached_codes
 from sideagents.errors import SideAgentsError
 
 _OPTIONS: dict[str, dict[str, Any]] = {"sidetune": {"side": "conv"}}
@@ -32,8 +35,8 @@ def benchmark_adapt(
     methods: by default all that can be built here; fine-tuning is always among them. Rows: `adapt_step_ms_METHOD` (the
     median, with `low`, `high` and `ratio` to fine-tuning), `adapt_activation_mb_METHOD` (kept for the backward pass),
     `adapt_peak_mb_METHOD` (the most at one time, gradients included) and `adapt_trainable_METHOD` (weights without the
-    readout's); without a choice of methods also `adapt_cached_codes`, see `benchmark_cached_codes`. Raises
-    `SideAgentsError` for unknown methods.
+    readout's); without a choice of methods also `adapt_cached_codes`, see `benchmark_cached_codes`, and
+    `adapt_cached_epoch`, see `benchmark_cached_epoch`. Raises `SideAgentsError` for unknown methods.
     """
     names = list(dict.fromkeys([_REFERENCE, *(methods or ADAPTATIONS.names())]))
     network = load_base(base)
@@ -74,7 +77,7 @@ def benchmark_adapt(
             {"name": f"adapt_peak_mb_{name}", "value": costs[name]["peak_bytes"] / 1e6, "unit": "MB", **about},
             {"name": f"adapt_trainable_{name}", "value": weights, "unit": "weights", **about},
         ]
-    return rows if methods else [*rows, benchmark_cached_codes(batch, repeats)]
+    return rows if methods else [*rows, benchmark_cached_codes(batch, repeats), benchmark_cached_epoch(batch, repeats)]
 
 
 def benchmark_cached_codes(batch: int = 32, repeats: int = 7) -> dict[str, Any]:
@@ -102,6 +105,45 @@ def benchmark_cached_codes(batch: int = 32, repeats: int = 7) -> dict[str, Any]:
     about = {"base": "cifar:resnet44", "batch": batch, "threads": torch.get_num_threads(), "torch": torch.__version__}
     ratio = float(np.median(seconds[False]) / np.median(seconds[True]))
     return {"name": "adapt_cached_codes", "value": ratio, "unit": "x", "low": min(pairs), "high": max(pairs), **about}
+
+
+def benchmark_cached_epoch(batch: int = 32, repeats: int = 7, items: int = 512) -> dict[str, Any]:
+    """Return how many times faster an epoch of `features` is with codes from the cache's file.
+
+    A linear readout on `cifar:resnet44`, `items` images in a fresh order. `value` is the ratio of the medians, `low`
+    and `high` of single pairs; `seconds` is an epoch's without cached codes, `encoding_s` what computing them once
+    took.
+    """
+    adapted = adapt("cifar:resnet44", "features").train()
+    task = adapted.add_task("task", classes=_CLASSES)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (items, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    optimizer = torch.optim.SGD(adapted.parameter_groups(lr=1e-3), momentum=0.9)
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        codes = cached_codes(adapted.base, images, Path(folder))
+        encoding = time.perf_counter() - begin
+
+        def epoch(known: torch.Tensor | None) -> float:
+            begin = time.perf_counter()
+            for index in torch.split(torch.randperm(items, generator=generator), batch):
+                code = task.net(images[index].float() / 255, None if known is None else known[index])
+                optimizer.zero_grad(set_to_none=True)
+                functional.cross_entropy(task.readout(code), index % _CLASSES).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            return time.perf_counter() - begin
+
+        epoch(codes)  # warms up
+        pairs = [(epoch(None), epoch(codes)) for _ in range(repeats)]
+        del codes
+    plain, cached = (float(np.median(seconds)) for seconds in zip(*pairs, strict=True))
+    ratios = [slow / fast for slow, fast in pairs]
+    about = {"base": "cifar:resnet44", "batch": batch, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    about |= {"images": items, "seconds": plain, "encoding_s": encoding}
+    return {
+        "name": "adapt_cached_epoch", "value": plain / cached, "unit": "x", "low": min(ratios), "high": max(ratios),
+        **about,
+    }  # fmt: skip
 
 
 def _step_of(adapted: Adapted, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
