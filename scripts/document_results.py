@@ -1,8 +1,8 @@
 """Write the figures of docs/results into README.md and docs/results.md: `python scripts/document_results.py`.
 
 docs/results/val/NAME.json, house/NAME.json and habitat/NAME.json are files of `sideagents eval ... --json`, one row of
-a table each; navigation_TABLE.jsonl, icifar_TABLE.jsonl, simtaskonomy_TABLE.jsonl, domains.jsonl and vision_TABLE.jsonl
-are rows of the scripts `reproduce_*.py`; benchmark_*.json are those of `scripts/benchmark.py`.
+a table each; navigation_TABLE.jsonl, icifar_TABLE.jsonl, simtaskonomy_TABLE.jsonl, domains.jsonl, vision_TABLE.jsonl
+and nlp_TABLE.jsonl are rows of the scripts `reproduce_*.py`; benchmark_*.json are those of `scripts/benchmark.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from sideagents.run.cells import newest_rows
 from sideagents.run.files import read_json, write_text
-from sideagents_policies import reproduce_domains, reproduce_lifelong, reproduce_vision
+from sideagents_policies import reproduce_domains, reproduce_lifelong, reproduce_nlp, reproduce_vision
 from sideagents_policies.reproduce import rows_of, table_of
 from sideagents_policies.tables import markdown_table, read_result, results_table
 
@@ -151,6 +151,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     **{table: lambda results, table=table: vision(table, results) for table in reproduce_vision.TABLES},
     "adapt": adaptation_cost,
     "nlp": language_cost,
+    **reproduce_nlp.SHOWN,
 }
 
 

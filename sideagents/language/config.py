@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from sideagents.run.config import NEUTRAL
+from sideagents.run.devices import DEVICES
 from sideagents.train.step import StepConfig
 
 
@@ -20,6 +21,13 @@ class NlpConfig(StepConfig):
     runs: str = Field("runs", description="folder of all runs")
     seed: int = Field(1, ge=0, description="of everything random: heads, adapters, order of examples, dropout")
     threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's choice")
+
+    device: str = Field(
+        "auto",
+        pattern=DEVICES,
+        description="`auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU when torch sees one",
+        json_schema_extra=NEUTRAL,
+    )
 
     model: str = Field(
         "minilm", description="folder, name on the model hub, or `minilm`, which `sideagents[nlp-demo]` installs"

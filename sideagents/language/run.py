@@ -23,9 +23,10 @@ from sideagents.language.models import MINILM, load_model, load_tokenizer, model
 from sideagents.language.sidetuned import SideTunedText
 from sideagents.language.states import Encoder, cached_states, states_read
 from sideagents.language.tasks import SQUAD, JudgedTexts, Split, TextTask, read_task
-from sideagents.language.texts import Texts, answers_of
+from sideagents.language.texts import Texts, answers_of, moved
 from sideagents.run.checkpoint import load_checkpoint, restore_tensors
 from sideagents.run.config import config_hash, dump_config, load_config
+from sideagents.run.devices import device_here, device_of, missing_device
 from sideagents.run.files import find_data, write_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.options import check_options
@@ -64,6 +65,8 @@ def absent_data(config: NlpConfig) -> Iterator[str]:
     for key, path in {"data": config.data, "test_data": config.test_data}.items():
         if path is not None and not Path(path).exists():
             yield f"{key}: no such file or folder {path}"
+    if line := missing_device(config.device):
+        yield line
     if config.model == MINILM:
         try:
             model_path(MINILM)
@@ -89,7 +92,7 @@ def nlp(config: NlpConfig, resume: bool = False, test: bool = True) -> tuple[Pat
         cost = training_cost(copy.deepcopy(model), _full_batch(config, task, model), config.bf16)
     run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
     if resume:
-        run.require_config(config)
+        run.require_config(config, but=("device",))
         run.note_resume()
     try:
         result = _train(config, task, model, run, {"base": config.model, "fingerprint": fingerprint}, resume)
@@ -126,7 +129,7 @@ def build(config: NlpConfig, task: TextTask) -> tuple[nn.Module, str]:
         count = min(config.fisher_examples, len(task.train))
         batches = (task.train.batch(torch.tensor([number])) for number in range(count))
         options["importance"] = fisher_importance(model, batches, count)
-    adapted = METHODS.get(config.method)(model, **options)
+    adapted = METHODS.get(config.method)(model, **options).to(device_here(config.device))
     adapted.register_state_dict_post_hook(_forget_frozen)  # type: ignore[no-untyped-call]  # torch's annotations
     return adapted, fingerprint
 
@@ -146,7 +149,7 @@ def _full_batch(config: NlpConfig, task: TextTask, model: nn.Module) -> dict[str
     index = torch.arange(config.batch_size) % len(task.train)
     targets = {name: found[index] for name, found in task.train.targets.items()}
     inputs = {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "attention_mask": torch.ones_like(ids)}
-    return inputs | targets
+    return moved(inputs | targets, device_of(model))
 
 
 def _train(
@@ -163,8 +166,7 @@ def _train(
         if task.held is None:
             save_tensors(run.path / LEARNED, model.state_dict())
             return {}
-        scores = answers_of(judged, task.held, task.names, config.bf16, task.by_token)
-        found = task.judge(scores, "held").score
+        found = task.judge(_asked(config, task, judged, task.held), "held").score
         if found > best:
             best = found
             save_tensors(run.path / LEARNED, model.state_dict())
@@ -196,9 +198,9 @@ def _train(
 def _calls(config: NlpConfig, task: TextTask, model: nn.Module) -> tuple[Call, Call]:
     """Return how the model is asked about batches of training and of held-out examples: by cached states if it can."""
     numbers = states_read(model)
+    device = device_of(model)
     if numbers is None:
-        plain: Call = lambda inputs, index: model(**inputs)  # noqa: E731
-        return plain, plain
+        return _plain(model), _plain(model)
     encoder = Encoder(cast(Any, model))
     folder = None if config.cache is None else Path(config.cache)
 
@@ -206,12 +208,22 @@ def _calls(config: NlpConfig, task: TextTask, model: nn.Module) -> tuple[Call, C
         states = cached_states(encoder, texts, numbers, config.bf16, folder)
 
         def call(inputs: Mapping[str, Tensor], index: Tensor) -> Any:
-            with encoder.replaying(states.batch(index, inputs["input_ids"].shape[1])):
-                return model(**inputs)
+            known = states.batch(index, inputs["input_ids"].shape[1])
+            with encoder.replaying({number: state.to(device) for number, state in known.items()}):
+                return model(**moved(inputs, device))
 
         return call
 
     return asked(task.train), asked(task.held if task.held is not None else task.train)
+
+
+def _asked(config: NlpConfig, task: TextTask, call: Call, texts: Texts) -> list[tuple[Tensor, ...]]:
+    return answers_of(call, texts, task.names, config.bf16, task.by_token, device_here(config.device).type)
+
+
+def _plain(model: nn.Module) -> Call:
+    device = device_of(model)
+    return lambda inputs, index: model(**moved(inputs, device))
 
 
 def _test(config: NlpConfig, task: TextTask, model: nn.Module, run: RunFolder) -> dict[str, Any]:
@@ -220,8 +232,7 @@ def _test(config: NlpConfig, task: TextTask, model: nn.Module, run: RunFolder) -
     model.eval()
 
     def judged(split: Split, texts: Texts) -> JudgedTexts:
-        scores = answers_of(lambda inputs, _: model(**inputs), texts, task.names, config.bf16, task.by_token)
-        return task.judge(scores, split)
+        return task.judge(_asked(config, task, _plain(model), texts), split)
 
     if task.held is not None:
         judged("held", task.held)  # SQuAD's threshold is that of the chosen epoch

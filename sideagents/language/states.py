@@ -21,7 +21,8 @@ from sideagents.ladder import LadderModel
 from sideagents.ladder.families import family_of
 from sideagents.ladder.twin import Twin
 from sideagents.language.sidetuned import SideTunedText, tower_of
-from sideagents.language.texts import Texts, split_by_length
+from sideagents.language.texts import Texts, moved, split_by_length
+from sideagents.run.devices import device_of
 from sideagents.run.files import write_json
 from sideagents.run.progress import Progress
 from sideagents.run.tensors import digest_tensors
@@ -134,11 +135,12 @@ def cached_states(
 
 
 def _compute(encoder: Encoder, texts: Texts, numbers: Sequence[int], first: Tensor, bf16: bool, out: Any) -> None:
+    device = device_of(encoder.tower)
     with Progress(len(texts), "encoding", unit="text") as shown:
         for index in split_by_length(texts):
-            inputs = texts.batch(index, targets=False)
-            with torch.autocast(inputs["input_ids"].device.type, dtype=torch.bfloat16, enabled=bf16):
-                found = torch.stack(encoder.states(inputs, numbers), dim=2).half().numpy()
+            inputs = moved(texts.batch(index, targets=False), device)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+                found = torch.stack(encoder.states(inputs, numbers), dim=2).half().cpu().numpy()
             for row, number in enumerate(index.tolist()):
                 begin, end = int(first[number]), int(first[number + 1])
                 out[begin:end] = found[row, : end - begin]

@@ -80,6 +80,11 @@ def tokenised(
     )
 
 
+def moved(inputs: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
+    """Return a batch where a model computes."""
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
 def split_by_length(texts: Texts, at_once: int = _AT_ONCE) -> Iterator[Tensor]:
     """Yield batches of the numbers of all examples, those of like length together."""
     yield from torch.split(texts.lengths().argsort(stable=True), at_once)
@@ -92,17 +97,18 @@ def answers_of(
     names: Sequence[str],
     bf16: bool = False,
     by_token: bool = False,
+    device: str = "cpu",
 ) -> list[tuple[Tensor, ...]]:
     """Return for each example the outputs of these names; `by_token` says that each token has one, padding has none.
 
-    model: takes a batch and the numbers of its examples. It must be in eval mode.
+    model: takes a batch and the numbers of its examples; it must be in eval mode. device: the kind it computes on.
     """
     found: list[tuple[Tensor, ...]] = [()] * len(texts)
     for index in split_by_length(texts):
         inputs = texts.batch(index, targets=False)
-        with torch.autocast(inputs["input_ids"].device.type, dtype=torch.bfloat16, enabled=bf16):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
             output = model(inputs, index)
         for row, number in enumerate(index.tolist()):
             length = len(texts.ids[number]) if by_token else None
-            found[number] = tuple(output[name][row][:length].float() for name in names)
+            found[number] = tuple(output[name][row][:length].float().cpu() for name in names)
     return found
