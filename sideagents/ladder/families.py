@@ -41,6 +41,8 @@ class Family:
     width: str
     as_wide: tuple[str, ...] = ()  # keys that become the twin's width
     fixed: Mapping[str, Any] = field(default_factory=dict)  # keys of the twin's configuration that differ
+    cross: str = ""  # where a layer of a decoder has its attention to the encoder
+    results: int = 0  # how many results the tower expects of a layer, the state alone for 0
 
     def narrow(self, config: Any, stack: Stack, reduction: int, kept: Sequence[int]) -> Any:
         """Return the configuration of a tower's twin: width / r, as many heads, the kept layers, no vocabulary.
@@ -92,6 +94,8 @@ _T5 = Family(
     "d_model",
     (),
     {"vocab_size": 1, "pad_token_id": 0},
+    cross="layer.1",
+    results=3,
 )
 _VIT = Family(
     (Stack("encoder", "", "layers", "num_hidden_layers", "embeddings", "pixel_values", runs_embeddings=True),),

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from sideagents.core.modes import modes_kept
 from sideagents.errors import SideAgentsError
-from sideagents.ladder.twin import Rung, Twin
+from sideagents.ladder.blocks import Rung
+from sideagents.ladder.twin import Twin
 
 Importance = Mapping[str, Tensor]
 

@@ -1,0 +1,176 @@
+"""One pass of a ladder: the backbone without gradient, what hooks take from it, and the side on that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from sideagents.errors import SideAgentsError
+from sideagents.ladder.backbone import called, fresh_cache, sides_of
+from sideagents.ladder.design import Design
+from sideagents.ladder.families import Family, Stack
+from sideagents.ladder.twin import Twin
+
+_ACTIVE: ContextVar[_Pass | None] = ContextVar("the ladder whose backbone runs in this thread", default=None)
+_SIDE = "side_states"  # of the side encoder, in the encoder's output: generation carries it along
+
+
+@dataclass
+class _Pass:
+    """What one forward pass collects."""
+
+    ladder: Passing
+    first: dict[str, Tensor] = field(default_factory=dict)
+    taps: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    encoded: Tensor | None = None
+    guard: AbstractContextManager[None] | None = None
+    last: tuple[Tensor, Tensor] | None = None
+    keeps_last: bool = False
+
+    def close(self) -> None:
+        if self.guard is not None:
+            guard, self.guard = self.guard, None
+            guard.__exit__(None, None, None)
+
+
+class Passing(nn.Module):
+    """The part of a `LadderModel` that runs: its attributes are set there."""
+
+    backbone: nn.Module
+    twins: nn.ModuleDict
+    up: nn.Linear
+    design: Design
+    family: Family
+    _stacks: list[Stack]
+    _key: str  # of this ladder's caches
+
+    def _base(self) -> nn.Module:
+        return cast(nn.Module, getattr(self.backbone, "base_model", self.backbone))
+
+    def _tower(self, stack: Stack) -> Any:
+        return self._base().get_submodule(stack.path)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the backbone and the side; the backbone's own output, of the side's states."""
+        if self.training and "decoder" in self.twins:
+            kwargs.setdefault("use_cache", False)  # a cache is for generation; here it would only fill memory
+        with self._running():
+            return self.backbone(*args, **kwargs)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate as the backbone does, by greedy or beam search; the side keeps a cache of its own."""
+        with torch.no_grad(), self._running():
+            return cast(Any, self.backbone).generate(*args, **kwargs)
+
+    def last_states(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Return the last states (B, T, wide) for the head: the ladder's, and the backbone's without it."""
+        with self._running(keeps_last=True) as found:
+            self.backbone(*args, **kwargs)
+        assert found.last is not None
+        return found.last
+
+    @contextmanager
+    def _running(self, keeps_last: bool = False) -> Iterator[_Pass]:
+        found = _Pass(self, keeps_last=keeps_last)
+        token = _ACTIVE.set(found)
+        try:
+            yield found
+        finally:
+            found.close()
+            _ACTIVE.reset(token)
+
+    def _mine(self) -> _Pass | None:
+        found = _ACTIVE.get()
+        return found if found is not None and found.ladder is self else None
+
+    def _listen(self) -> None:
+        """Hang hooks into the backbone that do nothing unless this ladder runs in their thread."""
+        for stack in self._stacks:
+            tower = self._tower(stack)
+            tower.register_forward_pre_hook(partial(self._before, stack), with_kwargs=True)
+            tower.register_forward_hook(partial(self._after, stack), with_kwargs=True)
+            layers = cast(nn.ModuleList, tower.get_submodule(stack.layers))
+            layers[0].register_forward_pre_hook(partial(self._enter, stack), with_kwargs=True)
+            for number in cast(Twin, self.twins[stack.name]).kept:
+                layers[number].register_forward_hook(partial(self._tap, stack, number))
+        if len(self._stacks) > 1:
+            self.backbone.register_forward_pre_hook(self._given, with_kwargs=True)
+
+    def _given(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Take the side encoder's states from an encoder's output that was computed before."""
+        found, outputs = self._mine(), called(module, args, kwargs).get("encoder_outputs")
+        if found is not None and outputs is not None:
+            if not hasattr(outputs, "get") or outputs.get(_SIDE) is None:
+                raise SideAgentsError("encoder_outputs were computed without this ladder: leave them out")
+            found.encoded = outputs[_SIDE]
+
+    # partial methods, not closures: those of a copied ladder are the copy's
+
+    def _before(self, stack: Stack, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Run the tower without gradient."""
+        if (found := self._mine()) is not None:
+            found.taps[stack.name] = {}
+            found.guard = torch.no_grad()
+            found.guard.__enter__()
+
+    def _enter(self, stack: Stack, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Take what enters the first layer."""
+        if (found := self._mine()) is not None:
+            found.first[stack.name] = args[0] if args else kwargs["hidden_states"]
+
+    def _tap(self, stack: Stack, number: int, module: nn.Module, args: Any, output: Any) -> None:
+        """Take what leaves a kept layer."""
+        if (found := self._mine()) is not None:
+            found.taps[stack.name][number] = output[0] if isinstance(output, tuple) else output
+
+    def _after(self, stack: Stack, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        """Run the side, and put its states in place of the tower's where these go to the head."""
+        found = self._mine()
+        if found is None:
+            return None
+        found.close()
+        twin = cast(Twin, self.twins[stack.name])
+        call = called(module, args, kwargs)
+        if call.get("encoder_hidden_states") is not None:
+            call["encoder_hidden_states"] = found.encoded
+        cache = getattr(output, "past_key_values", None)
+        if cache is not None:
+            call["past_key_values"] = self._side_cache(cache, found.first[stack.name].shape[1])
+        else:
+            call.pop("past_key_values", None)
+        taps = [found.taps[stack.name][number] for number in twin.kept]
+        side = twin(found.first[stack.name], taps, call).last_hidden_state
+        if stack is not self._stacks[-1]:
+            found.encoded = side
+            output[_SIDE] = side
+            return output
+        states = self.up(side)
+        if self.design.mix == "residual":
+            states = states + output.last_hidden_state
+        if found.keeps_last:
+            found.last = states, output.last_hidden_state
+        output["last_hidden_state"] = states
+        if (pooler := getattr(module, "pooler", None)) is not None:
+            output["pooler_output"] = pooler(states)
+        elif (norm := getattr(module, "post_layernorm", None)) is not None:  # CLIP pools by it
+            output["pooler_output"] = norm(states[:, 0])
+        return output
+
+    def _side_cache(self, cache: Any, tokens: int) -> Any:
+        """Return this ladder's cache beside the backbone's; what is done to that one is done to it too.
+
+        tokens: how many the backbone's cache has just taken in; a new side cache needs them to be all of it.
+        """
+        sides = sides_of(cache)
+        if self._key not in sides:
+            if cache.get_seq_length() > tokens:
+                raise SideAgentsError("past_key_values were computed without this ladder: leave them out")
+            sides[self._key] = fresh_cache(cache)
+        return sides[self._key]
