@@ -19,13 +19,17 @@ def fingerprint_of(backbone: nn.Module, trained: Collection[str] = ()) -> str:
     return digest_tensors(hashlib.sha256(), tensors)
 
 
-def signed_as(owner: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module]:
-    """Return a subclass whose `forward` has a backbone's signature: `Trainer` reads off it what a model takes."""
+def signed_as(owner: type[nn.Module], kind: type[nn.Module], more: Collection[str] = ()) -> type[nn.Module]:
+    """Return a subclass whose `forward` has a backbone's signature, and `more`: `Trainer` reads off it what to give."""
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return owner.forward(self, *args, **kwargs)
 
-    forward.__signature__ = inspect.signature(kind.forward)  # type: ignore[attr-defined]
+    signature = inspect.signature(kind.forward)
+    taken = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    last = [one for one in signature.parameters.values() if one.kind is inspect.Parameter.VAR_KEYWORD]
+    extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in more]
+    forward.__signature__ = signature.replace(parameters=[*taken, *extra, *last])  # type: ignore[attr-defined]
     forward.__doc__ = owner.forward.__doc__
     own = {"forward": forward, "__doc__": owner.__doc__, "__module__": owner.__module__}
     return type(owner.__name__, (owner,), own)

@@ -19,8 +19,9 @@ class Feed:
     """What a twin's layers read in one forward pass beside the state that they hand on.
 
     start: (B, T, width), of ladder 0. taps: (B, T, wide), what the backbone's kept layers gave. gates: (kept,) weights
-    of the backbone, where there are gates. mask: (B, S) of the positions that may be read, all where it is None; cache:
-    the side's, where there is one.
+    of the backbone, where there are gates. mask: (B, S) of the words that may be read, all where it is None; cache:
+    the side's, where there is one. visual: how many of the T positions, the last, are an image's: the backbone has said
+    nothing there.
     """
 
     start: Tensor
@@ -28,6 +29,7 @@ class Feed:
     gates: Tensor | None = None
     mask: Tensor | None = None
     cache: Any = None
+    visual: int = 0
 
 
 FEED: ContextVar[Feed] = ContextVar("what a twin's layers read, in this thread's forward pass")
@@ -37,20 +39,28 @@ class Rung(nn.Module):
     """A side layer behind its gate: mu down(h_backbone) + (1 - mu) h_side goes in (LST, section 3.2).
 
     With a `reader` the side attends to down(h_backbone) in place of the gate (LST, appendix A). All else of the layer
-    shows through: towers ask their layers for more than a forward pass.
+    shows through: towers ask their layers for more than a forward pass. bias: where the layer has a bias by position.
     """
 
-    def __init__(self, layer: nn.Module, down: nn.Module, number: int, reader: Reader | None = None) -> None:
+    def __init__(
+        self, layer: nn.Module, down: nn.Module, number: int, reader: Reader | None = None, bias: str = ""
+    ) -> None:
         super().__init__()
-        self.layer, self.down, self.number, self.reader = layer, down, number, reader
+        self.layer, self.down, self.number, self.reader, self.bias = layer, down, number, reader, bias
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Fuse and run the layer; its own results."""
         feed = FEED.get()
         said = self.down(feed.taps[self.number])
+        if feed.visual and self.bias:
+            # words have places among each other, an image has none (given here: the layer may be computed again later)
+            owner, words = cast(Any, self.layer.get_submodule(self.bias)), said.shape[1]
+            bias = F.pad(owner.compute_bias(words, words), (0, feed.visual, 0, feed.visual))
+            args = (args[0], bias, *args[2:])
         if self.reader is not None:
             return self.layer(self.reader(hidden_states, said, feed), *args, **kwargs)
         share = cast(Tensor, feed.gates)[self.number]
+        said = F.pad(said, (0, 0, 0, feed.visual))
         return self.layer(share * said + (1 - share) * hidden_states, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

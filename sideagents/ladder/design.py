@@ -24,12 +24,15 @@ class Design:
     mix: Mix = "none"
     block: Block = "transformer"
     fusion: Fusion = "gate"
+    visual: int = 0
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), get_args(choices))
         if self.reduction < 1:
             raise SideAgentsError(f"reduction is at least 1, got {self.reduction}")
+        if self.visual < 0:
+            raise SideAgentsError(f"visual is the number of an image's features, 0 for no images, got {self.visual}")
 
 
 def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:

@@ -45,7 +45,8 @@ def distil(ladder: LadderModel, batches: Iterable[Mapping[str, Tensor]], learnin
 
 def _of_words(ladder: LadderModel, batch: Mapping[str, Tensor]) -> Tensor:
     with torch.no_grad():
-        wanted = F.log_softmax(ladder.backbone(**batch).logits.float(), dim=-1)
+        words = {name: given for name, given in batch.items() if not name.startswith("visual")}
+        wanted = F.log_softmax(ladder.backbone(**words).logits.float(), dim=-1)
     found = F.log_softmax(ladder(**batch).logits.float(), dim=-1)
     apart = F.kl_div(found, wanted, reduction="none", log_target=True).sum(dim=-1)
     return _mean(apart, batch)

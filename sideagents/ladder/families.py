@@ -43,6 +43,8 @@ class Family:
     fixed: Mapping[str, Any] = field(default_factory=dict)  # keys of the twin's configuration that differ
     cross: str = ""  # where a layer of a decoder has its attention to the encoder
     results: int = 0  # how many results the tower expects of a layer, the state alone for 0
+    bias: str = ""  # where the first layer has a bias by position, which it takes as its second argument too
+    sees: bool = False  # whether the first tower's side can read images beside words
 
     def narrow(self, config: Any, stack: Stack, reduction: int, kept: Sequence[int]) -> Any:
         """Return the configuration of a tower's twin: width / r, as many heads, the kept layers, no vocabulary.
@@ -77,6 +79,7 @@ _BERT = Family(
     "hidden_size",
     (),
     {"vocab_size": 1, "max_position_embeddings": 1, "type_vocab_size": 1, "pad_token_id": 0},
+    sees=True,
 )
 _LLAMA = Family(
     (Stack("decoder", "", "layers", "num_hidden_layers", "embed_tokens"),),
@@ -96,6 +99,8 @@ _T5 = Family(
     {"vocab_size": 1, "pad_token_id": 0},
     cross="layer.1",
     results=3,
+    bias="layer.0.SelfAttention",
+    sees=True,
 )
 _VIT = Family(
     (Stack("encoder", "", "layers", "num_hidden_layers", "embeddings", "pixel_values", runs_embeddings=True),),

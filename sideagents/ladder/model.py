@@ -25,6 +25,7 @@ from sideagents.run.tensors import load_tensors, save_tensors
 
 FORMAT = 1
 _HEAD_TAKEN = "_ladder_trains_head"
+_VISUAL = ("visual", "visual_mask")
 Init = Literal["random", "magnitude", "fisher", "distilled"]
 
 
@@ -40,7 +41,7 @@ class LadderModel(Passing):
     def __init__(self, backbone: nn.Module, design: Design, kept: Mapping[str, Sequence[int] | None]) -> None:
         super().__init__()
         self.family, self.design = family_of(backbone), design
-        self.__class__ = cast(Any, signed_as(type(self), type(backbone)))
+        self.__class__ = cast(Any, signed_as(type(self), type(backbone), _VISUAL if design.visual else ()))
         self._key = uuid.uuid4().hex
         self.backbone = backbone
         modules = dict(self._base().named_modules())
@@ -50,6 +51,10 @@ class LadderModel(Passing):
             if kept[name] is not None and name not in towers:
                 has = ", ".join(towers)
                 raise SideAgentsError(f"keep_{name}: a {type(backbone).__name__} has no {name}, it has {has}")
+        if design.visual and not self.family.sees:
+            raise SideAgentsError(f"visual: the side of a {type(backbone).__name__} cannot read images beside words")
+        if design.visual and design.block == "adapter" and len(self._stacks) == 1:
+            raise SideAgentsError("visual: block='adapter' looks at one place at a time and would not see images")
         twins = {}
         for stack in self._stacks:
             tower = towers[stack.name]
@@ -60,6 +65,7 @@ class LadderModel(Passing):
         self.twins = nn.ModuleDict(twins)
         last = twins[self._stacks[-1].name]
         self.up = nn.Linear(last.width, last.wide)
+        self.visual = nn.Linear(design.visual, last.wide) if design.visual else None
         if design.mix == "residual":
             nn.init.zeros_(self.up.weight)
             nn.init.zeros_(self.up.bias)
@@ -69,8 +75,8 @@ class LadderModel(Passing):
             object.__setattr__(backbone, _HEAD_TAKEN, True)
         like = next((p for p in self._base().parameters() if p.is_floating_point()), None)
         if like is not None:
-            self.twins.to(device=like.device, dtype=like.dtype)
-            self.up.to(device=like.device, dtype=like.dtype)
+            for part in filter(None, (self.twins, self.up, self.visual)):
+                part.to(device=like.device, dtype=like.dtype)
         backbone.requires_grad_(False)  # not before all that was asked for is known to be possible
         if self.trains_head:
             for part in self._heads().values():
@@ -95,6 +101,7 @@ class LadderModel(Passing):
         mix: Mix = "none",
         block: Block = "transformer",
         fusion: Fusion = "gate",
+        visual: int = 0,
     ) -> Self:
         """Build a side network for a Hugging Face model, which is taken over: its parameters stop requiring gradients.
 
@@ -106,7 +113,8 @@ class LadderModel(Passing):
         orientation: gates weigh the backbone (`paper`) or the side (`code`). mix: `residual` adds the side's output to
         the backbone's last state and starts at the pretrained model's output; `none` is the paper's, the side's output
         alone. block, fusion: the designs of the paper's Table 4, `transformer` or `adapter` layers, and a `gate` or
-        `cross_attention` to what the backbone said. Raises `SideAgentsError`.
+        `cross_attention` to what the backbone said. visual: the number of features of image regions, for models that
+        take `visual=` beside words (LST, section 4). Raises `SideAgentsError`.
         """
         check_choice("init", init, get_args(Init))
         if (init == "fisher") != (importance is not None):
@@ -115,7 +123,7 @@ class LadderModel(Passing):
             raise SideAgentsError("init='distilled' needs batches=..., inputs of the backbone, other ones none")
         if init in ("magnitude", "fisher") and block == "adapter":
             raise SideAgentsError(f"init={init!r}: the backbone has no block='adapter', take 'random' or 'distilled'")
-        design = Design(reduction, orientation, mix, block, fusion)
+        design = Design(reduction, orientation, mix, block, fusion, visual)
         if init == "distilled" and mix == "residual":
             raise SideAgentsError("init='distilled': mix='residual' starts at the backbone's output as it is")
         made = cls(model, design, {"encoder": keep_encoder, "decoder": keep_decoder})

@@ -16,10 +16,11 @@ from sideagents.errors import SideAgentsError
 from sideagents.ladder.backbone import called, fresh_cache, sides_of
 from sideagents.ladder.design import Design
 from sideagents.ladder.families import Family, Stack
-from sideagents.ladder.twin import Twin
+from sideagents.ladder.twin import Images, Twin
 
 _ACTIVE: ContextVar[_Pass | None] = ContextVar("the ladder whose backbone runs in this thread", default=None)
-_SIDE = "side_states"  # of the side encoder, in the encoder's output: generation carries it along
+# of the side encoder, in the encoder's output: generation carries it along
+_SIDE, _MASK = "side_states", "side_mask"
 
 
 @dataclass
@@ -30,6 +31,9 @@ class _Pass:
     first: dict[str, Tensor] = field(default_factory=dict)
     taps: dict[str, dict[int, Tensor]] = field(default_factory=dict)
     encoded: Tensor | None = None
+    visual: Tensor | None = None
+    visual_mask: Tensor | None = None
+    mask: Tensor | None = None  # of the side encoder's states, where it is not the words' alone
     guard: AbstractContextManager[None] | None = None
     last: tuple[Tensor, Tensor] | None = None
     keeps_last: bool = False
@@ -46,6 +50,7 @@ class Passing(nn.Module):
     backbone: nn.Module
     twins: nn.ModuleDict
     up: nn.Linear
+    visual: nn.Linear | None
     design: Design
     family: Family
     _stacks: list[Stack]
@@ -57,34 +62,70 @@ class Passing(nn.Module):
     def _tower(self, stack: Stack) -> Any:
         return self._base().get_submodule(stack.path)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the backbone and the side; the backbone's own output, of the side's states."""
+    def forward(
+        self, *args: Any, visual: Tensor | None = None, visual_mask: Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        """Run the backbone and the side; the backbone's own output, of the side's states.
+
+        visual: (B, V, features) of image regions, which the side reads after the words and the backbone does not;
+        visual_mask: (B, V), 0 where there is no region. The other arguments are the backbone's.
+        """
         if self.training and "decoder" in self.twins:
             kwargs.setdefault("use_cache", False)  # a cache is for generation; here it would only fill memory
-        with self._running():
+        with self._running(visual, visual_mask):
             return self.backbone(*args, **kwargs)
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
+    def generate(
+        self, *args: Any, visual: Tensor | None = None, visual_mask: Tensor | None = None, **kwargs: Any
+    ) -> Any:
         """Generate as the backbone does, by greedy or beam search; the side keeps a cache of its own."""
-        with torch.no_grad(), self._running():
+        with torch.no_grad(), self._running(visual, visual_mask):
             return cast(Any, self.backbone).generate(*args, **kwargs)
 
-    def last_states(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def last_states(
+        self, *args: Any, visual: Tensor | None = None, visual_mask: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Return the last states (B, T, wide) for the head: the ladder's, and the backbone's without it."""
-        with self._running(keeps_last=True) as found:
+        with self._running(visual, visual_mask, keeps_last=True) as found:
             self.backbone(*args, **kwargs)
         assert found.last is not None
         return found.last
 
     @contextmanager
-    def _running(self, keeps_last: bool = False) -> Iterator[_Pass]:
-        found = _Pass(self, keeps_last=keeps_last)
+    def _running(
+        self, visual: Tensor | None = None, visual_mask: Tensor | None = None, keeps_last: bool = False
+    ) -> Iterator[_Pass]:
+        if visual is None and visual_mask is not None:
+            raise SideAgentsError("visual_mask is given without visual")
+        if visual is not None:
+            self._check_visual(visual, visual_mask)
+        found = _Pass(self, visual=visual, visual_mask=visual_mask, keeps_last=keeps_last)
         token = _ACTIVE.set(found)
         try:
             yield found
         finally:
             found.close()
             _ACTIVE.reset(token)
+
+    def _check_visual(self, visual: Tensor, mask: Tensor | None) -> None:
+        size = self.design.visual
+        if not size:
+            raise SideAgentsError("this ladder reads no images: build it with visual=the number of their features")
+        if visual.dim() != 3 or visual.shape[2] != size:
+            raise SideAgentsError(f"visual is of shape (B, V, {size}), got {tuple(visual.shape)}")
+        if mask is not None and mask.shape != visual.shape[:2]:
+            raise SideAgentsError(f"visual_mask is of shape {tuple(visual.shape[:2])}, got {tuple(mask.shape)}")
+
+    def _images(self, found: _Pass, words: Tensor, mask: Tensor | None) -> Images | None:
+        """Return a pass's images as the side reads them beside words (B, T, wide) of which `mask` (B, T) are there."""
+        if found.visual is None:
+            return None
+        states = cast(nn.Linear, self.visual)(found.visual.to(words.dtype))
+        if len(states) != len(words):
+            raise SideAgentsError(f"visual is of {len(states)} examples, the words are of {len(words)}")
+        there = words.new_ones(words.shape[:2]) if mask is None else mask
+        seen = there.new_ones(states.shape[:2]) if found.visual_mask is None else found.visual_mask.to(there)
+        return Images(states, torch.cat([there, seen], dim=1))
 
     def _mine(self) -> _Pass | None:
         found = _ACTIVE.get()
@@ -109,7 +150,7 @@ class Passing(nn.Module):
         if found is not None and outputs is not None:
             if not hasattr(outputs, "get") or outputs.get(_SIDE) is None:
                 raise SideAgentsError("encoder_outputs were computed without this ladder: leave them out")
-            found.encoded = outputs[_SIDE]
+            found.encoded, found.mask = outputs[_SIDE], outputs.get(_MASK)
 
     # partial methods, not closures: those of a copied ladder are the copy's
 
@@ -140,18 +181,22 @@ class Passing(nn.Module):
         call = called(module, args, kwargs)
         if call.get("encoder_hidden_states") is not None:
             call["encoder_hidden_states"] = found.encoded
+            if found.mask is not None:
+                call["encoder_attention_mask"] = found.mask
         cache = getattr(output, "past_key_values", None)
         if cache is not None:
             call["past_key_values"] = self._side_cache(cache, found.first[stack.name].shape[1])
         else:
             call.pop("past_key_values", None)
-        taps = [found.taps[stack.name][number] for number in twin.kept]
-        side = twin(found.first[stack.name], taps, call).last_hidden_state
+        taps, first = found.taps.pop(stack.name), found.first.pop(stack.name)
+        images = self._images(found, first, call.get("attention_mask")) if stack is self._stacks[0] else None
+        side = twin(first, [taps[number] for number in twin.kept], call, images).last_hidden_state
         if stack is not self._stacks[-1]:
-            found.encoded = side
-            output[_SIDE] = side
+            found.encoded = output[_SIDE] = side
+            if images is not None:
+                found.mask = output[_MASK] = images.mask
             return output
-        states = self.up(side)
+        states = self.up(side[:, : first.shape[1]])
         if self.design.mix == "residual":
             states = states + output.last_hidden_state
         if found.keeps_last:

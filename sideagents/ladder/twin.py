@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,6 +17,14 @@ from sideagents.ladder.families import Family, Stack
 
 TEMPERATURE = 0.1
 _INPUTS = ("input_ids", "inputs_embeds", "pixel_values")
+
+
+@dataclass
+class Images:
+    """Images as a twin reads them: states (B, V, wide), and mask (B, T + V) of the words and of these."""
+
+    states: Tensor
+    mask: Tensor
 
 
 class Twin(nn.Module):
@@ -43,7 +52,7 @@ class Twin(nn.Module):
         owner, _, last = stack.layers.rpartition(".")
         built = cast(nn.ModuleList, self.tower.get_submodule(stack.layers))
         rungs = [
-            Rung(self._layer(layer, narrow), self._down(), number, self._reader(number, narrow))
+            Rung(self._layer(layer, narrow), self._down(), number, self._reader(number, narrow), self._bias(number))
             for number, layer in enumerate(built)
         ]
         setattr(self.tower.get_submodule(owner), last, nn.ModuleList(rungs))
@@ -66,6 +75,9 @@ class Twin(nn.Module):
         heads = int(getattr(narrow, "num_attention_heads", None) or narrow.num_heads)
         return Reader(self.width, heads, len(self.kept) + number, self.stack.name == "decoder")
 
+    def _bias(self, number: int) -> str:
+        return self.family.bias if number == 0 and self.design.block == "transformer" else ""
+
     def _drop_embeddings(self) -> None:
         """Put in place of the tower's embeddings what needs no weights."""
         setattr(self.tower, self.stack.embeddings, _Given() if self.stack.runs_embeddings else nn.Identity())
@@ -77,14 +89,21 @@ class Twin(nn.Module):
         opened = torch.sigmoid(self.alpha[list(self.kept)] / TEMPERATURE)
         return opened if self.design.orientation == "paper" else 1 - opened
 
-    def forward(self, first: Tensor, taps: Sequence[Tensor], call: Mapping[str, Any]) -> Any:
-        """Return the tower's output at width / r.
+    def forward(
+        self, first: Tensor, taps: Sequence[Tensor], call: Mapping[str, Any], images: Images | None = None
+    ) -> Any:
+        """Return the tower's output at width / r, (B, T, width), or (B, T + V, width) with images.
 
         first: the backbone's first hidden state (B, T, wide); taps: the outputs of its kept layers; call: the keywords
-        that the backbone's tower was called with, where they hold for the twin too.
+        that the backbone's tower was called with, where they hold for the twin too; images: what is read after the
+        words.
         """
+        mask, visual = call.get("attention_mask"), 0
+        if images is not None:
+            first, visual = torch.cat([first, images.states], dim=1), images.states.shape[1]
+            call = dict(call) | {"attention_mask": images.mask}
         start = self.ladder(first)
-        feed = Feed(start, taps, self.gates(), call.get("attention_mask"), call.get("past_key_values"))
+        feed = Feed(start, taps, self.gates(), mask, call.get("past_key_values"), visual)
         token = FEED.set(feed)
         given = {key: value for key, value in call.items() if key not in _INPUTS}
         try:
