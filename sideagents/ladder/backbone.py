@@ -101,10 +101,18 @@ def called(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     return dict(zip(names, args, strict=False)) | dict(kwargs)
 
 
+_PRETRAINED = ("visual_projection", "text_projection")
+
+
 def task_heads(backbone: Any) -> dict[str, nn.Module]:
-    """Return the parts of a model that are its task's: outside of the base model, with weights, no language model's."""
+    """Return the parts of a model that are its task's: outside of the base model, with weights.
+
+    Not so a language model's head, and CLIP's projections: these have learned what they are for.
+    """
     base = getattr(backbone, "base_model", backbone)
-    embeddings = getattr(backbone, "get_output_embeddings", lambda: None)()
-    if base is backbone or embeddings is not None:
+    if getattr(backbone, "get_output_embeddings", lambda: None)() is not None:
         return {}
-    return {name: part for name, part in backbone.named_children() if part is not base and weights_of(part)}
+    if base is backbone:  # T5's model of spans has no base model inside
+        return {name: part for name, part in backbone.named_children() if name == "qa_outputs"}
+    parts = [(name, part) for name, part in backbone.named_children() if part is not base]
+    return {name: part for name, part in parts if weights_of(part) and name not in _PRETRAINED}

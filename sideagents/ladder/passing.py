@@ -72,8 +72,12 @@ class Passing(nn.Module):
         """
         if self.training and "decoder" in self.twins:
             kwargs.setdefault("use_cache", False)  # a cache is for generation; here it would only fill memory
+        named = kwargs.pop("return_dict", None)
         with self._running(visual, visual_mask):
-            return self.backbone(*args, **kwargs)
+            output = self.backbone(*args, return_dict=True, **kwargs)
+        if named is None:
+            named = getattr(cast(Any, self.backbone).config, "return_dict", True)
+        return output if named else output.to_tuple()
 
     def generate(
         self, *args: Any, visual: Tensor | None = None, visual_mask: Tensor | None = None, **kwargs: Any
@@ -87,7 +91,7 @@ class Passing(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the last states (B, T, wide) for the head: the ladder's, and the backbone's without it."""
         with self._running(visual, visual_mask, keeps_last=True) as found:
-            self.backbone(*args, **kwargs)
+            self.backbone(*args, return_dict=True, **kwargs)
         assert found.last is not None
         return found.last
 
@@ -154,12 +158,14 @@ class Passing(nn.Module):
 
     # partial methods, not closures: those of a copied ladder are the copy's
 
-    def _before(self, stack: Stack, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """Run the tower without gradient."""
-        if (found := self._mine()) is not None:
-            found.taps[stack.name] = {}
-            found.guard = torch.no_grad()
-            found.guard.__enter__()
+    def _before(self, stack: Stack, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run the tower without gradient, and have it name its results."""
+        if (found := self._mine()) is None:
+            return None
+        found.taps[stack.name] = {}
+        found.guard = torch.no_grad()
+        found.guard.__enter__()
+        return args, kwargs | {"return_dict": True}
 
     def _enter(self, stack: Stack, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Take what enters the first layer."""
@@ -201,6 +207,9 @@ class Passing(nn.Module):
             states = states + output.last_hidden_state
         if found.keeps_last:
             found.last = states, output.last_hidden_state
+        hidden = getattr(output, "hidden_states", None)
+        if hidden and hidden[-1] is output.last_hidden_state:
+            output["hidden_states"] = (*hidden[:-1], states)
         output["last_hidden_state"] = states
         if (pooler := getattr(module, "pooler", None)) is not None:
             output["pooler_output"] = pooler(states)

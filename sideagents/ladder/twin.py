@@ -16,7 +16,8 @@ from sideagents.ladder.design import Design
 from sideagents.ladder.families import Family, Stack
 
 TEMPERATURE = 0.1
-_INPUTS = ("input_ids", "inputs_embeds", "pixel_values")
+# of a tower's call, what is not for its twin
+_INPUTS = ("input_ids", "inputs_embeds", "pixel_values", "output_hidden_states", "output_attentions")
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Twin(nn.Module):
         layers = len(cast(nn.ModuleList, tower.get_submodule(stack.layers)))
         self.kept, self.layers, self.design = _checked(kept, layers, stack.name), layers, design
         self.stack, self.family = stack, family
-        narrow = family.narrow(config, stack, design.reduction, self.kept)
+        narrow = family.narrow(config, stack, design.reduction, self.kept, design.block == "transformer")
         self.wide, self.width = int(getattr(config, family.width)), int(getattr(narrow, family.width))
         options = {"add_pooling_layer": False} if hasattr(tower, "pooler") else {}
         self.tower = type(tower)(narrow, **options)
