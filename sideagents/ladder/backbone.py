@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from sideagents.core.counting import weights_of
 from sideagents.run.tensors import digest_tensors
@@ -99,6 +99,31 @@ def called(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         return dict(kwargs)
     names = list(inspect.signature(module.forward).parameters)
     return dict(zip(names, args, strict=False)) | dict(kwargs)
+
+
+def is_quantised(part: nn.Module) -> bool:
+    """Return whether a linear layer, of whatever class, has weights that are no floating-point matrix."""
+    if not isinstance(getattr(part, "in_features", None), int) or not hasattr(part, "out_features"):
+        return False
+    weight = getattr(part, "weight", None)
+    return not isinstance(weight, Tensor) or not weight.is_floating_point()
+
+
+def frozen_weights(backbone: nn.Module) -> int:
+    """Count the weights of a backbone but of its task's head; those of quantised layers by what they stand for."""
+    heads = {id(part) for head in task_heads(backbone).values() for part in head.modules()}
+    total, seen = 0, set()
+    for part in backbone.modules():
+        if id(part) in heads:
+            continue
+        packed = is_quantised(part)
+        if packed:
+            total += cast(Any, part).in_features * cast(Any, part).out_features
+        for parameter in part.parameters(recurse=False):
+            if id(parameter) not in seen and not (packed and not parameter.is_floating_point()):
+                total += parameter.numel()
+                seen.add(id(parameter))
+    return total
 
 
 _PRETRAINED = ("visual_projection", "text_projection")

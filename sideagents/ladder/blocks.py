@@ -14,6 +14,13 @@ from torch.nn import functional as F
 from sideagents.errors import SideAgentsError
 
 
+def as_weights(state: Tensor, weights: Tensor) -> Tensor:
+    """Return a state in the type of weights that differ from the backbone's; autocast sees to it by itself."""
+    if torch.is_autocast_enabled(state.device.type):
+        return state
+    return state.to(weights.dtype)
+
+
 @dataclass
 class Feed:
     """What a twin's layers read in one forward pass beside the state that they hand on.
@@ -78,17 +85,18 @@ class Reader(nn.Module):
 
     def __init__(self, width: int, heads: int, slot: int, causal: bool) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.scale = nn.Parameter(torch.ones(width))
         self.query, self.key = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
         self.value, self.out = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
         self.heads, self.slot, self.causal = heads, slot, causal
 
     def forward(self, hidden: Tensor, said: Tensor, feed: Feed) -> Tensor:
         """Read what the backbone said (B, S, width) into the side's state (B, T, width)."""
-        said = F.rms_norm(said, said.shape[-1:])  # the backbone's states grow from layer to layer
+        # the backbone's states grow from layer to layer
+        asks, said = self.scale * F.rms_norm(hidden, hidden.shape[-1:]), F.rms_norm(said, said.shape[-1:])
         query, key, value = (
             part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part, x in ((self.query, self.norm(hidden)), (self.key, said), (self.value, said))
+            for part, x in ((self.query, asks), (self.key, said), (self.value, said))
         )
         if feed.cache is not None:
             store = getattr(feed.cache, "self_attention_cache", feed.cache)

@@ -8,11 +8,21 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from sideagents.errors import CheckpointError, SideAgentsError
-from sideagents.ladder.backbone import SHOWN, fill_frozen_in, fingerprint_of, leave_frozen_out, signed_as, task_heads
+from sideagents.ladder.backbone import (
+    SHOWN,
+    fill_frozen_in,
+    fingerprint_of,
+    frozen_weights,
+    is_quantised,
+    leave_frozen_out,
+    signed_as,
+    task_heads,
+)
 from sideagents.ladder.design import Block, Design, Fusion, Mix, Orientation, check_choice
 from sideagents.ladder.distilling import distil
 from sideagents.ladder.families import family_of
@@ -38,7 +48,13 @@ class LadderModel(Passing):
     classifier (`trains_head`).
     """
 
-    def __init__(self, backbone: nn.Module, design: Design, kept: Mapping[str, Sequence[int] | None]) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        design: Design,
+        kept: Mapping[str, Sequence[int] | None],
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.family, self.design = family_of(backbone), design
         self.__class__ = cast(Any, signed_as(type(self), type(backbone), _VISUAL if design.visual else ()))
@@ -69,6 +85,9 @@ class LadderModel(Passing):
         if design.mix == "residual":
             nn.init.zeros_(self.up.weight)
             nn.init.zeros_(self.up.bias)
+        if any(is_quantised(part) for head in self._heads().values() for part in head.modules()):
+            heads = ", ".join(self._heads())
+            raise SideAgentsError(f"the head that the ladder trains is quantised: load the model with {heads} left out")
         if self.trains_head:
             if getattr(backbone, _HEAD_TAKEN, False):
                 raise SideAgentsError("another ladder trains this model's head already: give it a copy of the model")
@@ -76,7 +95,7 @@ class LadderModel(Passing):
         like = next((p for p in self._base().parameters() if p.is_floating_point()), None)
         if like is not None:
             for part in filter(None, (self.twins, self.up, self.visual)):
-                part.to(device=like.device, dtype=like.dtype)
+                part.to(device=like.device, dtype=dtype or like.dtype)
         backbone.requires_grad_(False)  # not before all that was asked for is known to be possible
         if self.trains_head:
             for part in self._heads().values():
@@ -102,6 +121,7 @@ class LadderModel(Passing):
         block: Block = "transformer",
         fusion: Fusion = "gate",
         visual: int = 0,
+        dtype: torch.dtype | None = None,
     ) -> Self:
         """Build a side network for a Hugging Face model, which is taken over: its parameters stop requiring gradients.
 
@@ -114,7 +134,8 @@ class LadderModel(Passing):
         the backbone's last state and starts at the pretrained model's output; `none` is the paper's, the side's output
         alone. block, fusion: the designs of the paper's Table 4, `transformer` or `adapter` layers, and a `gate` or
         `cross_attention` to what the backbone said. visual: the number of features of image regions, for models that
-        take `visual=` beside words (LST, section 4). Raises `SideAgentsError`.
+        take `visual=` beside words (LST, section 4). dtype: of the side's weights, the backbone's by default. Raises
+        `SideAgentsError`.
         """
         check_choice("init", init, get_args(Init))
         if (init == "fisher") != (importance is not None):
@@ -126,7 +147,7 @@ class LadderModel(Passing):
         design = Design(reduction, orientation, mix, block, fusion, visual)
         if init == "distilled" and mix == "residual":
             raise SideAgentsError("init='distilled': mix='residual' starts at the backbone's output as it is")
-        made = cls(model, design, {"encoder": keep_encoder, "decoder": keep_decoder})
+        made = cls(model, design, {"encoder": keep_encoder, "decoder": keep_decoder}, dtype)
         if init in ("magnitude", "fisher"):
             made._prune(importance)
         if batches is not None:
@@ -137,6 +158,8 @@ class LadderModel(Passing):
         """Start the side from the backbone's most important weights, by magnitude or as given."""
         memory: Tensor | None = None
         names = {id(parameter): name for name, parameter in self.backbone.named_parameters()}
+        if any(is_quantised(part) for part in self._base().modules()):
+            raise SideAgentsError("a quantised backbone has no weights to prune: take init='random' or 'distilled'")
         for stack in self._stacks:
             tower = self._tower(stack)
             found = magnitude(tower)
@@ -174,10 +197,10 @@ class LadderModel(Passing):
     def summary(self) -> dict[str, Any]:
         """Print and return the weights: `backbone`, `trainable`, and `percent`, of the backbone alone.
 
-        Gates of dropped layers are counted, as the paper counts them: one weight each, and all that such a layer has.
+        Weights of quantised layers are counted one by one, however many share a byte. Gates of dropped layers are
+        counted, as the paper counts them: one weight each, and all that such a layer has.
         """
-        heads = {id(p) for part in self._heads().values() for p in part.parameters()}
-        frozen = sum(p.numel() for p in {id(p): p for p in self.backbone.parameters()}.values() if id(p) not in heads)
+        frozen = frozen_weights(self.backbone)
         trainable = sum(parameter.numel() for parameter in self.trainable_parameters())
         dropped = sum(cast(Twin, twin).layers - len(cast(Twin, twin).kept) for twin in self.twins.values())
         row = {"backbone": frozen, "trainable": trainable, "percent": 100 * trainable / frozen, "dropped": dropped}
@@ -198,6 +221,7 @@ class LadderModel(Passing):
             "backbone": str(getattr(config, "name_or_path", "") or type(self.backbone).__name__),
             "fingerprint": fingerprint_of(self.backbone, self._heads()),
             **asdict(self.design),
+            "dtype": str(self.up.weight.dtype).removeprefix("torch."),
             "kept": {name: list(cast(Twin, twin).kept) for name, twin in self.twins.items()},
         }
         save_tensors(folder / "side.safetensors", self._own())
@@ -222,7 +246,10 @@ class LadderModel(Passing):
         try:
             kept = {str(name): [int(number) for number in numbers] for name, numbers in about["kept"].items()}
             design = Design(**{one.name: about.get(one.name, one.default) for one in fields(Design)})
-            made = cls(model, design, kept)
+            dtype = getattr(torch, about["dtype"]) if "dtype" in about else None
+            if not (dtype is None or isinstance(dtype, torch.dtype)):
+                raise ValueError(f"{about['dtype']!r} is no type of weights")
+            made = cls(model, design, kept, dtype)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{folder / 'ladder.json'}: is damaged ({error})") from None
         restore_tensors(made._own(), tensors, folder / "side.safetensors")

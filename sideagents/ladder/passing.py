@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sideagents.errors import SideAgentsError
 from sideagents.ladder.backbone import called, fresh_cache, sides_of
+from sideagents.ladder.blocks import as_weights
 from sideagents.ladder.design import Design
 from sideagents.ladder.families import Family, Stack
 from sideagents.ladder.twin import Images, Twin
@@ -124,7 +125,8 @@ class Passing(nn.Module):
         """Return a pass's images as the side reads them beside words (B, T, wide) of which `mask` (B, T) are there."""
         if found.visual is None:
             return None
-        states = cast(nn.Linear, self.visual)(found.visual.to(words.dtype))
+        project = cast(nn.Linear, self.visual)
+        states = project(as_weights(found.visual, project.weight)).to(words.dtype)
         if len(states) != len(words):
             raise SideAgentsError(f"visual is of {len(states)} examples, the words are of {len(words)}")
         there = words.new_ones(words.shape[:2]) if mask is None else mask
@@ -202,7 +204,7 @@ class Passing(nn.Module):
             if images is not None:
                 found.mask = output[_MASK] = images.mask
             return output
-        states = self.up(side[:, : first.shape[1]])
+        states = self.up(side[:, : first.shape[1]]).to(output.last_hidden_state.dtype)
         if self.design.mix == "residual":
             states = states + output.last_hidden_state
         if found.keeps_last:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sideagents.errors import SideAgentsError
-from sideagents.ladder.blocks import FEED, Bottleneck, Feed, Reader, Rung
+from sideagents.ladder.blocks import FEED, Bottleneck, Feed, Reader, Rung, as_weights
 from sideagents.ladder.design import Design
 from sideagents.ladder.families import Family, Stack
 
@@ -59,6 +59,11 @@ class Twin(nn.Module):
         setattr(self.tower.get_submodule(owner), last, nn.ModuleList(rungs))
         self.alpha = nn.Parameter(torch.zeros(layers)) if design.fusion == "gate" else None
 
+    @property
+    def like(self) -> Tensor:
+        """A weight of the type that the twin computes in."""
+        return next(self.parameters())
+
     def _down(self) -> nn.Module:
         return nn.Linear(self.wide, self.width)
 
@@ -103,6 +108,7 @@ class Twin(nn.Module):
         if images is not None:
             first, visual = torch.cat([first, images.states], dim=1), images.states.shape[1]
             call = dict(call) | {"attention_mask": images.mask}
+        first, *taps = (as_weights(state, self.like) for state in (first, *taps))
         start = self.ladder(first)
         feed = Feed(start, taps, self.gates(), mask, call.get("past_key_values"), visual)
         token = FEED.set(feed)
