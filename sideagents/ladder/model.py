@@ -259,6 +259,10 @@ class LadderModel(Passing):
         """Return the tensors of the side and of a trained head, by name."""
         return {name.replace("backbone.", "head.", 1): tensor for name, tensor in self.state_dict().items()}
 
+    def _replicate_for_data_parallel(self) -> Self:
+        """Raise `SideAgentsError`: hooks would run the first device's side for all of them."""
+        raise SideAgentsError("nn.DataParallel cannot run a ladder: start one process for each device, by torchrun")
+
     # modes
 
     def train(self, mode: bool = True) -> Self:
