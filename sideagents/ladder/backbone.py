@@ -10,13 +10,18 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from sideagents.core.counting import weights_of
+from sideagents.errors import SideAgentsError
 from sideagents.run.tensors import digest_tensors
 
 
 def fingerprint_of(backbone: nn.Module, trained: Collection[str] = ()) -> str:
     """Return the sha256 (hex) of name, dtype, shape and bytes of each tensor of a backbone but of its trained parts."""
-    tensors = {name: t for name, t in backbone.state_dict().items() if name.partition(".")[0] not in trained}
+    tensors = {name: tensor for name, tensor in backbone.state_dict().items() if not _within(name, trained)}
     return digest_tensors(hashlib.sha256(), tensors)
+
+
+def _within(name: str, parts: Collection[str]) -> bool:
+    return any(name.startswith(f"{part}.") for part in parts)
 
 
 def signed_as(owner: type[nn.Module], kind: type[nn.Module], more: Collection[str] = ()) -> type[nn.Module]:
@@ -31,17 +36,31 @@ def signed_as(owner: type[nn.Module], kind: type[nn.Module], more: Collection[st
     extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in more]
     forward.__signature__ = signature.replace(parameters=[*taken, *extra, *last])  # type: ignore[attr-defined]
     forward.__doc__ = owner.forward.__doc__
-    own = {"forward": forward, "__doc__": owner.__doc__, "__module__": owner.__module__}
-    return type(owner.__name__, (owner,), own)
+    own = {"forward": forward, "__doc__": owner.__doc__, "__module__": owner.__module__, "signed": (owner, kind, more)}
+    # `Trainer` knows by a class's name which labels it has to look for
+    return type(f"{owner.__name__}Of{kind.__name__}", (owner,), own)
 
 
-def fresh_cache(cache: Any) -> Any:
-    """Return an empty cache of the same kind, that grows as it is used."""
-    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+def blank(owner: type[nn.Module], kind: type[nn.Module], more: Collection[str]) -> nn.Module:
+    """Return an instance of `signed_as` with nothing in it, which unpickling fills."""
+    made = signed_as(owner, kind, more)
+    return made.__new__(made)
+
+
+def fresh_cache(cache: Any, config: Any, grows: bool = False) -> Any:
+    """Return an empty cache of the same kind for the tower of a configuration: one that grows, or as long as `cache`.
+
+    grows: whether it has to. Raises `SideAgentsError` where it has to and the backbone's does not.
+    """
+    from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
 
     if isinstance(cache, EncoderDecoderCache):
-        return EncoderDecoderCache(DynamicCache(), DynamicCache())
-    return DynamicCache()
+        return EncoderDecoderCache(fresh_cache(cache.self_attention_cache, config, grows), DynamicCache())
+    if not isinstance(cache, StaticCache):
+        return DynamicCache()
+    if grows:
+        raise SideAgentsError("fusion='cross_attention' needs a cache that grows: leave cache_implementation out")
+    return StaticCache(config, max(cast(Any, layer).max_cache_len for layer in cache.layers))
 
 
 # What trainers ask a model for beside its forward pass.
@@ -62,8 +81,8 @@ def fill_frozen_in(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> 
 
 
 def _frozen_names(module: Any) -> list[str]:
-    heads = task_heads(module.backbone)
-    return [f"backbone.{name}" for name in module.backbone.state_dict() if name.partition(".")[0] not in heads]
+    heads = module.heads()
+    return [f"backbone.{name}" for name in module.backbone.state_dict() if not _within(name, heads)]
 
 
 _MIRRORED = ("reorder_cache", "crop", "batch_select_indices", "batch_repeat_interleave", "reset")
@@ -109,9 +128,9 @@ def is_quantised(part: nn.Module) -> bool:
     return not isinstance(weight, Tensor) or not weight.is_floating_point()
 
 
-def frozen_weights(backbone: nn.Module) -> int:
-    """Count the weights of a backbone but of its task's head; those of quantised layers by what they stand for."""
-    heads = {id(part) for head in task_heads(backbone).values() for part in head.modules()}
+def frozen_weights(backbone: nn.Module, trained: Collection[nn.Module] = ()) -> int:
+    """Count the weights of a backbone but of its trained parts; those of quantised layers by what they stand for."""
+    heads = {id(part) for head in trained for part in head.modules()}
     total, seen = 0, set()
     for part in backbone.modules():
         if id(part) in heads:
@@ -129,11 +148,24 @@ def frozen_weights(backbone: nn.Module) -> int:
 _PRETRAINED = ("visual_projection", "text_projection")
 
 
-def task_heads(backbone: Any) -> dict[str, nn.Module]:
-    """Return the parts of a model that are its task's: outside of the base model, with weights.
+def task_heads(backbone: Any, pooler: bool = False) -> dict[str, nn.Module]:
+    """Return by name the parts of a model that are its task's: outside of the base model, with weights.
 
-    Not so a language model's head, and CLIP's projections: these have learned what they are for.
+    Not so a language model's head, and CLIP's projections: these have learned what they are for. pooler: whether the
+    base model's pooler is the task's too; raises `SideAgentsError` where there is none.
     """
+    heads = _outer_heads(backbone)
+    if pooler:
+        found = [name for name, part in backbone.base_model.named_children() if name == "pooler" and weights_of(part)]
+        if not found:
+            raise SideAgentsError(f"train_pooler: a {type(backbone).__name__} has no pooler")
+        names = {id(part): name for name, part in backbone.named_modules()}
+        part = backbone.base_model.pooler
+        heads = {names[id(part)]: part} | heads
+    return heads
+
+
+def _outer_heads(backbone: Any) -> dict[str, nn.Module]:
     base = getattr(backbone, "base_model", backbone)
     if getattr(backbone, "get_output_embeddings", lambda: None)() is not None:
         return {}

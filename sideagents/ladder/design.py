@@ -25,12 +25,13 @@ class Design:
     block: Block = "transformer"
     fusion: Fusion = "gate"
     visual: int = 0
+    train_pooler: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), get_args(choices))
-        if self.reduction < 1:
-            raise SideAgentsError(f"reduction is at least 1, got {self.reduction}")
+        if not isinstance(self.reduction, int) or self.reduction < 1:
+            raise SideAgentsError(f"reduction is a whole number, at least 1, got {self.reduction!r}")
         if self.visual < 0:
             raise SideAgentsError(f"visual is the number of an image's features, 0 for no images, got {self.visual}")
 

@@ -15,6 +15,7 @@ from typing_extensions import Self
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder.backbone import (
     SHOWN,
+    blank,
     fill_frozen_in,
     fingerprint_of,
     frozen_weights,
@@ -34,9 +35,14 @@ from sideagents.run.files import read_json, write_json
 from sideagents.run.tensors import load_tensors, save_tensors
 
 FORMAT = 1
-_HEAD_TAKEN = "_ladder_trains_head"
+_HEAD_TAKEN, _USERS = "_ladder_trains_head", "_ladders"  # what a backbone is told of its ladders
 _VISUAL = ("visual", "visual_mask")
 Init = Literal["random", "magnitude", "fisher", "distilled"]
+
+
+def _dtype_of(backbone: nn.Module) -> str:
+    found = next((p.dtype for p in backbone.parameters() if p.is_floating_point()), None)
+    return str(found).removeprefix("torch.")
 
 
 class LadderModel(Passing):
@@ -85,8 +91,8 @@ class LadderModel(Passing):
         if design.mix == "residual":
             nn.init.zeros_(self.up.weight)
             nn.init.zeros_(self.up.bias)
-        if any(is_quantised(part) for head in self._heads().values() for part in head.modules()):
-            heads = ", ".join(self._heads())
+        if any(is_quantised(part) for head in self.heads().values() for part in head.modules()):
+            heads = ", ".join(self.heads())
             raise SideAgentsError(f"the head that the ladder trains is quantised: load the model with {heads} left out")
         if self.trains_head:
             if getattr(backbone, _HEAD_TAKEN, False):
@@ -96,11 +102,14 @@ class LadderModel(Passing):
         if like is not None:
             for part in filter(None, (self.twins, self.up, self.visual)):
                 part.to(device=like.device, dtype=dtype or like.dtype)
+        learning = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
+        training = [name for name, part in backbone.named_modules() if part.training]
+        backbone.__dict__.setdefault(_USERS, (learning, training, set()))[2].add(self._key)
         backbone.requires_grad_(False)  # not before all that was asked for is known to be possible
         if self.trains_head:
-            for part in self._heads().values():
+            for part in self.heads().values():
                 part.requires_grad_(True)
-        self._listen()
+        self._hooks = self._listen()
         self.register_state_dict_post_hook(leave_frozen_out)  # type: ignore[no-untyped-call]  # torch's annotations
         self.register_load_state_dict_pre_hook(fill_frozen_in)  # type: ignore[no-untyped-call]
         self.train(self.training)
@@ -121,6 +130,7 @@ class LadderModel(Passing):
         block: Block = "transformer",
         fusion: Fusion = "gate",
         visual: int = 0,
+        train_pooler: bool = False,
         dtype: torch.dtype | None = None,
     ) -> Self:
         """Build a side network for a Hugging Face model, which is taken over: its parameters stop requiring gradients.
@@ -134,7 +144,8 @@ class LadderModel(Passing):
         the backbone's last state and starts at the pretrained model's output; `none` is the paper's, the side's output
         alone. block, fusion: the designs of the paper's Table 4, `transformer` or `adapter` layers, and a `gate` or
         `cross_attention` to what the backbone said. visual: the number of features of image regions, for models that
-        take `visual=` beside words (LST, section 4). dtype: of the side's weights, the backbone's by default. Raises
+        take `visual=` beside words (LST, section 4). train_pooler: whether the base model's pooler learns and is stored
+        with the side, for checkpoints that have none. dtype: of the side's weights, the backbone's by default. Raises
         `SideAgentsError`.
         """
         check_choice("init", init, get_args(Init))
@@ -144,7 +155,7 @@ class LadderModel(Passing):
             raise SideAgentsError("init='distilled' needs batches=..., inputs of the backbone, other ones none")
         if init in ("magnitude", "fisher") and block == "adapter":
             raise SideAgentsError(f"init={init!r}: the backbone has no block='adapter', take 'random' or 'distilled'")
-        design = Design(reduction, orientation, mix, block, fusion, visual)
+        design = Design(reduction, orientation, mix, block, fusion, visual, train_pooler)
         if init == "distilled" and mix == "residual":
             raise SideAgentsError("init='distilled': mix='residual' starts at the backbone's output as it is")
         made = cls(model, design, {"encoder": keep_encoder, "decoder": keep_decoder}, dtype)
@@ -180,14 +191,23 @@ class LadderModel(Passing):
     @property
     def trains_head(self) -> bool:
         """Whether the head is of the task and learns; a language model's stays as it is."""
-        return bool(self._heads())
+        return bool(self.heads())
 
-    def _heads(self) -> dict[str, nn.Module]:
-        return task_heads(self.backbone)
+    def heads(self) -> dict[str, nn.Module]:
+        """Return by name the parts of the backbone that learn with the side."""
+        return task_heads(self.backbone, self.design.train_pooler)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Yield what an optimizer should see: the side, its gates and projections, and a task's head."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+    def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Return an optimizer's groups: `weights` decay, `gates` do not, or they would all be drawn to one half."""
+        gates = [twin.alpha for twin in self.twins.values() if isinstance(twin.alpha, nn.Parameter)]
+        names = {id(gate) for gate in gates}
+        weights = [parameter for parameter in self.trainable_parameters() if id(parameter) not in names]
+        groups = [{"name": "weights", "params": weights, "weight_decay": weight_decay}]
+        return groups + ([{"name": "gates", "params": gates, "weight_decay": 0.0}] if gates else [])
 
     def gates(self) -> dict[str, Tensor]:
         """Return by tower the weight of the backbone in each kept layer (kept,), in (0, 1); none without gates."""
@@ -200,7 +220,7 @@ class LadderModel(Passing):
         Weights of quantised layers are counted one by one, however many share a byte. Gates of dropped layers are
         counted, as the paper counts them: one weight each, and all that such a layer has.
         """
-        frozen = frozen_weights(self.backbone)
+        frozen = frozen_weights(self.backbone, self.heads().values())
         trainable = sum(parameter.numel() for parameter in self.trainable_parameters())
         dropped = sum(cast(Twin, twin).layers - len(cast(Twin, twin).kept) for twin in self.twins.values())
         row = {"backbone": frozen, "trainable": trainable, "percent": 100 * trainable / frozen, "dropped": dropped}
@@ -219,8 +239,9 @@ class LadderModel(Passing):
         about = {
             "format": FORMAT,
             "backbone": str(getattr(config, "name_or_path", "") or type(self.backbone).__name__),
-            "fingerprint": fingerprint_of(self.backbone, self._heads()),
+            "fingerprint": fingerprint_of(self.backbone, self.heads()),
             **asdict(self.design),
+            "backbone_dtype": _dtype_of(self.backbone),
             "dtype": str(self.up.weight.dtype).removeprefix("torch."),
             "kept": {name: list(cast(Twin, twin).kept) for name, twin in self.twins.items()},
         }
@@ -238,10 +259,12 @@ class LadderModel(Passing):
         about = read_json(folder / "ladder.json", CheckpointError)
         if not isinstance(about, dict) or about.get("format") != FORMAT:
             raise CheckpointError(f"{folder / 'ladder.json'}: is no ladder of format {FORMAT}")
-        found = fingerprint_of(model, task_heads(model))
+        found = fingerprint_of(model, task_heads(model, about.get("train_pooler") is True))
         if about.get("fingerprint") != found:
             given = f"backbone {about.get('backbone')!r} with fingerprint {str(about.get('fingerprint'))[:12]!r}"
-            raise CheckpointError(f"{folder}: was saved for {given}, this one has {found[:12]!r}")
+            types = about.get("backbone_dtype"), _dtype_of(model)
+            other = "" if types[0] in (None, types[1]) else f" and is {types[1]} where that was {types[0]}"
+            raise CheckpointError(f"{folder}: was saved for {given}, this one has {found[:12]!r}{other}")
         tensors = load_tensors(folder / "side.safetensors")
         try:
             kept = {str(name): [int(number) for number in numbers] for name, numbers in about["kept"].items()}
@@ -258,6 +281,30 @@ class LadderModel(Passing):
     def _own(self) -> dict[str, Tensor]:
         """Return the tensors of the side and of a trained head, by name."""
         return {name.replace("backbone.", "head.", 1): tensor for name, tensor in self.state_dict().items()}
+
+    def detach(self) -> nn.Module:
+        """Give the backbone back, without hooks, and after its last ladder with the gradients and modes that it had.
+
+        The ladder can be saved still, and not run. A head that has learned stays so.
+        """
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        if self.trains_head:
+            self.backbone.__dict__.pop(_HEAD_TAKEN, None)
+        learning, training, users = self.backbone.__dict__.get(_USERS, ([], [], {self._key}))
+        users.discard(self._key)
+        if not users and self.backbone.__dict__.pop(_USERS, None):
+            for name, parameter in self.backbone.named_parameters():
+                if parameter.is_floating_point():
+                    parameter.requires_grad_(name in learning)
+                parameter.grad = None
+            for name, part in self.backbone.named_modules():
+                part.training = name in training
+        return self.backbone
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return blank, cast(Any, type(self)).signed, self.__dict__  # the class itself is made as it is needed
 
     def _replicate_for_data_parallel(self) -> Self:
         """Raise `SideAgentsError`: hooks would run the first device's side for all of them."""

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from sideagents.errors import SideAgentsError
 from sideagents.ladder.backbone import called, fresh_cache, sides_of
@@ -56,6 +57,7 @@ class Passing(nn.Module):
     family: Family
     _stacks: list[Stack]
     _key: str  # of this ladder's caches
+    _hooks: list[RemovableHandle]
 
     def _base(self) -> nn.Module:
         return cast(nn.Module, getattr(self.backbone, "base_model", self.backbone))
@@ -100,6 +102,8 @@ class Passing(nn.Module):
     def _running(
         self, visual: Tensor | None = None, visual_mask: Tensor | None = None, keeps_last: bool = False
     ) -> Iterator[_Pass]:
+        if not self._hooks:
+            raise SideAgentsError("this ladder was detached from its backbone: build another")
         if visual is None and visual_mask is not None:
             raise SideAgentsError("visual_mask is given without visual")
         if visual is not None:
@@ -137,18 +141,20 @@ class Passing(nn.Module):
         found = _ACTIVE.get()
         return found if found is not None and found.ladder is self else None
 
-    def _listen(self) -> None:
+    def _listen(self) -> list[RemovableHandle]:
         """Hang hooks into the backbone that do nothing unless this ladder runs in their thread."""
+        hooks = []
         for stack in self._stacks:
             tower = self._tower(stack)
-            tower.register_forward_pre_hook(partial(self._before, stack), with_kwargs=True)
-            tower.register_forward_hook(partial(self._after, stack), with_kwargs=True)
+            hooks.append(tower.register_forward_pre_hook(partial(self._before, stack), with_kwargs=True))
+            hooks.append(tower.register_forward_hook(partial(self._after, stack), with_kwargs=True))
             layers = cast(nn.ModuleList, tower.get_submodule(stack.layers))
-            layers[0].register_forward_pre_hook(partial(self._enter, stack), with_kwargs=True)
+            hooks.append(layers[0].register_forward_pre_hook(partial(self._enter, stack), with_kwargs=True))
             for number in cast(Twin, self.twins[stack.name]).kept:
-                layers[number].register_forward_hook(partial(self._tap, stack, number))
+                hooks.append(layers[number].register_forward_hook(partial(self._tap, stack, number)))
         if len(self._stacks) > 1:
-            self.backbone.register_forward_pre_hook(self._given, with_kwargs=True)
+            hooks.append(self.backbone.register_forward_pre_hook(self._given, with_kwargs=True))
+        return hooks
 
     def _given(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Take the side encoder's states from an encoder's output that was computed before."""
@@ -193,7 +199,7 @@ class Passing(nn.Module):
                 call["encoder_attention_mask"] = found.mask
         cache = getattr(output, "past_key_values", None)
         if cache is not None:
-            call["past_key_values"] = self._side_cache(cache, found.first[stack.name].shape[1])
+            call["past_key_values"] = self._side_cache(cache, found.first[stack.name].shape[1], twin)
         else:
             call.pop("past_key_values", None)
         taps, first = found.taps.pop(stack.name), found.first.pop(stack.name)
@@ -219,7 +225,7 @@ class Passing(nn.Module):
             output["pooler_output"] = norm(states[:, 0])
         return output
 
-    def _side_cache(self, cache: Any, tokens: int) -> Any:
+    def _side_cache(self, cache: Any, tokens: int, twin: Twin) -> Any:
         """Return this ladder's cache beside the backbone's; what is done to that one is done to it too.
 
         tokens: how many the backbone's cache has just taken in; a new side cache needs them to be all of it.
@@ -228,5 +234,6 @@ class Passing(nn.Module):
         if self._key not in sides:
             if cache.get_seq_length() > tokens:
                 raise SideAgentsError("past_key_values were computed without this ladder: leave them out")
-            sides[self._key] = fresh_cache(cache)
+            config = cast(Any, twin.tower).config
+            sides[self._key] = fresh_cache(cache, config, grows=self.design.fusion == "cross_attention")
         return sides[self._key]

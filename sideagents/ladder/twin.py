@@ -133,8 +133,8 @@ class _Given(nn.Module):
 
 
 def _checked(kept: Sequence[int], layers: int, name: str) -> tuple[int, ...]:
-    found = tuple(int(number) for number in kept)
-    if not found or list(found) != sorted(set(found)) or found[0] < 0 or found[-1] >= layers:
+    found = tuple(number for number in kept if isinstance(number, int))
+    if not found or len(found) < len(kept) or list(found) != sorted(set(found)) or found[0] < 0 or found[-1] >= layers:
         raise SideAgentsError(
             f"keep_{name}: give numbers of layers from 0 to {layers - 1}, ascending, at least one, got {list(kept)}"
         )
