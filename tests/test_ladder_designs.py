@@ -23,7 +23,8 @@ from sideagents.ladder.blocks import Feed, Reader
 DESIGNS: list[dict[str, Any]] = [
     {"block": "adapter"},
     {"fusion": "cross_attention"},
-    {"block": "adapter", "fusion": "cross_attention"},
+    {"block": "adapter", "fusion": "cross_attention", "down": "slice"},
+    {"down": "slice"},
 ]
 
 
@@ -38,6 +39,7 @@ DESIGNS: list[dict[str, Any]] = [
             26 * 73_824 + 74_496 + 24 * (1 + 192 + 2 * 96 * 384 + 384 + 96) + 12 * (4 * 96 * 96 + 96) + 192,
             1.89,
         ),
+        ({"down": "slice"}, 5_097_240 - 26 * 73_824, 1.43),
     ],
 )
 def test_numbers_of_weights(options: Any, trainable: int, percent: float) -> None:
@@ -112,6 +114,49 @@ def test_recomputed_adapters_keep_less() -> None:
     assert kept(model) == 0
 
 
+def test_a_slice_is_taken_at_once() -> None:
+    model, held = ladder(bert, down="slice"), []
+    twin = model.twins["encoder"]
+    twin.register_forward_pre_hook(lambda module, args: held.extend(args[1]))
+    model(**INPUTS[bert])
+    assert [state.shape for state in held] == [(3, 7, 12)] * 3
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_slice_keeps_nothing_of_the_backbone(make: Any) -> None:
+    model = ladder(make, down="slice")
+    wide = next(iter(model.twins.values())).wide
+    own = {p.data_ptr() for p in model.parameters()}
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        model.train()(**INPUTS[make])
+    found = {t.data_ptr() for t in kept if t.dim() > 1 and t.shape[-1] == wide and t.data_ptr() not in own}
+    assert len(found) <= 4  # the state that goes into the head, scaled or pooled
+
+
+def test_a_slice_reads_every_r_th_coordinate_or_those_that_pruning_kept() -> None:
+    states = torch.arange(64.0).view(1, 2, 32)
+    model = ladder(t5, down="slice")
+    expected = torch.tensor([[[0.0, 4, 8, 12, 16, 20, 24, 28], [32, 36, 40, 44, 48, 52, 56, 60]]])
+    assert torch.equal(model.twins["encoder"].ladder(states), expected)
+    backbone = t5()
+    streams = {"encoder": torch.arange(8) + 3, "decoder": torch.arange(1, 32, 4)}
+    with torch.no_grad():
+        for name, stream in streams.items():
+            for block in getattr(backbone, name).block:
+                for part in block.layer:
+                    attention = getattr(part, "SelfAttention", None) or getattr(part, "EncDecAttention", None)
+                    (part.DenseReluDense.wo if attention is None else attention.o).weight[stream] *= 50
+    model = LadderModel.from_backbone(backbone, 4, init="magnitude", down="slice")
+    for name, stream in streams.items():
+        slices = [part for part in model.twins[name].modules() if type(part).__name__ == "Slice"]
+        assert len(slices) == 4
+        assert all(torch.equal(part.index, stream) for part in slices)
+        norm = getattr(backbone, name).block[0].layer[0].layer_norm.weight
+        narrow = model.twins[name].tower.block[0].layer.layer[0].layer_norm.weight
+        assert torch.equal(narrow, norm[stream])
+
+
 def test_a_reader_by_hand() -> None:
     reader = Reader(2, 1, 0, causal=True)
     with torch.no_grad():
@@ -150,6 +195,7 @@ def test_readers_look_neither_ahead_nor_at_padding() -> None:
     [
         ({"block": "adaptor"}, "unknown block 'adaptor', did you mean 'adapter'"),
         ({"fusion": "attention"}, "unknown fusion 'attention'"),
+        ({"down": "sliced"}, "unknown down 'sliced', did you mean 'slice'"),
         ({"block": "adapter", "init": "magnitude"}, "init='magnitude': the backbone has no block='adapter'"),
     ],
 )

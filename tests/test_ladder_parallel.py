@@ -29,6 +29,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "t5": (t5, {"keep_encoder": [0, 2], "keep_decoder": [1]}),
     "t5 that sees": (t5, {"visual": 5}),
     "t5 of adapters": (t5, {"block": "adapter"}),
+    "t5 of slices": (t5, {"down": "slice"}),
     "bert": (bert, {"fusion": "cross_attention"}),
     "llama": (llama, {"mix": "residual"}),
 }

@@ -25,10 +25,10 @@ def as_weights(state: Tensor, weights: Tensor) -> Tensor:
 class Feed:
     """What a twin's layers read in one forward pass beside the state that they hand on.
 
-    start: (B, T, width), of ladder 0. taps: (B, T, wide), what the backbone's kept layers gave. gates: (kept,) weights
-    of the backbone, where there are gates. mask: (B, S) of the words that may be read, all where it is None; cache:
-    the side's, where there is one. visual: how many of the T positions, the last, are an image's: the backbone has said
-    nothing there.
+    start: (B, T, width), of ladder 0. taps: (B, T, wide), what the backbone's kept layers gave, (B, T, width) where it
+    is sliced already. gates: (kept,) weights of the backbone, where there are gates. mask: (B, S) of the words that may
+    be read, all where it is None; cache: the side's, where there is one. visual: how many of the T positions, the last,
+    are an image's: the backbone has said nothing there.
     """
 
     start: Tensor
@@ -58,7 +58,8 @@ class Rung(nn.Module):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Fuse and run the layer; its own results."""
         feed = FEED.get()
-        said = self.down(feed.taps[self.number])
+        tap = feed.taps[self.number]
+        said = tap if isinstance(self.down, Slice) else self.down(tap)
         if feed.visual and self.bias:
             # words have places among each other, an image has none (given here: the layer may be computed again later)
             owner, words = cast(Any, self.layer.get_submodule(self.bias)), said.shape[1]
@@ -75,6 +76,23 @@ class Rung(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("layer"), name)
+
+
+class Slice(nn.Module):
+    """A down-projection without weights: width of the wide coordinates, every r-th or those that pruning has kept.
+
+    It keeps none of the backbone's states for the backward pass, which is most of what a ladder of linear ones keeps.
+    """
+
+    index: Tensor
+
+    def __init__(self, wide: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("index", torch.arange(width) * (wide // width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, T, width) of (B, T, wide)."""
+        return x.index_select(-1, self.index)
 
 
 class Reader(nn.Module):

@@ -11,8 +11,9 @@ Orientation = Literal["paper", "code"]
 Mix = Literal["none", "residual"]
 Block = Literal["transformer", "adapter"]
 Fusion = Literal["gate", "cross_attention"]
+Down = Literal["linear", "slice"]
 
-_CHOICES: dict[str, Any] = {"orientation": Orientation, "mix": Mix, "block": Block, "fusion": Fusion}
+_CHOICES: dict[str, Any] = {"orientation": Orientation, "mix": Mix, "block": Block, "fusion": Fusion, "down": Down}
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Design:
     mix: Mix = "none"
     block: Block = "transformer"
     fusion: Fusion = "gate"
+    down: Down = "linear"
     visual: int = 0
     train_pooler: bool = False
 

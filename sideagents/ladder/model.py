@@ -24,7 +24,7 @@ from sideagents.ladder.backbone import (
     signed_as,
     task_heads,
 )
-from sideagents.ladder.design import Block, Design, Fusion, Mix, Orientation, check_choice
+from sideagents.ladder.design import Block, Design, Down, Fusion, Mix, Orientation, check_choice
 from sideagents.ladder.distilling import distil
 from sideagents.ladder.families import family_of
 from sideagents.ladder.passing import Passing
@@ -129,6 +129,7 @@ class LadderModel(Passing):
         mix: Mix = "none",
         block: Block = "transformer",
         fusion: Fusion = "gate",
+        down: Down = "linear",
         visual: int = 0,
         train_pooler: bool = False,
         dtype: torch.dtype | None = None,
@@ -143,10 +144,11 @@ class LadderModel(Passing):
         orientation: gates weigh the backbone (`paper`) or the side (`code`). mix: `residual` adds the side's output to
         the backbone's last state and starts at the pretrained model's output; `none` is the paper's, the side's output
         alone. block, fusion: the designs of the paper's Table 4, `transformer` or `adapter` layers, and a `gate` or
-        `cross_attention` to what the backbone said. visual: the number of features of image regions, for models that
-        take `visual=` beside words (LST, section 4). train_pooler: whether the base model's pooler learns and is stored
-        with the side, for checkpoints that have none. dtype: of the side's weights, the backbone's by default. Raises
-        `SideAgentsError`.
+        `cross_attention` to what the backbone said. down: `linear` projections, or a `slice` of the backbone's
+        coordinates, which has no weights and keeps less. visual: the number of features of image regions, for models
+        that take `visual=` beside words (LST, section 4). train_pooler: whether the base model's pooler learns and is
+        stored with the side, for checkpoints that have none. dtype: of the side's weights, the backbone's by default.
+        Raises `SideAgentsError`.
         """
         check_choice("init", init, get_args(Init))
         if (init == "fisher") != (importance is not None):
@@ -155,7 +157,7 @@ class LadderModel(Passing):
             raise SideAgentsError("init='distilled' needs batches=..., inputs of the backbone, other ones none")
         if init in ("magnitude", "fisher") and block == "adapter":
             raise SideAgentsError(f"init={init!r}: the backbone has no block='adapter', take 'random' or 'distilled'")
-        design = Design(reduction, orientation, mix, block, fusion, visual, train_pooler)
+        design = Design(reduction, orientation, mix, block, fusion, down, visual, train_pooler)
         if init == "distilled" and mix == "residual":
             raise SideAgentsError("init='distilled': mix='residual' starts at the backbone's output as it is")
         made = cls(model, design, {"encoder": keep_encoder, "decoder": keep_decoder}, dtype)

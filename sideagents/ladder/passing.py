@@ -183,7 +183,8 @@ class Passing(nn.Module):
     def _tap(self, stack: Stack, number: int, module: nn.Module, args: Any, output: Any) -> None:
         """Take what leaves a kept layer."""
         if (found := self._mine()) is not None:
-            found.taps[stack.name][number] = output[0] if isinstance(output, tuple) else output
+            state = output[0] if isinstance(output, tuple) else output
+            found.taps[stack.name][number] = cast(Twin, self.twins[stack.name]).tapped(number, state)
 
     def _after(self, stack: Stack, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         """Run the side, and put its states in place of the tower's where these go to the head."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sideagents.core.modes import modes_kept
 from sideagents.errors import SideAgentsError
-from sideagents.ladder.blocks import Rung
+from sideagents.ladder.blocks import Rung, Slice
 from sideagents.ladder.twin import Twin
 
 Importance = Mapping[str, Tensor]
@@ -97,6 +97,9 @@ def prune_into(twin: Twin, tower: nn.Module, importance: Importance, memory: Ten
     for layer in layers:
         sets = {f"{name}.": kept for name, kept in _rows_and_columns(layer, importance, stream, memory, tower).items()}
         _copy(layer.wide, layer.narrow, sets, stream)
+    for part in twin.modules():
+        if isinstance(part, Slice):  # the side's coordinates are the backbone's own
+            part.index.copy_(stream)
     narrow_parts = dict(twin.tower.named_parameters())
     for name, parameter in tower.named_parameters():
         if not name.startswith((f"{stack.layers}.", f"{stack.embeddings}.")) and name in narrow_parts:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sideagents.errors import SideAgentsError
-from sideagents.ladder.blocks import FEED, Bottleneck, Feed, Reader, Rung, as_weights
+from sideagents.ladder.blocks import FEED, Bottleneck, Feed, Reader, Rung, Slice, as_weights
 from sideagents.ladder.design import Design
 from sideagents.ladder.families import Family, Stack
 
@@ -65,7 +65,7 @@ class Twin(nn.Module):
         return next(self.parameters())
 
     def _down(self) -> nn.Module:
-        return nn.Linear(self.wide, self.width)
+        return (nn.Linear if self.design.down == "linear" else Slice)(self.wide, self.width)
 
     def _layer(self, layer: nn.Module, narrow: Any) -> nn.Module:
         if self.design.block == "transformer":
@@ -95,14 +95,20 @@ class Twin(nn.Module):
         opened = torch.sigmoid(self.alpha[list(self.kept)] / TEMPERATURE)
         return opened if self.design.orientation == "paper" else 1 - opened
 
+    def tapped(self, number: int, state: Tensor) -> Tensor:
+        """Return what to hold of the state (B, T, wide) that the backbone's kept layer of that number gives."""
+        rungs = cast(nn.ModuleList, self.tower.get_submodule(self.stack.layers))
+        down = rungs[self.kept.index(number)].down
+        return cast(Tensor, down(state)) if isinstance(down, Slice) else state  # a slice can be taken at once
+
     def forward(
         self, first: Tensor, taps: Sequence[Tensor], call: Mapping[str, Any], images: Images | None = None
     ) -> Any:
         """Return the tower's output at width / r, (B, T, width), or (B, T + V, width) with images.
 
-        first: the backbone's first hidden state (B, T, wide); taps: the outputs of its kept layers; call: the keywords
-        that the backbone's tower was called with, where they hold for the twin too; images: what is read after the
-        words.
+        first: the backbone's first hidden state (B, T, wide); taps: `tapped` outputs of its kept layers; call: the
+        keywords that the backbone's tower was called with, where they hold for the twin too; images: what is read after
+        the words.
         """
         mask, visual = call.get("attention_mask"), 0
         if images is not None:
