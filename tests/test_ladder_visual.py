@@ -181,11 +181,15 @@ def test_models_that_cannot_see(make: Any) -> None:
         ({"visual": REGIONS, "visual_mask": THERE[:, :3]}, r"visual_mask is of shape \(3, 4\), got \(3, 3\)"),
         ({"visual": REGIONS[:2]}, "visual is of 2 examples, the words are of 3"),
         ({"visual_mask": THERE}, "visual_mask is given without visual"),
+        (
+            {"visual": REGIONS, "attention_mask": torch.ones(3, 7, 7)},
+            r"visual needs an attention mask of shape \(B, T\), got \(3, 7, 7\)",
+        ),
     ],
 )
 def test_what_cannot_be(given: Any, message: str) -> None:
     with pytest.raises(SideAgentsError, match=message):
-        seeing(bert)(**INPUTS[bert], **given)
+        seeing(bert)(**(INPUTS[bert] | given))
     with pytest.raises(SideAgentsError, match="this ladder reads no images: build it with visual="):
         ladder(bert)(**INPUTS[bert], visual=REGIONS)
     with pytest.raises(SideAgentsError, match="visual is the number of an image's features, 0 for no images, got -1"):

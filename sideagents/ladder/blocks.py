@@ -81,7 +81,7 @@ class Rung(nn.Module):
 class Slice(nn.Module):
     """A down-projection without weights: width of the wide coordinates, every r-th or those that pruning has kept.
 
-    It keeps none of the backbone's states for the backward pass, which is most of what a ladder of linear ones keeps.
+    Nothing of the backbone's states is kept for the backward pass.
     """
 
     index: Tensor

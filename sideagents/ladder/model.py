@@ -227,7 +227,7 @@ class LadderModel(Passing):
         dropped = sum(cast(Twin, twin).layers - len(cast(Twin, twin).kept) for twin in self.twins.values())
         row = {"backbone": frozen, "trainable": trainable, "percent": 100 * trainable / frozen, "dropped": dropped}
         print(
-            f"ladder of {type(self.backbone).__name__}, r = {self.design.reduction}: {trainable:,} trained weights, "
+            f"ladder of {type(self.backbone).__name__}, r = {self.reduction}: {trainable:,} trained weights, "
             f"{row['percent']:.2f} % of the backbone's {frozen:,}; gates of {dropped} dropped layers are among them"
         )
         return row

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from sideagents.errors import SideAgentsError
 from sideagents.ladder.backbone import called, fresh_cache, sides_of
 from sideagents.ladder.blocks import as_weights
-from sideagents.ladder.design import Design
+from sideagents.ladder.design import Design, Mix
 from sideagents.ladder.families import Family, Stack
 from sideagents.ladder.twin import Images, Twin
 
@@ -58,6 +58,16 @@ class Passing(nn.Module):
     _stacks: list[Stack]
     _key: str  # of this ladder's caches
     _hooks: list[RemovableHandle]
+
+    @property
+    def reduction(self) -> int:
+        """What widths are divided by."""
+        return self.design.reduction
+
+    @property
+    def mix(self) -> Mix:
+        """What the head is given of the backbone's last state."""
+        return self.design.mix
 
     def _base(self) -> nn.Module:
         return cast(nn.Module, getattr(self.backbone, "base_model", self.backbone))
@@ -133,6 +143,8 @@ class Passing(nn.Module):
         states = project(as_weights(found.visual, project.weight)).to(words.dtype)
         if len(states) != len(words):
             raise SideAgentsError(f"visual is of {len(states)} examples, the words are of {len(words)}")
+        if mask is not None and mask.shape != words.shape[:2]:
+            raise SideAgentsError(f"visual needs an attention mask of shape (B, T), got {tuple(mask.shape)}")
         there = words.new_ones(words.shape[:2]) if mask is None else mask
         seen = there.new_ones(states.shape[:2]) if found.visual_mask is None else found.visual_mask.to(there)
         return Images(states, torch.cat([there, seen], dim=1))
@@ -212,7 +224,7 @@ class Passing(nn.Module):
                 found.mask = output[_MASK] = images.mask
             return output
         states = self.up(side[:, : first.shape[1]]).to(output.last_hidden_state.dtype)
-        if self.design.mix == "residual":
+        if self.mix == "residual":
             states = states + output.last_hidden_state
         if found.keeps_last:
             found.last = states, output.last_hidden_state
