@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from sideagents.adapt.config import AdaptConfig
 from sideagents.adapt.relevance import RelevanceConfig
+from sideagents.language.config import NlpConfig
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.train.pretrain import PretrainConfig
 from sideagents_policies.checks import MAY_CHANGE_ON_RESUME
@@ -20,7 +21,7 @@ from sideagents_policies.config import AgentConfig
 from sideagents_policies.listing import rows
 from sideagents_policies.tables import markdown_table
 
-ADAPT_MEANINGS = {"kind": "what the file is for"}
+ADAPT_MEANINGS = {"kind": "what the file is for"}  # those of nlp too
 LIFELONG_MEANINGS = {
     "kind": "what the file is for",
     "name": "of the run's folder",
@@ -142,8 +143,8 @@ sideagents check pointnav/sidetune_curvature model.base=denoising ppo.frames=100
 
 - `SIDEAGENTS_DATA`: where `scenes.dataset`, `scenes.episodes`, `model.base_weights`, the `.safetensors` files of
   `model.base` and `model.side_init`, and `data`, `held_out` and `splits`
-  of `pretrain`, `data`, `base_weights` and `side_init` of `lifelong` and `adapt` are looked for when they are not found
-  as given.
+  of `pretrain`, `data`, `base_weights` and `side_init` of `lifelong` and `adapt`, `data` and `test_data` of `nlp` are
+  looked for when they are not found as given.
 - `SIDEAGENTS_CACHE`: where bundled buildings, walkable spaces and codes of images are kept; by default
   `~/.cache/sideagents`.
 """
@@ -177,6 +178,11 @@ def page() -> str:
     parts.append(_table(AdaptConfig, "", ADAPT_MEANINGS, used))
     bases = RelevanceConfig.model_fields["bases"].description
     parts.append(f"`sideagents relevance` has the same keys, `kind: relevance`, and `bases`: {bases}.\n")
+    _all_used(ADAPT_MEANINGS, used)
+    parts.append("## Keys of `sideagents nlp`\n")
+    parts.append("One task of language; see [language.md](language.md). Such a file says `kind: nlp`.\n")
+    used = set()
+    parts.append(_table(NlpConfig, "", ADAPT_MEANINGS, used))
     _all_used(ADAPT_MEANINGS, used)
     return "\n".join(parts)
 

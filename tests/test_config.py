@@ -29,7 +29,12 @@ CONFIGS = sorted((ROOT / "configs").rglob("*"))
 def test_every_bundled_file_is_a_complete_configuration(path):
     assert path.suffix == ".yaml"
     assert path.read_text().startswith("# ")
-    readers = {"lifelong": checks.read_lifelong, "adapt": checks.read_adapt, "relevance": checks.read_relevance}
+    readers = {
+        "lifelong": checks.read_lifelong,
+        "adapt": checks.read_adapt,
+        "nlp": checks.read_nlp,
+        "relevance": checks.read_relevance,
+    }
     if (kind := paths.config_kind(path)) in readers:
         assert readers[kind](str(path)).name == path.stem
         return

@@ -22,6 +22,9 @@ from sideagents.adapt.config import AdaptConfig
 from sideagents.adapt.relevance import RelevanceConfig
 from sideagents.bases import SHIPPED
 from sideagents.bases.encoder import MidLevelEncoder
+from sideagents.language.config import NlpConfig
+from sideagents.language.glue import TASKS
+from sideagents.language.methods import METHODS as LANGUAGE_METHODS
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.learners import LEARNERS
 from sideagents.run.config import key_paths, load_config
@@ -31,7 +34,7 @@ from sideagents_policies.agents import BASELINES
 from sideagents_policies.cli.common import OVERRIDE, Parser
 from sideagents_policies.cli.main import build_parser
 from sideagents_policies.config import AgentConfig
-from sideagents_policies.paths import config_names, config_path
+from sideagents_policies.paths import config_kind, config_names, config_path
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -192,6 +195,9 @@ def check_command(words: list[str], line: str) -> None:
     elif words[0] == "adapt":
         assert set(targets) <= set(config_names()), line
         load_config(AdaptConfig, config_path(targets[0]) if targets else None, overrides)
+    elif words[0] == "nlp":
+        assert [*map(config_kind, map(config_path, targets))] == ["nlp"], line
+        load_config(NlpConfig, config_path(targets[0]), overrides)
     elif words[0] in ("train", "demos", "clone", "check"):
         bundled = [name for name in targets if name.startswith("pointnav/")]
         assert set(bundled) <= set(config_names()), line
@@ -213,6 +219,7 @@ def check_command(words: list[str], line: str) -> None:
         "pretrain task=depht data=x",
         "lifelong lifelong/icifa",
         "lifelong lifelong/icifar stepz=3",
+        "nlp nlp/glue learning_rat=1e-3",
         "scenes episodes house.glb",
     ],
 )
@@ -307,6 +314,8 @@ def test_everything_that_can_be_named_is_named():
     text = (ROOT / "docs" / "perception.md").read_text()
     adapting = (ROOT / "docs" / "adapt.md").read_text()
     assert [name for name in (*ADAPTATIONS.names(), *LEARNERS.names()) if f"`{name}`" not in adapting] == []
+    language = (ROOT / "docs" / "language.md").read_text()
+    assert [name for name in (*LANGUAGE_METHODS.names(), *TASKS) if f"`{name}`" not in language] == []
     names = {*SHIPPED, *METHODS.names(), *MERGES.names(), *SIDES.names()}
     names |= {row["name"] for row in list_bases() if row["kind"] == "control"}
     missing = {name for name in names if f"`{name}`" not in text}

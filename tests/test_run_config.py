@@ -90,6 +90,13 @@ def test_a_mapping_override_merges_and_null_stays_null() -> None:
     assert config.widths == [4, 5, 6]
 
 
+def test_a_mapping_override_replaces_one_whose_keys_are_the_users_own(tmp_path: Path) -> None:
+    path = write(tmp_path, "extras: {side: 1, width: 2}")
+    assert load_config(Config, path, ["extras={}"]).extras == {}
+    assert load_config(Config, path, ["extras={rank: 3}", "extras.scale=4"]).extras == {"rank": 3, "scale": 4}
+    assert load_config(Config, path, ["extras.width=5"]).extras == {"side": 1, "width": 5}
+
+
 def test_no_file_and_an_empty_file_give_the_defaults(tmp_path: Path) -> None:
     assert load_config(Config, None) == load_config(Config, write(tmp_path, "# nothing\n")) == Config()
 

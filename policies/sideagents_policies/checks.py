@@ -18,6 +18,8 @@ from sideagents.core.alpha import make_alpha
 from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS
 from sideagents.errors import ConfigError, SideAgentsError
+from sideagents.language import run as language
+from sideagents.language.config import NlpConfig
 from sideagents.lifelong import run as lifelong
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.run.config import differences, load_config
@@ -30,7 +32,7 @@ from sideagents_policies.config import AgentConfig, ModelConfig
 from sideagents_policies.parallel import has_device
 from sideagents_policies.paths import config_kind, config_path, locate
 
-KINDS = ("adapt", "lifelong", "relevance")  # of configurations that are not an agent's
+KINDS = ("adapt", "lifelong", "nlp", "relevance")  # of configurations that are not an agent's
 
 # What may differ when a run goes on: how long it trains, how often it saves, where and how fast it computes, and where
 # its data is: that it is the same, the names of the buildings and the base's fingerprint in the checkpoint tell.
@@ -68,6 +70,11 @@ def read_lifelong(name: str, overrides: Sequence[str] = ()) -> LifelongConfig:
 def read_adapt(name: str, overrides: Sequence[str] = ()) -> AdaptConfig:
     """Resolve and check a configuration for adapting to one data set; raises `ConfigError`."""
     return adapting.checked(load_config(AdaptConfig, _path_of_kind(name, "adapt"), list(overrides)))
+
+
+def read_nlp(name: str, overrides: Sequence[str] = ()) -> NlpConfig:
+    """Resolve and check a configuration for adapting a language model; raises `ConfigError`."""
+    return language.checked(load_config(NlpConfig, _path_of_kind(name, "nlp"), list(overrides)))
 
 
 def read_relevance(name: str, overrides: Sequence[str] = ()) -> RelevanceConfig:

@@ -71,12 +71,14 @@ def _config(name: str) -> Row:
     path = config_path(name)
     text = path.read_text(encoding="utf-8")
     tree: Row = yaml.safe_load(text) or {}
-    model: Row = tree.get("model", tree)  # an agent's is in a section of its own
+    section = tree.get("model")
+    model: Row = section if isinstance(section, dict) else tree  # an agent's is in a section of its own
+    base = section if isinstance(section, str) else model.get("base", "")
     comment = " ".join(
         line.strip("# ") for line in itertools.takewhile(lambda line: line[:1] == "#", text.splitlines())
     )
     summary = re.split(r"[.:](?= |$)", comment)[0]
-    return {"name": name, "method": model.get("method", ""), "base": model.get("base", ""), "summary": summary}
+    return {"name": name, "method": model.get("method", ""), "base": base, "summary": summary}
 
 
 def _word(value: object) -> str:

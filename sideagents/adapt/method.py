@@ -5,19 +5,17 @@ A method is one class and one registration; the invariants in tests/test_adapt_i
 
 from __future__ import annotations
 
-import inspect
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from sideagents.core.base import FrozenBase
-from sideagents.errors import CheckpointError, SideAgentsError, nearest
+from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.registry import Registry
+from sideagents.run.options import check_options
 
 
 class Adaptation(ABC):
@@ -53,23 +51,9 @@ class Adaptation(ABC):
 
     def check_options(self, name: str, options: Mapping[str, Any]) -> None:
         """Raise `SideAgentsError` for an option that `build` does not have, and for a value of another type."""
-        known = [key for key in inspect.signature(self.build).parameters if key not in ("base", "options")]
-        for key in options:
-            if key not in known:
-                allowed = ", ".join(known) or "none"
-                raise SideAgentsError(
-                    f"method {name!r} has no option {key!r}{nearest(key, known)} (allowed: {allowed})"
-                )
-        types = get_type_hints(self.build)
-        for key, value in options.items():
-            try:
-                TypeAdapter(types[key], config=_ANY_OBJECT).validate_python(value, strict=True)
-            except ValidationError as error:
-                allowed = re.sub("^Input should", "must", error.errors()[0]["msg"])
-                raise SideAgentsError(f"method {name!r}: option {key} {allowed}, got {value!r}") from None
+        check_options(self.build, name, options, apart_from=("base", "options"))
 
 
-_ANY_OBJECT = ConfigDict(arbitrary_types_allowed=True)
 ADAPTATIONS: Registry[type[Adaptation]] = Registry("method")
 ADAPTATIONS.register("sidetune", "sideagents.adapt.plain:SideTuning")
 ADAPTATIONS.register("features", "sideagents.adapt.plain:Features")

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from sideagents.core.modes import modes_kept
 from sideagents.errors import SideAgentsError
 from sideagents.ladder.blocks import Rung, Slice
-from sideagents.ladder.twin import Twin
+from sideagents.ladder.families import Stack, family_of
+from sideagents.ladder.twin import Twin, checked_layers
 
 Importance = Mapping[str, Tensor]
 
@@ -87,16 +88,8 @@ def prune_into(twin: Twin, tower: nn.Module, importance: Importance, memory: Ten
     cross-attention reads. Gates, down- and up-projections stay as they are, as in the paper.
     """
     stack = twin.stack
-    wide_layers = cast(nn.ModuleList, tower.get_submodule(stack.layers))
     rungs = [part for part in twin.modules() if isinstance(part, Rung)]
-    layers = [
-        _sorted(_Layer(wide_layers[number], rung.layer, f"{stack.layers}.{number}."))
-        for number, rung in zip(twin.kept, rungs, strict=True)
-    ]
-    stream = _stream(layers, importance, twin.wide, twin.width)
-    for layer in layers:
-        sets = {f"{name}.": kept for name, kept in _rows_and_columns(layer, importance, stream, memory, tower).items()}
-        _copy(layer.wide, layer.narrow, sets, stream)
+    stream = _copy_layers(tower, stack, twin.kept, [rung.layer for rung in rungs], importance, twin.width, memory)
     for part in twin.modules():
         if isinstance(part, Slice):  # the side's coordinates are the backbone's own
             part.index.copy_(stream)
@@ -108,6 +101,53 @@ def prune_into(twin: Twin, tower: nn.Module, importance: Importance, memory: Ten
                 if size != source.shape[place]:  # norms, tables and convolutions of the stream
                     source = source.index_select(place, stream.to(source.device))
             target.copy_(source)
+    return stream
+
+
+@torch.no_grad()
+def pruned(model: Any, reduction: int, layers: Sequence[int] | None = None) -> tuple[nn.Module, int, int]:
+    """Return a tower of its own with a model's (first) tower's weights of largest magnitude; its width, the model's.
+
+    Widths are divided by `reduction`; `layers` are the numbers of those that are kept, all by default; embeddings give
+    up the same coordinates. Raises `SideAgentsError`.
+    """
+    family = family_of(model)
+    stack = family.stacks[0]
+    tower: Any = getattr(model, "base_model", model).get_submodule(stack.path)
+    count = len(tower.get_submodule(stack.layers))
+    kept = checked_layers(range(count) if layers is None else layers, count, "layers")
+    narrow = family.narrow(tower.config, stack, reduction, kept)
+    for key in family.fixed:
+        setattr(narrow, key, getattr(tower.config, key))
+    side = type(tower)(narrow, **({"add_pooling_layer": False} if hasattr(tower, "pooler") else {}))
+    width, wide = int(getattr(narrow, family.width)), int(getattr(tower.config, family.width))
+    stream = _copy_layers(tower, stack, kept, list(side.get_submodule(stack.layers)), magnitude(tower), width)
+    sources = dict(tower.named_parameters())
+    for name, parameter in side.named_parameters():
+        if not name.startswith(f"{stack.layers}."):
+            parameter.copy_(sources[name][..., stream])
+    return side, width, wide
+
+
+def _copy_layers(
+    tower: nn.Module,
+    stack: Stack,
+    kept: Sequence[int],
+    narrow: Sequence[nn.Module],
+    importance: Importance,
+    width: int,
+    memory: Tensor | None = None,
+) -> Tensor:
+    """Copy the most important weights of a tower's kept layers into narrow ones; return the stream's coordinates."""
+    wide_layers = cast(nn.ModuleList, tower.get_submodule(stack.layers))
+    layers = [
+        _sorted(_Layer(wide_layers[number], layer, f"{stack.layers}.{number}."))
+        for number, layer in zip(kept, narrow, strict=True)
+    ]
+    stream = _stream(layers, importance, width)
+    for layer in layers:
+        sets = {f"{name}.": kept for name, kept in _rows_and_columns(layer, importance, stream, memory, tower).items()}
+        _copy(layer.wide, layer.narrow, sets, stream)
     return stream
 
 
@@ -127,21 +167,21 @@ def _sorted(layer: _Layer) -> _Layer:
     return layer
 
 
-def _stream(layers: Sequence[_Layer], importance: Importance, wide: int, width: int) -> Tensor:
+def _stream(layers: Sequence[_Layer], importance: Importance, width: int) -> Tensor:
     """Return the coordinates of the residual stream that matter most to all that reads and writes it."""
-    total = torch.zeros(wide)
+    total = torch.zeros(1)
     for layer in layers:
         for owner, names in layer.attention.items():
             for name in names:
                 found = importance[f"{layer.prefix}{name}.weight"].float().cpu()
                 if _OUT.search(name):
-                    total += found.sum(dim=1)
+                    total = total + found.sum(dim=1)
                 elif not (owner.endswith(_CROSS) and not _QUERY.search(name)):
-                    total += found.sum(dim=0)
+                    total = total + found.sum(dim=0)
         for name in layer.up:
-            total += importance[f"{layer.prefix}{name}.weight"].float().cpu().sum(dim=0)
+            total = total + importance[f"{layer.prefix}{name}.weight"].float().cpu().sum(dim=0)
         for name in layer.down:
-            total += importance[f"{layer.prefix}{name}.weight"].float().cpu().sum(dim=1)
+            total = total + importance[f"{layer.prefix}{name}.weight"].float().cpu().sum(dim=1)
     return total.topk(width).indices.sort().values
 
 

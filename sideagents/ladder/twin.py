@@ -40,7 +40,8 @@ class Twin(nn.Module):
     ) -> None:
         super().__init__()
         layers = len(cast(nn.ModuleList, tower.get_submodule(stack.layers)))
-        self.kept, self.layers, self.design = _checked(kept, layers, stack.name), layers, design
+        self.kept = checked_layers(kept, layers, f"keep_{stack.name}")
+        self.layers, self.design = layers, design
         self.stack, self.family = stack, family
         narrow = family.narrow(config, stack, design.reduction, self.kept, design.block == "transformer")
         self.wide, self.width = int(getattr(config, family.width)), int(getattr(narrow, family.width))
@@ -138,10 +139,11 @@ class _Given(nn.Module):
         return FEED.get().start
 
 
-def _checked(kept: Sequence[int], layers: int, name: str) -> tuple[int, ...]:
+def checked_layers(kept: Sequence[int], layers: int, key: str) -> tuple[int, ...]:
+    """Return the numbers of kept layers; raises `SideAgentsError` unless they ascend and are of such a tower."""
     found = tuple(number for number in kept if isinstance(number, int))
     if not found or len(found) < len(kept) or list(found) != sorted(set(found)) or found[0] < 0 or found[-1] >= layers:
         raise SideAgentsError(
-            f"keep_{name}: give numbers of layers from 0 to {layers - 1}, ascending, at least one, got {list(kept)}"
+            f"{key}: give numbers of layers from 0 to {layers - 1}, ascending, at least one, got {list(kept)}"
         )
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -14,8 +13,8 @@ import torch
 from torch import nn
 
 from sideagents.adapt.peft_methods import import_peft
-from sideagents.core.memory import peak_bytes
 from sideagents.errors import SideAgentsError, nearest
+from sideagents.language.cost import training_cost
 from sideagents.language.methods import METHODS
 
 SIZES: Mapping[str, Mapping[str, int]] = {
@@ -27,7 +26,6 @@ SIZES: Mapping[str, Mapping[str, int]] = {
 RIVALS = ("full", "adapters", "lora", "bitfit", "prompt")
 _KEPT = {"lst": None, "lst_dropped": 4}  # every fourth layer has no side layer: 9 of 12
 CHOICES = (*RIVALS, *_KEPT)
-_WARM = 1  # steps before the one that is told: it makes the optimizer's state
 
 
 def benchmark_nlp(
@@ -69,37 +67,15 @@ def measure(method: str, size: str, batch: int, source: int, target: int, thread
     """Measure one method in this process; see `benchmark_nlp`."""
     if threads:
         torch.set_num_threads(threads)
-    model = _model(method, size).train()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-3)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, 100, (batch, source), generator=generator)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, :target].contiguous()}
-    seconds: list[float] = []
-
-    def steps() -> None:
-        for _ in range(_WARM + 1):
-            begin = time.perf_counter()
-            optimizer.zero_grad(set_to_none=True)
-            model(**inputs).loss.backward()
-            optimizer.step()
-            seconds.append(time.perf_counter() - begin)
-
-    known = [*model.parameters(), *model.buffers(), *inputs.values()]
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in {id(t): t for t in model.parameters()}.values())
-    above = peak_bytes(steps, known)
-    state = sum(p.numel() * p.element_size() * 3 for p in trained)  # a gradient and two moments
+    cost = training_cost(_model(method, size), inputs)
     scale = 1024 if sys.platform != "darwin" else 1
     return {
         "method": method,
-        "peak_bytes_total": weights + above,
-        "peak_bytes_above_weights": above,
-        "weight_bytes": weights,
-        "state_bytes": state,
-        "activation_bytes": above - state,
+        **cost,
         "rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale,
-        "seconds_per_step": seconds[-1],
-        "trainable": sum(p.numel() for p in trained),
         "size": size,
         "batch": batch,
         "source": source,

@@ -1,15 +1,20 @@
-"""Ways to adapt a Hugging Face model beside a ladder: all of it, biases, adapters; LoRA, IA3 and prompts by PEFT."""
+"""Ways to adapt a Hugging Face model: sides, all of it, biases, adapters; LoRA, IA3 and prompts by PEFT.
+
+A method is one function and one registration: it takes the model over, and its keywords are the method's options.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from sideagents.adapt.peft_methods import import_peft
 from sideagents.errors import SideAgentsError
+from sideagents.ladder import LadderModel
+from sideagents.language.sidetuned import SideTunedText, freeze_layers, side_tower
 from sideagents.registry import Registry
 
 _ADAPTED = ("T5LayerSelfAttention", "T5LayerCrossAttention", "T5LayerFF", "BertSelfOutput", "BertOutput")
@@ -34,10 +39,36 @@ def full(model: Any) -> nn.Module:
     return cast(nn.Module, model.requires_grad_(True))
 
 
+def scratch(model: Any) -> nn.Module:
+    """Train everything, from fresh weights."""
+    return cast(nn.Module, type(model)(model.config))
+
+
 def features(model: Any) -> nn.Module:
-    """Train the head alone: what stands outside of the base model."""
-    _freeze(model)
-    return cast(nn.Module, model)
+    """Train the head alone, and the pooler before it."""
+    return SideTunedText(model, None)
+
+
+def sidetune(
+    model: Any, reduction: int = 1, layers: Sequence[int] | None = None, alpha: str | float = "learned"
+) -> nn.Module:
+    """Train a copy of the frozen encoder beside it, or one that is pruned to width / reduction and to some layers."""
+    return SideTunedText(model, side_tower(model, reduction, layers), alpha)
+
+
+def lst(
+    model: Any,
+    reduction: int = 8,
+    keep_encoder: Sequence[int] | None = None,
+    keep_decoder: Sequence[int] | None = None,
+    init: str = "random",
+    mix: str = "none",
+    importance: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
+    """Ladder Side-Tuning, see `LadderModel.from_backbone`."""
+    kept = (keep_encoder, keep_decoder)
+    how: Any = init
+    return LadderModel.from_backbone(model, reduction, *kept, how, importance=importance, mix=cast(Any, mix))
 
 
 def bitfit(model: Any) -> nn.Module:
@@ -45,7 +76,7 @@ def bitfit(model: Any) -> nn.Module:
 
     T5 has no biases: there the authors of Ladder Side-Tuning train the norms' scales, and so does this.
     """
-    _freeze(model)
+    freeze_layers(model)
     biases = [p for name, p in model.base_model.named_parameters() if name.endswith("bias") and "relative" not in name]
     for parameter in biases or [p for n, p in model.named_parameters() if "layer_norm" in n.lower()]:
         parameter.requires_grad = True
@@ -57,7 +88,7 @@ def adapters(model: Any, width: int = 48) -> nn.Module:
 
     Raises `SideAgentsError` for a model that has no such parts, which T5's and BERT's have.
     """
-    _freeze(model)
+    freeze_layers(model)
     config = model.config
     inputs = int(getattr(config, "d_model", None) or config.hidden_size)
     places = [part for part in model.modules() if type(part).__name__ in _ADAPTED]
@@ -89,24 +120,15 @@ def prompt(model: Any, tokens: int = 100) -> nn.Module:
 
 
 METHODS: Registry[Callable[..., nn.Module]] = Registry("method of language adaptation")
-for _method in (full, features, bitfit, adapters, lora, ia3, prompt):
+for _method in (full, scratch, features, sidetune, lst, bitfit, adapters, lora, ia3, prompt):
     METHODS.register(_method.__name__, _method)
 
 
-def _freeze(model: Any) -> None:
-    """Leave gradients to the head: a language model's is frozen too."""
-    model.requires_grad_(False)
+def _by_peft(model: Any, settings: Any) -> nn.Module:
     base = model.base_model
     if base is not model and model.get_output_embeddings() is None:
-        for part in model.children():
-            if part is not base:
-                part.requires_grad_(True)
-
-
-def _by_peft(model: Any, settings: Any) -> nn.Module:
-    heads = [name for name, part in model.named_children() if part is not model.base_model]
-    if model.base_model is not model and model.get_output_embeddings() is None:
-        settings.modules_to_save = [name for name in heads if any(True for _ in getattr(model, name).parameters())]
+        heads = [n for n, part in model.named_children() if part is not base and any(True for _ in part.parameters())]
+        settings.modules_to_save = heads + ["pooler"] * (getattr(base, "pooler", None) is not None)
     with warnings.catch_warnings():
         # PEFT asks transformers by a name that is on its way out
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

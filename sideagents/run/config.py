@@ -34,6 +34,7 @@ _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 def load_config(model_cls: type[ModelT], path: Path | None, overrides: Sequence[str] = ()) -> ModelT:
     """Return the checked configuration: the file's values (or the defaults), then the overrides from left to right.
 
+    A mapping is merged into a section of the configuration, and replaces a mapping whose keys are the user's own.
     Raises `ConfigError` with one line: file or override, key path, what is allowed, the nearest name.
     """
     tree = {} if path is None else _read_yaml(path)
@@ -41,8 +42,8 @@ def load_config(model_cls: type[ModelT], path: Path | None, overrides: Sequence[
     for override in overrides:
         key, value = _parse_override(override)
         set_by[key] = override
-        _check_known(model_cls, key, override)
-        tree = _set(tree, key, value)
+        free = _check_known(model_cls, key, override)
+        tree = _set(tree, key, value, replace=free)
     file_name = "configuration" if path is None else str(path)
     _check_plain(tree, (), set_by, file_name)
     try:
@@ -135,21 +136,24 @@ def _parse_override(override: str) -> tuple[KeyPath, Any]:
     return parts, value["value"]
 
 
-def _set(tree: dict[str, Any], key: KeyPath, value: Any) -> dict[str, Any]:
-    """Return `tree` with `value` at `key`; a mapping is merged into the mapping that is there."""
+def _set(tree: dict[str, Any], key: KeyPath, value: Any, replace: bool) -> dict[str, Any]:
+    """Return `tree` with `value` at `key`; a mapping is merged into the mapping that is there, or replaces it."""
     head, rest = str(key[0]), key[1:]
     below = tree.get(head)
     if rest:
-        value = _set(below if isinstance(below, dict) else {}, rest, value)
-    elif isinstance(value, dict) and isinstance(below, dict):
+        value = _set(below if isinstance(below, dict) else {}, rest, value, replace)
+    elif isinstance(value, dict) and isinstance(below, dict) and not replace:
         for name, entry in value.items():
-            below = _set(below, (name,), entry)
+            below = _set(below, (name,), entry, replace)
         value = below
     return {**tree, head: value}
 
 
-def _check_known(model_cls: type[Any], key: KeyPath, override: str) -> None:
-    """Refuse an override of a key that no section has, before a mapping is built from it."""
+def _check_known(model_cls: type[Any], key: KeyPath, override: str) -> bool:
+    """Refuse an override of a key that no section has, before a mapping is built from it.
+
+    Returns whether the key is that of a free mapping, or lies in one.
+    """
     owner: type[Any] | None = model_cls
     for depth, part in enumerate(key):
         if owner is None:
@@ -160,7 +164,8 @@ def _check_known(model_cls: type[Any], key: KeyPath, override: str) -> None:
             raise ConfigError(f"override {override!r}: {_unknown(model_cls, key[: depth + 1])}")
         owner = known[str(part)]
         if owner is None and _open_mapping(model_cls, key[: depth + 1]):
-            return
+            return True
+    return False
 
 
 def _check_plain(value: Any, where: KeyPath, set_by: dict[KeyPath, str], file_name: str) -> None:

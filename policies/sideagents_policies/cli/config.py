@@ -42,9 +42,18 @@ def add_verbs(verbs: Verbs) -> None:
 def _check(args: argparse.Namespace) -> int:
     from sideagents.adapt import run as adapting
     from sideagents.adapt.relevance import each_base
+    from sideagents.language import run as language
     from sideagents.lifelong import run as lifelong
     from sideagents.run.config import dump_config
-    from sideagents_policies.checks import absent_data, read_adapt, read_config, read_lifelong, read_relevance, remarks
+    from sideagents_policies.checks import (
+        absent_data,
+        read_adapt,
+        read_config,
+        read_lifelong,
+        read_nlp,
+        read_relevance,
+        remarks,
+    )
     from sideagents_policies.estimates import estimates
     from sideagents_policies.paths import config_kind, config_path
 
@@ -56,6 +65,8 @@ def _check(args: argparse.Namespace) -> int:
         ranking = read_relevance(name, overrides)
         lines = [line for one in each_base(ranking).values() for line in adapting.absent_data(one)]
         return _show(ranking, dict.fromkeys(lines))
+    if kind == "nlp":
+        return _show(words := read_nlp(name, overrides), language.absent_data(words))
     if kind == "lifelong":
         return _show(sequence := read_lifelong(name, overrides), lifelong.absent_data(sequence))
     config = read_config(name, overrides)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from sideagents_policies.cli import agents, config, pretrain, scenes, vision
+from sideagents_policies.cli import agents, config, language, pretrain, scenes, vision
 from sideagents_policies.cli.common import Parser, UsageError, one_line
 
 EPILOG = """\
@@ -40,6 +40,7 @@ def build_parser() -> Parser:
     scenes.add_verbs(verbs)
     pretrain.add_verbs(verbs)
     vision.add_verbs(verbs)
+    language.add_verbs(verbs)
     return parser
 
 

