@@ -142,3 +142,124 @@ def test_a_frozen_head_counts_in_the_fingerprint(tmp_path: Path) -> None:
     nn.init.normal_(other.lm_head.weight)
     with pytest.raises(CheckpointError, match="was saved for backbone"):
         LadderModel.from_pretrained(tmp_path, other)
+
+
+def _deberta(**settings: Any) -> nn.Module:
+    torch.manual_seed(0)
+    shape = {key: value for key, value in SMALL.items() if key != "vocab_size"}
+    config = transformers.DebertaV2Config(
+        vocab_size=60, **shape, relative_attention=True, position_buckets=4, norm_rel_ebd="layer_norm",
+        position_biased_input=False, type_vocab_size=0, num_labels=3, max_position_embeddings=16,
+        **({"pos_att_type": ["p2c", "c2p"], "share_att_key": True} | settings),
+    )  # fmt: skip
+    return transformers.DebertaV2ForSequenceClassification(config)
+
+
+@pytest.mark.parametrize("settings", [{}, {"share_att_key": False}, {"conv_kernel_size": 3}])
+@pytest.mark.parametrize("options", [{}, {"init": "magnitude"}, {"block": "adapter"}, {"mix": "residual"}])
+def test_deberta(settings: Any, options: Any, tmp_path: Path) -> None:
+    expected = _deberta(**settings).eval()(**INPUTS[bert])
+    backbone = _deberta(**settings)
+    model = LadderModel.from_backbone(backbone, 4, **options)
+    tower = model.twins["encoder"].tower
+    if options.get("block") != "adapter":
+        assert tower.encoder.rel_embeddings.weight.shape == (8, 12)
+    if "init" in options:
+        wide, narrow = backbone.deberta.encoder.rel_embeddings.weight, tower.encoder.rel_embeddings.weight
+        assert all(any(torch.equal(column, other) for other in wide.T) for column in narrow.T)
+    model.train()(**INPUTS[bert]).loss.backward()
+    assert all(p.grad is not None for p in model.trainable_parameters())
+    assert all(p.grad is None for p in backbone.deberta.parameters())
+    found = model.eval()(**INPUTS[bert])
+    if "mix" in options:
+        torch.testing.assert_close(found.logits, expected.logits)
+    model.save_pretrained(tmp_path)
+    again = LadderModel.from_pretrained(tmp_path, _deberta(**settings)).eval()
+    assert torch.equal(again(**INPUTS[bert]).logits, found.logits)
+
+
+def test_a_deberta_s_side_knows_places() -> None:
+    model = LadderModel.from_backbone(_deberta(), 4).eval()
+    twin = model.twins["encoder"]
+    with torch.no_grad():
+        nn.init.constant_(twin.alpha, -20.0)  # the side alone
+        nn.init.normal_(model.up.weight)
+        nn.init.normal_(twin.ladder.weight)
+        for part in twin.tower.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.normal_(part.weight)
+        before = model(**INPUTS[bert]).logits
+        nn.init.normal_(twin.tower.encoder.rel_embeddings.weight, std=5.0)
+        assert not torch.allclose(model(**INPUTS[bert]).logits, before, atol=1e-4)
+
+
+def test_clip_s_projection_is_frozen() -> None:
+    torch.manual_seed(0)
+    shape = {key: value for key, value in SMALL.items() if key != "vocab_size"}
+    config = CLIPVisionConfig(**shape, image_size=32, patch_size=8, projection_dim=10)
+    tower = transformers.CLIPVisionModelWithProjection(config)
+    images = INPUTS[vit]["pixel_values"]
+    expected = copy.deepcopy(tower).eval()(pixel_values=images).image_embeds
+    model = LadderModel.from_backbone(tower, 4, mix="residual")
+    assert not model.trains_head
+    found = model(pixel_values=images)
+    torch.testing.assert_close(found.image_embeds, expected)
+    found.image_embeds.square().sum().backward()
+    assert all(p.grad is not None for p in model.trainable_parameters())
+    assert all(p.grad is None for p in tower.parameters())
+
+
+def _spans(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    if kind == "bert":
+        return transformers.BertForQuestionAnswering(transformers.BertConfig(**SMALL))
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4, "vocab_size": 60}
+    return transformers.T5ForQuestionAnswering(T5Config(**shape, decoder_start_token_id=0))
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5"])
+def test_question_answering(kind: str, tmp_path: Path) -> None:
+    model = LadderModel.from_backbone(_spans(kind), 4)
+    assert model.trains_head
+    inputs = {key: INPUTS[bert][key] for key in ("input_ids", "attention_mask")}
+    spans = {"start_positions": torch.tensor([0, 1, 2]), "end_positions": torch.tensor([1, 2, 3])}
+    optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
+    losses = []
+    for _ in range(30):
+        loss = model.train()(**inputs, **spans).loss
+        loss.backward()
+        assert all(p.grad is not None for p in model.trainable_parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+    found = model.eval()(**inputs)
+    model.save_pretrained(tmp_path)
+    assert "head.qa_outputs.weight" in load_tensors(tmp_path / "side.safetensors")
+    again = LadderModel.from_pretrained(tmp_path, _spans(kind)).eval()
+    assert torch.equal(again(**inputs).start_logits, found.start_logits)
+
+
+@pytest.mark.parametrize("make", [*MODELS, _deberta])
+def test_results_by_place_and_hidden_states(make: Any) -> None:
+    model = LadderModel.from_backbone(make(), 4).eval()
+    inputs = INPUTS.get(make, INPUTS[bert])
+    with torch.no_grad():
+        named = model(**inputs, output_hidden_states=True)
+        placed = model(**inputs, return_dict=False)
+        assert isinstance(placed, tuple)
+        assert torch.equal(placed[0], named.loss)
+        assert torch.equal(placed[1], named.logits)
+        model.backbone.config.return_dict = False
+        assert torch.equal(model(**inputs)[0], named.loss)
+        assert torch.equal(model(**inputs, return_dict=True).loss, named.loss)
+        model.backbone.config.return_dict = True
+        states = named.decoder_hidden_states if make is t5 else named.hidden_states
+        plain = model.backbone(**inputs, output_hidden_states=True)
+        frozen = plain.decoder_hidden_states if make is t5 else plain.hidden_states
+        assert len(states) == len(frozen) == 4
+        assert all(torch.equal(one, other) for one, other in zip(states[:-1], frozen[:-1], strict=True))
+        last = model.last_states(**inputs)
+        if make is not vit:  # whose last state is of before its norm
+            assert torch.equal(states[-1], last[0])
+            assert torch.equal(frozen[-1], last[1])

@@ -1,6 +1,7 @@
 """Ladder Side-Tuning: large frozen transformers, adapted by a narrow network on a ladder of their activations."""
 
+from sideagents.ladder.distilling import distil
 from sideagents.ladder.model import LadderModel
 from sideagents.ladder.pruning import fisher_importance
 
-__all__ = ["LadderModel", "fisher_importance"]
+__all__ = ["LadderModel", "distil", "fisher_importance"]

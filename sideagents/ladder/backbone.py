@@ -5,39 +5,62 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from sideagents.core.counting import weights_of
+from sideagents.errors import SideAgentsError
 from sideagents.run.tensors import digest_tensors
 
 
 def fingerprint_of(backbone: nn.Module, trained: Collection[str] = ()) -> str:
     """Return the sha256 (hex) of name, dtype, shape and bytes of each tensor of a backbone but of its trained parts."""
-    tensors = {name: t for name, t in backbone.state_dict().items() if name.partition(".")[0] not in trained}
+    tensors = {name: tensor for name, tensor in backbone.state_dict().items() if not _within(name, trained)}
     return digest_tensors(hashlib.sha256(), tensors)
 
 
-def signed_as(owner: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module]:
-    """Return a subclass whose `forward` has a backbone's signature: `Trainer` reads off it what a model takes."""
+def _within(name: str, parts: Collection[str]) -> bool:
+    return any(name.startswith(f"{part}.") for part in parts)
+
+
+def signed_as(owner: type[nn.Module], kind: type[nn.Module], more: Collection[str] = ()) -> type[nn.Module]:
+    """Return a subclass whose `forward` has a backbone's signature, and `more`: `Trainer` reads off it what to give."""
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return owner.forward(self, *args, **kwargs)
 
-    forward.__signature__ = inspect.signature(kind.forward)  # type: ignore[attr-defined]
+    signature = inspect.signature(kind.forward)
+    taken = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    last = [one for one in signature.parameters.values() if one.kind is inspect.Parameter.VAR_KEYWORD]
+    extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in more]
+    forward.__signature__ = signature.replace(parameters=[*taken, *extra, *last])  # type: ignore[attr-defined]
     forward.__doc__ = owner.forward.__doc__
-    own = {"forward": forward, "__doc__": owner.__doc__, "__module__": owner.__module__}
-    return type(owner.__name__, (owner,), own)
+    own = {"forward": forward, "__doc__": owner.__doc__, "__module__": owner.__module__, "signed": (owner, kind, more)}
+    # `Trainer` knows by a class's name which labels it has to look for
+    return type(f"{owner.__name__}Of{kind.__name__}", (owner,), own)
 
 
-def fresh_cache(cache: Any) -> Any:
-    """Return an empty cache of the same kind, that grows as it is used."""
-    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+def blank(owner: type[nn.Module], kind: type[nn.Module], more: Collection[str]) -> nn.Module:
+    """Return an instance of `signed_as` with nothing in it, which unpickling fills."""
+    made = signed_as(owner, kind, more)
+    return made.__new__(made)
+
+
+def fresh_cache(cache: Any, config: Any, grows: bool = False) -> Any:
+    """Return an empty cache of the same kind for the tower of a configuration: one that grows, or as long as `cache`.
+
+    grows: whether it has to. Raises `SideAgentsError` where it has to and the backbone's does not.
+    """
+    from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
 
     if isinstance(cache, EncoderDecoderCache):
-        return EncoderDecoderCache(DynamicCache(), DynamicCache())
-    return DynamicCache()
+        return EncoderDecoderCache(fresh_cache(cache.self_attention_cache, config, grows), DynamicCache())
+    if not isinstance(cache, StaticCache):
+        return DynamicCache()
+    if grows:
+        raise SideAgentsError("fusion='cross_attention' needs a cache that grows: leave cache_implementation out")
+    return StaticCache(config, max(cast(Any, layer).max_cache_len for layer in cache.layers))
 
 
 # What trainers ask a model for beside its forward pass.
@@ -58,8 +81,8 @@ def fill_frozen_in(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> 
 
 
 def _frozen_names(module: Any) -> list[str]:
-    heads = task_heads(module.backbone)
-    return [f"backbone.{name}" for name in module.backbone.state_dict() if name.partition(".")[0] not in heads]
+    heads = module.heads()
+    return [f"backbone.{name}" for name in module.backbone.state_dict() if not _within(name, heads)]
 
 
 _MIRRORED = ("reorder_cache", "crop", "batch_select_indices", "batch_repeat_interleave", "reset")
@@ -97,10 +120,56 @@ def called(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     return dict(zip(names, args, strict=False)) | dict(kwargs)
 
 
-def task_heads(backbone: Any) -> dict[str, nn.Module]:
-    """Return the parts of a model that are its task's: outside of the base model, with weights, no language model's."""
+def is_quantised(part: nn.Module) -> bool:
+    """Return whether a linear layer, of whatever class, has weights that are no floating-point matrix."""
+    if not isinstance(getattr(part, "in_features", None), int) or not hasattr(part, "out_features"):
+        return False
+    weight = getattr(part, "weight", None)
+    return not isinstance(weight, Tensor) or not weight.is_floating_point()
+
+
+def frozen_weights(backbone: nn.Module, trained: Collection[nn.Module] = ()) -> int:
+    """Count the weights of a backbone but of its trained parts; those of quantised layers by what they stand for."""
+    heads = {id(part) for head in trained for part in head.modules()}
+    total, seen = 0, set()
+    for part in backbone.modules():
+        if id(part) in heads:
+            continue
+        packed = is_quantised(part)
+        if packed:
+            total += cast(Any, part).in_features * cast(Any, part).out_features
+        for parameter in part.parameters(recurse=False):
+            if id(parameter) not in seen and not (packed and not parameter.is_floating_point()):
+                total += parameter.numel()
+                seen.add(id(parameter))
+    return total
+
+
+_PRETRAINED = ("visual_projection", "text_projection")
+
+
+def task_heads(backbone: Any, pooler: bool = False) -> dict[str, nn.Module]:
+    """Return by name the parts of a model that are its task's: outside of the base model, with weights.
+
+    Not so a language model's head, and CLIP's projections: these have learned what they are for. pooler: whether the
+    base model's pooler is the task's too; raises `SideAgentsError` where there is none.
+    """
+    heads = _outer_heads(backbone)
+    if pooler:
+        found = [name for name, part in backbone.base_model.named_children() if name == "pooler" and weights_of(part)]
+        if not found:
+            raise SideAgentsError(f"train_pooler: a {type(backbone).__name__} has no pooler")
+        names = {id(part): name for name, part in backbone.named_modules()}
+        part = backbone.base_model.pooler
+        heads = {names[id(part)]: part} | heads
+    return heads
+
+
+def _outer_heads(backbone: Any) -> dict[str, nn.Module]:
     base = getattr(backbone, "base_model", backbone)
-    embeddings = getattr(backbone, "get_output_embeddings", lambda: None)()
-    if base is backbone or embeddings is not None:
+    if getattr(backbone, "get_output_embeddings", lambda: None)() is not None:
         return {}
-    return {name: part for name, part in backbone.named_children() if part is not base and weights_of(part)}
+    if base is backbone:  # T5's model of spans has no base model inside
+        return {name: part for name, part in backbone.named_children() if name == "qa_outputs"}
+    parts = [(name, part) for name, part in backbone.named_children() if part is not base]
+    return {name: part for name, part in parts if weights_of(part) and name not in _PRETRAINED}

@@ -11,6 +11,8 @@ from torch import nn
 
 from sideagents.errors import SideAgentsError, nearest
 
+_PLAIN = {"return_dict": True, "output_hidden_states": False}  # a twin's own output is read by name, its last state
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -41,9 +43,16 @@ class Family:
     width: str
     as_wide: tuple[str, ...] = ()  # keys that become the twin's width
     fixed: Mapping[str, Any] = field(default_factory=dict)  # keys of the twin's configuration that differ
+    still: Mapping[str, Any] = field(default_factory=dict)  # and those that differ when its layers do not attend
+    cross: str = ""  # where a layer of a decoder has its attention to the encoder
+    results: int = 0  # how many results the tower expects of a layer, the state alone for 0
+    bias: str = ""  # where the first layer has a bias by position, which it takes as its second argument too
+    sees: bool = False  # whether the first tower's side can read images beside words
 
-    def narrow(self, config: Any, stack: Stack, reduction: int, kept: Sequence[int]) -> Any:
+    def narrow(self, config: Any, stack: Stack, reduction: int, kept: Sequence[int], attends: bool = True) -> Any:
         """Return the configuration of a tower's twin: width / r, as many heads, the kept layers, no vocabulary.
+
+        attends: whether its layers look at other places.
 
         Raises `SideAgentsError` when r does not divide what it must.
         """
@@ -64,7 +73,7 @@ class Family:
             narrow.layer_types = [config.layer_types[number] for number in kept]
         for key in self.as_wide:
             setattr(narrow, key, inner)
-        for key, value in self.fixed.items():
+        for key, value in {**self.fixed, **({} if attends else self.still), **_PLAIN}.items():
             setattr(narrow, key, value)
         return narrow
 
@@ -75,6 +84,17 @@ _BERT = Family(
     "hidden_size",
     (),
     {"vocab_size": 1, "max_position_embeddings": 1, "type_vocab_size": 1, "pad_token_id": 0},
+    sees=True,
+)
+_DEBERTA = replace(
+    _BERT,
+    divided=("hidden_size", "intermediate_size", "attention_head_size"),
+    as_wide=("embedding_size",),
+    # places are relative to each other and reach as far as the backbone's
+    fixed={"vocab_size": 1, "type_vocab_size": 1, "pad_token_id": 0},
+    still={"relative_attention": False, "norm_rel_ebd": "none", "conv_kernel_size": 0},
+    results=2,
+    sees=False,
 )
 _LLAMA = Family(
     (Stack("decoder", "", "layers", "num_hidden_layers", "embed_tokens"),),
@@ -92,6 +112,10 @@ _T5 = Family(
     "d_model",
     (),
     {"vocab_size": 1, "pad_token_id": 0},
+    cross="layer.1",
+    results=3,
+    bias="layer.0.SelfAttention",
+    sees=True,
 )
 _VIT = Family(
     (Stack("encoder", "", "layers", "num_hidden_layers", "embeddings", "pixel_values", runs_embeddings=True),),
@@ -109,6 +133,7 @@ FAMILIES: dict[str, Family] = {
     "bert": _BERT,
     "roberta": _BERT,
     "electra": replace(_BERT, as_wide=("embedding_size",)),
+    "deberta-v2": _DEBERTA,
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,

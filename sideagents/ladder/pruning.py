@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 from sideagents.core.modes import modes_kept
 from sideagents.errors import SideAgentsError
+from sideagents.ladder.blocks import Rung, Slice
 from sideagents.ladder.families import Stack, family_of
-from sideagents.ladder.twin import Rung, Twin, checked_layers
+from sideagents.ladder.twin import Twin, checked_layers
 
 Importance = Mapping[str, Tensor]
 
-_SCORES = re.compile(r"(?:^|\.)(?:q|k|query|key|q_proj|k_proj)$")
-_QUERY = re.compile(r"(?:^|\.)(?:q|query|q_proj)$")
-_VALUE = re.compile(r"(?:^|\.)(?:v|value|v_proj)$")
+_SCORES = re.compile(r"(?:^|\.)(?:q|k|query|key|q_proj|k_proj|(?:pos_)?(?:query|key)_proj)$")
+_QUERY = re.compile(r"(?:^|\.)(?:q|query|q_proj|query_proj)$")
+_VALUE = re.compile(r"(?:^|\.)(?:v|value|v_proj|value_proj)$")
 _OUT = re.compile(r"(?:^|\.)(?:o|o_proj|out_proj|attention\.output\.dense)$")
 _UP = re.compile(r"(?:^|\.)(?:wi|wi_0|wi_1|intermediate\.dense|gate_proj|up_proj|fc1)$")
 _DOWN = re.compile(r"(?:^|\.)(?:wo|down_proj|fc2|output\.dense)$")
@@ -89,10 +90,17 @@ def prune_into(twin: Twin, tower: nn.Module, importance: Importance, memory: Ten
     stack = twin.stack
     rungs = [part for part in twin.modules() if isinstance(part, Rung)]
     stream = _copy_layers(tower, stack, twin.kept, [rung.layer for rung in rungs], importance, twin.width, memory)
+    for part in twin.modules():
+        if isinstance(part, Slice):  # the side's coordinates are the backbone's own
+            part.index.copy_(stream)
     narrow_parts = dict(twin.tower.named_parameters())
     for name, parameter in tower.named_parameters():
         if not name.startswith((f"{stack.layers}.", f"{stack.embeddings}.")) and name in narrow_parts:
-            narrow_parts[name].copy_(parameter[stream] if parameter.shape == (twin.wide,) else parameter)
+            target, source = narrow_parts[name], parameter.detach()
+            for place, size in enumerate(target.shape):
+                if size != source.shape[place]:  # norms, tables and convolutions of the stream
+                    source = source.index_select(place, stream.to(source.device))
+            target.copy_(source)
     return stream
 
 

@@ -3,45 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from sideagents.errors import SideAgentsError
+from sideagents.ladder.blocks import FEED, Bottleneck, Feed, Reader, Rung, Slice, as_weights
+from sideagents.ladder.design import Design
 from sideagents.ladder.families import Family, Stack
 
-Orientation = Literal["paper", "code"]
 TEMPERATURE = 0.1
-_INPUTS = ("input_ids", "inputs_embeds", "pixel_values")
+# of a tower's call, what is not for its twin
+_INPUTS = ("input_ids", "inputs_embeds", "pixel_values", "output_hidden_states", "output_attentions")
 
-_FEED: ContextVar[Sequence[Tensor]] = ContextVar("what the backbone's kept layers gave, in this thread's forward pass")
 
+@dataclass
+class Images:
+    """Images as a twin reads them: states (B, V, wide), and mask (B, T + V) of the words and of these."""
 
-class Rung(nn.Module):
-    """A side layer behind its gate: mu down(h_backbone) + (1 - mu) h_side goes in (LST, section 3.2).
-
-    All else of the layer shows through: towers ask their layers for more than a forward pass.
-    """
-
-    def __init__(self, layer: nn.Module, down: nn.Linear, number: int) -> None:
-        super().__init__()
-        self.layer, self.down, self.number = layer, down, number
-
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Fuse and run the layer; its own results."""
-        feed = _FEED.get()
-        share = feed[-1][self.number]
-        fused = share * self.down(feed[self.number + 1]) + (1 - share) * hidden_states
-        return self.layer(fused, *args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("layer"), name)
+    states: Tensor
+    mask: Tensor
 
 
 class Twin(nn.Module):
@@ -52,59 +36,94 @@ class Twin(nn.Module):
     """
 
     def __init__(
-        self,
-        tower: nn.Module,
-        config: Any,
-        family: Family,
-        stack: Stack,
-        reduction: int,
-        kept: Sequence[int],
-        orientation: Orientation = "paper",
+        self, tower: nn.Module, config: Any, family: Family, stack: Stack, design: Design, kept: Sequence[int]
     ) -> None:
         super().__init__()
         layers = len(cast(nn.ModuleList, tower.get_submodule(stack.layers)))
         self.kept = checked_layers(kept, layers, f"keep_{stack.name}")
-        self.layers, self.orientation = layers, orientation
-        self.stack = stack
-        narrow = family.narrow(config, stack, reduction, self.kept)
-        wide, width = int(getattr(config, family.width)), int(getattr(narrow, family.width))
+        self.layers, self.design = layers, design
+        self.stack, self.family = stack, family
+        narrow = family.narrow(config, stack, design.reduction, self.kept, design.block == "transformer")
+        self.wide, self.width = int(getattr(config, family.width)), int(getattr(narrow, family.width))
         options = {"add_pooling_layer": False} if hasattr(tower, "pooler") else {}
         self.tower = type(tower)(narrow, **options)
         self._drop_embeddings()
         if hasattr(self.tower, "post_layernorm"):  # CLIP's pooled output, which nothing reads here
             self.tower.post_layernorm = nn.Identity()
-        self.ladder = nn.Linear(wide, width)
+        self.ladder = self._down()
         owner, _, last = stack.layers.rpartition(".")
+        built = cast(nn.ModuleList, self.tower.get_submodule(stack.layers))
         rungs = [
-            Rung(layer, nn.Linear(wide, width), number)
-            for number, layer in enumerate(cast(nn.ModuleList, self.tower.get_submodule(stack.layers)))
+            Rung(self._layer(layer, narrow), self._down(), number, self._reader(number, narrow), self._bias(number))
+            for number, layer in enumerate(built)
         ]
         setattr(self.tower.get_submodule(owner), last, nn.ModuleList(rungs))
-        self.alpha = nn.Parameter(torch.zeros(layers))
-        self.width, self.wide = width, wide
+        self.alpha = nn.Parameter(torch.zeros(layers)) if design.fusion == "gate" else None
+
+    @property
+    def like(self) -> Tensor:
+        """A weight of the type that the twin computes in."""
+        return next(self.parameters())
+
+    def _down(self) -> nn.Module:
+        return (nn.Linear if self.design.down == "linear" else Slice)(self.wide, self.width)
+
+    def _layer(self, layer: nn.Module, narrow: Any) -> nn.Module:
+        if self.design.block == "transformer":
+            return layer
+        inner = int(getattr(narrow, "d_ff", None) or narrow.intermediate_size)
+        crosses = self.family.cross and self.stack.name == "decoder"
+        cross = layer.get_submodule(self.family.cross) if crosses else None
+        return Bottleneck(self.width, inner, cross, self.family.results)
+
+    def _reader(self, number: int, narrow: Any) -> Reader | None:
+        if self.design.fusion == "gate":
+            return None
+        heads = int(getattr(narrow, "num_attention_heads", None) or narrow.num_heads)
+        return Reader(self.width, heads, len(self.kept) + number, self.stack.name == "decoder")
+
+    def _bias(self, number: int) -> str:
+        return self.family.bias if number == 0 and self.design.block == "transformer" else ""
 
     def _drop_embeddings(self) -> None:
         """Put in place of the tower's embeddings what needs no weights."""
         setattr(self.tower, self.stack.embeddings, _Given() if self.stack.runs_embeddings else nn.Identity())
 
-    def gates(self) -> Tensor:
-        """Return the weight mu of the backbone in each kept layer (kept,), in (0, 1)."""
+    def gates(self) -> Tensor | None:
+        """Return the weight mu of the backbone in each kept layer (kept,), in (0, 1); None where there are no gates."""
+        if self.alpha is None:
+            return None
         opened = torch.sigmoid(self.alpha[list(self.kept)] / TEMPERATURE)
-        return opened if self.orientation == "paper" else 1 - opened
+        return opened if self.design.orientation == "paper" else 1 - opened
 
-    def forward(self, first: Tensor, taps: Sequence[Tensor], call: Mapping[str, Any]) -> Any:
-        """Return the tower's output at width / r.
+    def tapped(self, number: int, state: Tensor) -> Tensor:
+        """Return what to hold of the state (B, T, wide) that the backbone's kept layer of that number gives."""
+        rungs = cast(nn.ModuleList, self.tower.get_submodule(self.stack.layers))
+        down = rungs[self.kept.index(number)].down
+        return cast(Tensor, down(state)) if isinstance(down, Slice) else state  # a slice can be taken at once
 
-        first: the backbone's first hidden state (B, T, wide); taps: the outputs of its kept layers; call: the keywords
-        that the backbone's tower was called with, where they hold for the twin too.
+    def forward(
+        self, first: Tensor, taps: Sequence[Tensor], call: Mapping[str, Any], images: Images | None = None
+    ) -> Any:
+        """Return the tower's output at width / r, (B, T, width), or (B, T + V, width) with images.
+
+        first: the backbone's first hidden state (B, T, wide); taps: `tapped` outputs of its kept layers; call: the
+        keywords that the backbone's tower was called with, where they hold for the twin too; images: what is read after
+        the words.
         """
+        mask, visual = call.get("attention_mask"), 0
+        if images is not None:
+            first, visual = torch.cat([first, images.states], dim=1), images.states.shape[1]
+            call = dict(call) | {"attention_mask": images.mask}
+        first, *taps = (as_weights(state, self.like) for state in (first, *taps))
         start = self.ladder(first)
-        token = _FEED.set([start, *taps, self.gates()])
+        feed = Feed(start, taps, self.gates(), mask, call.get("past_key_values"), visual)
+        token = FEED.set(feed)
         given = {key: value for key, value in call.items() if key not in _INPUTS}
         try:
             return self.tower(**{self.stack.takes: start}, **given)
         finally:
-            _FEED.reset(token)
+            FEED.reset(token)
 
 
 class _Given(nn.Module):
@@ -117,13 +136,13 @@ class _Given(nn.Module):
         self.patch_embeddings = SimpleNamespace(projection=SimpleNamespace(weight=torch.empty(0)))
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return _FEED.get()[0]
+        return FEED.get().start
 
 
 def checked_layers(kept: Sequence[int], layers: int, key: str) -> tuple[int, ...]:
     """Return the numbers of kept layers; raises `SideAgentsError` unless they ascend and are of such a tower."""
-    found = tuple(int(number) for number in kept)
-    if not found or list(found) != sorted(set(found)) or found[0] < 0 or found[-1] >= layers:
+    found = tuple(number for number in kept if isinstance(number, int))
+    if not found or len(found) < len(kept) or list(found) != sorted(set(found)) or found[0] < 0 or found[-1] >= layers:
         raise SideAgentsError(
             f"{key}: give numbers of layers from 0 to {layers - 1}, ascending, at least one, got {list(kept)}"
         )
