@@ -30,7 +30,7 @@ from sideagents_policies.cli.main import main
 OPTIONS: dict[str, dict[str, Any]] = {
     "adapters": {"width": 4},
     "lora": {"rank": 2},
-    "lst": {"reduction": 2, "mix": "residual"},
+    "lst": {"reduction": 2, "init": "distilled"},
     "prompt": {"tokens": 2},
 }
 WHO, WHERE = ("the man", "a dog", "the cat", "a woman"), ("in the house", "in the garden", "on the red house")

@@ -6,7 +6,7 @@ A method is one function and one registration: it takes the model over, and its 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from sideagents.adapt.peft_methods import import_peft
 from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel
+from sideagents.ladder.design import Block, Down, Fusion, Mix
+from sideagents.ladder.model import Init
 from sideagents.language.sidetuned import SideTunedText, freeze_layers, side_tower
 from sideagents.registry import Registry
 
@@ -61,14 +63,29 @@ def lst(
     reduction: int = 8,
     keep_encoder: Sequence[int] | None = None,
     keep_decoder: Sequence[int] | None = None,
-    init: str = "random",
-    mix: str = "none",
+    init: Init = "random",
+    mix: Mix = "none",
+    block: Block = "transformer",
+    fusion: Fusion = "gate",
+    down: Down = "linear",
     importance: Mapping[str, Tensor] | None = None,
+    batches: Iterable[Mapping[str, Tensor]] | None = None,
 ) -> nn.Module:
-    """Ladder Side-Tuning, see `LadderModel.from_backbone`."""
-    kept = (keep_encoder, keep_decoder)
-    how: Any = init
-    return LadderModel.from_backbone(model, reduction, *kept, how, importance=importance, mix=cast(Any, mix))
+    """Ladder Side-Tuning, see `LadderModel.from_backbone`; a pooler before a task's head learns."""
+    return LadderModel.from_backbone(
+        model,
+        reduction,
+        keep_encoder,
+        keep_decoder,
+        init,
+        importance=importance,
+        batches=batches,
+        mix=mix,
+        block=block,
+        fusion=fusion,
+        down=down,
+        train_pooler=getattr(model.base_model, "pooler", None) is not None,
+    )
 
 
 def bitfit(model: Any) -> nn.Module:

@@ -54,7 +54,7 @@ def checked(config: NlpConfig) -> NlpConfig:
     if questions != (config.task == SQUAD):
         raise ConfigError("task squad needs either test_articles or test_data to be judged by, and no other task does")
     try:
-        check_options(METHODS.get(config.method), config.method, config.options, ("model", "importance"))
+        check_options(METHODS.get(config.method), config.method, config.options, ("model", "importance", "batches"))
     except SideAgentsError as error:
         raise ConfigError(str(error)) from None
     return config
@@ -127,11 +127,17 @@ def build(config: NlpConfig, task: TextTask) -> tuple[nn.Module, str]:
     options = dict(config.options)
     if options.get("init") == "fisher":
         count = min(config.fisher_examples, len(task.train))
-        batches = (task.train.batch(torch.tensor([number])) for number in range(count))
-        options["importance"] = fisher_importance(model, batches, count)
+        options["importance"] = fisher_importance(model, _batches(task, count, 1, targets=True), count)
+    elif options.get("init") == "distilled":
+        options["batches"] = _batches(task, len(task.train), config.batch_size, targets=False)
     adapted = METHODS.get(config.method)(model, **options).to(device_here(config.device))
     adapted.register_state_dict_post_hook(_forget_frozen)  # type: ignore[no-untyped-call]  # torch's annotations
     return adapted, fingerprint
+
+
+def _batches(task: TextTask, count: int, size: int, targets: bool) -> Iterator[dict[str, Tensor]]:
+    for index in torch.split(torch.arange(count), size):
+        yield task.train.batch(index, targets)
 
 
 def _forget_frozen(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

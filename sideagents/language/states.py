@@ -84,7 +84,7 @@ def states_read(model: nn.Module) -> list[int] | None:
     """Return the numbers of the frozen states that an adapted model reads, None where none can be kept beforehand."""
     if isinstance(model, LadderModel) and set(model.twins) == {"encoder"}:
         twin = cast(Twin, model.twins["encoder"])
-        last = [twin.layers] if model.mix == "residual" else []
+        last = [twin.layers] if model.design.mix == "residual" else []
         return sorted({0, *(number + 1 for number in twin.kept), *last})
     if isinstance(model, SideTunedText):
         stack = family_of(model.model).stacks[0]
