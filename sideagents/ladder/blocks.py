@@ -159,17 +159,13 @@ class Bottleneck(nn.Module):
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Adapt hidden states (B, T, width); the other arguments are those of T5's blocks, or not read."""
-        if self.cross is not None:
-            encoded, mask = args[2:4]
-            past = kwargs.get("past_key_values")
-            hidden_states = self.cross(
-                hidden_states, key_value_states=encoded, attention_mask=mask, past_key_values=past
-            )[0]
-        if self.gradient_checkpointing and self.training:
-            hidden_states = self._gradient_checkpointing_func(self._adapt, hidden_states)
-        else:
-            hidden_states = self._adapt(hidden_states)
-        return (hidden_states, *[None] * (self.results - 1)) if self.results else hidden_states
+        encoded, mask = args[2:4] if self.cross is not None else (None, None)
+        given = (hidden_states, encoded, mask, kwargs.get("past_key_values"))
+        again = self.gradient_checkpointing and self.training
+        state = self._gradient_checkpointing_func(self._run, *given) if again else self._run(*given)
+        return (state, *[None] * (self.results - 1)) if self.results else state
 
-    def _adapt(self, hidden: Tensor) -> Tensor:
+    def _run(self, hidden: Tensor, encoded: Tensor | None, mask: Tensor | None, past: Any) -> Tensor:
+        if self.cross is not None:
+            hidden = self.cross(hidden, key_value_states=encoded, attention_mask=mask, past_key_values=past)[0]
         return cast(Tensor, hidden + self.up(self.act(self.down(self.norm(hidden)))))

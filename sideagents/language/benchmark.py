@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -24,8 +24,17 @@ SIZES: Mapping[str, Mapping[str, int]] = {
     "t5-large": {"d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_heads": 16},
 }
 RIVALS = ("full", "adapters", "lora", "bitfit", "prompt")
-_KEPT = {"lst": None, "lst_dropped": 4}  # every fourth layer has no side layer: 9 of 12
-CHOICES = (*RIVALS, *_KEPT)
+# Ladders: the paper's, with a side layer beside three of four layers (9 of 12), and how far below them one can go.
+LADDERS: Mapping[str, Mapping[str, Any]] = {
+    "lst": {},
+    "lst_dropped": {"without_every": 4},
+    "lst_recomputed": {"recomputed": True},
+    "lst_slice": {"down": "slice", "recomputed": True},
+    "lst_one_layer": {"down": "slice", "recomputed": True, "last_alone": True},
+    "lst_bf16": {"down": "slice", "recomputed": True, "bf16": True},
+    "lst_floor": {"down": "slice", "recomputed": True, "last_alone": True, "bf16": True},
+}
+CHOICES = (*RIVALS, *LADDERS)
 
 
 def benchmark_nlp(
@@ -94,9 +103,17 @@ def _model(method: str, size: str) -> nn.Module:
     torch.manual_seed(0)
     shape: dict[str, Any] = {"vocab_size": 32128, "decoder_start_token_id": 0, "use_cache": False} | dict(SIZES[size])
     model = T5ForConditionalGeneration(T5Config(**shape))
-    if method not in _KEPT:
+    if method not in LADDERS:
         return METHODS.get(method)(model)
-    every = _KEPT[method]
-    layers = range(shape["num_layers"])
-    kept = [number for number in layers if every is None or number % every != 0]
-    return LadderModel.from_backbone(model, 8, keep_encoder=kept, keep_decoder=kept)
+    design = dict(LADDERS[method])
+    layers, every = range(shape["num_layers"]), design.pop("without_every", 0)
+    kept = [number for number in layers if not every or number % every != 0]
+    if design.pop("last_alone", False):
+        kept = kept[-1:]
+    recomputed = design.pop("recomputed", False)
+    if design.pop("bf16", False):
+        cast(nn.Module, model).to(torch.bfloat16)
+    ladder = LadderModel.from_backbone(model, 8, keep_encoder=kept, keep_decoder=kept, **design)
+    if recomputed:
+        ladder.activation_checkpointing_enable()
+    return ladder

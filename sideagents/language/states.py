@@ -29,6 +29,8 @@ from sideagents.run.tensors import digest_tensors
 
 _REPLAYED: ContextVar[tuple[Encoder, dict[int, Tensor]] | None] = ContextVar("states in place of layers", default=None)
 
+_MIXED = ("deberta-v2",)  # their towers put other things than layers between their states
+
 
 class Encoder:
     """The layers of a model's encoder, which can be made to hand on what they gave before.
@@ -38,7 +40,7 @@ class Encoder:
     """
 
     def __init__(self, model: LadderModel | SideTunedText) -> None:
-        backbone = model.backbone if isinstance(model, LadderModel) else model.model
+        backbone = _backbone(model)
         stack = family_of(backbone).stacks[0]
         self.tower: Any = tower_of(backbone)
         layers = cast(nn.ModuleList, self.tower.get_submodule(stack.layers))
@@ -82,14 +84,22 @@ def _forward(encoder: Encoder, number: int, forward: Any, *args: Any, **kwargs: 
 
 def states_read(model: nn.Module) -> list[int] | None:
     """Return the numbers of the frozen states that an adapted model reads, None where none can be kept beforehand."""
-    if isinstance(model, LadderModel) and set(model.twins) == {"encoder"}:
-        twin = cast(Twin, model.twins["encoder"])
-        last = [twin.layers] if model.design.mix == "residual" else []
-        return sorted({0, *(number + 1 for number in twin.kept), *last})
+    if not isinstance(model, LadderModel | SideTunedText):
+        return None
+    backbone = _backbone(model)
+    stacks = family_of(backbone).stacks
+    if len(stacks) > 1 or backbone.config.model_type in _MIXED:
+        return None
+    last = len(cast(nn.ModuleList, tower_of(backbone).get_submodule(stacks[0].layers)))
     if isinstance(model, SideTunedText):
-        stack = family_of(model.model).stacks[0]
-        return [len(cast(nn.ModuleList, tower_of(model.model).get_submodule(stack.layers)))]
-    return None
+        return [last]
+    kept = cast(Twin, model.twins[stacks[0].name]).kept
+    ends = [last] if model.design.mix == "residual" else []
+    return sorted({0, *(number + 1 for number in kept), *ends})
+
+
+def _backbone(model: LadderModel | SideTunedText) -> Any:
+    return model.backbone if isinstance(model, LadderModel) else model.model
 
 
 @dataclass(frozen=True)
