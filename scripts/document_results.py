@@ -1,4 +1,4 @@
-"""Write the figures of docs/results into README.md and docs/results.md: `python scripts/document_results.py`.
+"""Write the figures of docs/results into the pages, and draw their pictures: `python scripts/document_results.py`.
 
 docs/results/val/NAME.json, house/NAME.json and habitat/NAME.json are files of `sideagents eval ... --json`, one row of
 a table each; navigation_TABLE.jsonl, icifar_TABLE.jsonl, simtaskonomy_TABLE.jsonl, domains.jsonl, vision_TABLE.jsonl
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sideagents.language.plots import plot_memory
 from sideagents.run.cells import newest_rows
 from sideagents.run.files import read_json, write_text
 from sideagents_policies import reproduce_domains, reproduce_lifelong, reproduce_nlp, reproduce_vision
@@ -168,6 +169,21 @@ def rendered(page: str, results: Path = RESULTS) -> str:
     return page
 
 
+def draw(results: Path = RESULTS, folder: Path = ROOT / "docs" / "img") -> list[Path]:
+    """Draw the pictures of what is measured, and return their paths."""
+    drawn = []
+    if rows := _benchmark(results / "benchmark_nlp.json"):
+        drawn.append(plot_memory(rows, folder / "ladder_memory.png"))
+    if (results / "nlp_curves.jsonl").is_file():
+        drawn.append(reproduce_nlp.plot(results, folder / "nlp_curves.png"))
+    if rows := newest_rows(results / "domains.jsonl"):
+        drawn.append(reproduce_domains.plot(rows, folder / "domains.png"))
+    for name in reproduce_lifelong.COMPARISONS:
+        if (results / f"{name}_methods.jsonl").is_file():
+            drawn.append(reproduce_lifelong.plot(name, results, folder / f"{name}.png"))
+    return drawn
+
+
 def _benchmark(path: Path) -> list[dict[str, Any]]:
     return list(read_json(path)) if path.is_file() else []
 
@@ -180,3 +196,5 @@ def _speed(row: dict[str, Any]) -> list[str]:
 if __name__ == "__main__":
     for path in PAGES:
         write_text(path, rendered(path.read_text()))
+    for path in draw():
+        print(f"wrote {path.relative_to(ROOT)}")

@@ -63,5 +63,5 @@ def plot_methods(
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     left.set_xlabel("tasks trained")
-    left.legend(fontsize="x-small")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(losses), fontsize="small")
     return save_figure(figure, path)
