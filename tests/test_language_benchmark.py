@@ -7,14 +7,17 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 if find_spec("peft") is None:
     pytest.skip("PEFT is not installed (the `nlp` extra)", allow_module_level=True)
 
 from sideagents.errors import SideAgentsError
 from sideagents.language.benchmark import CHOICES, benchmark_nlp, measure
+from sideagents.language.cost import training_cost
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,6 +38,22 @@ def test_a_ladder_keeps_less_than_what_stands_inside_the_network() -> None:
     assert rows["lst_floor"]["peak_bytes_total"] < 0.9 * one["peak_bytes_total"]
     assert rows["lst_recomputed"]["activation_bytes"] < rows["lst"]["activation_bytes"]
     assert rows["lst_dropped"]["peak_bytes_total"] < rows["lst"]["peak_bytes_total"]
+
+
+def test_a_step_of_one_layer_by_hand() -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(64, 64, bias=False)
+
+        def forward(self, x: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(loss=self.layer(x).sum())
+
+    cost = training_cost(Net(), {"x": torch.ones(1, 64)})
+    weights = 64 * 64 * 4
+    assert (cost["weight_bytes"], cost["trainable"]) == (weights, 64 * 64)
+    # a gradient, two moments, and what AdamW needs for its quotient: none of it is less than one weight's size
+    assert 3 * weights <= cost["peak_bytes_above_weights"] <= 6 * weights
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ if find_spec("transformers") is None:
 from sideagents.errors import SideAgentsError
 from sideagents.language import models
 from sideagents.language.models import import_transformers, load_model, load_tokenizer, model_path
+from sideagents.run.tensors import load_tensors, save_tensors
 
 WORDS = "the a man woman dog cat runs sleeps sits is not in on house garden who what where ? . red".split()  # noqa: SIM905
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -56,6 +57,23 @@ def test_keys_of_the_model_can_be_changed(tiny: Path) -> None:
     assert model.config._attn_implementation == "eager"
     with pytest.raises(SideAgentsError, match="bert has no key 'hidden_dropout', did you mean 'hidden_dropout_prob'"):
         load_model(str(tiny), "classify", 2, {"hidden_dropout": 0.5})
+
+
+def test_heads_of_another_size_are_drawn_and_other_weights_must_be_there(tiny: Path, tmp_path: Path) -> None:
+    three: Any = load_model(str(tiny), "classify", 3)
+    with torch.no_grad():
+        three.bert.encoder.layer[0].output.dense.bias.fill_(0.5)
+    three.half().save_pretrained(tmp_path / "three")
+    two: Any = load_model(str(tmp_path / "three"), "classify", 2)
+    assert two.classifier.weight.shape == (2, 16)
+    assert two.classifier.weight.dtype == two.bert.encoder.layer[0].output.dense.bias.dtype == torch.float32
+    assert (two.bert.encoder.layer[0].output.dense.bias == 0.5).all()
+    tensors = load_tensors(tiny / "model.safetensors")
+    save_tensors(
+        tmp_path / "three" / "model.safetensors", {f"other.{n}": t for n, t in tensors.items()}, {"format": "pt"}
+    )
+    with pytest.raises(SideAgentsError, match=r"its files lack 37 tensors of the network, 'bert\.embeddings"):
+        load_model(str(tmp_path / "three"), "classify", 2)
 
 
 def test_what_cannot_be_loaded_is_one_line(tiny: Path, tmp_path: Path) -> None:

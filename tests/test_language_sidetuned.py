@@ -19,7 +19,7 @@ from sideagents.errors import SideAgentsError
 from sideagents.language.methods import METHODS, features, lst, sidetune
 from sideagents.language.models import import_transformers, load_model, load_tokenizer
 from sideagents.language.sidetuned import SideTunedText, side_tower, tower_of
-from sideagents.language.states import Encoder, cached_states, states_read
+from sideagents.language.states import Encoder, StatesTooLarge, cached_states, states_read
 from sideagents.language.texts import Texts, tokenised
 
 WORDS = ("the dog sleeps", "a man runs in the garden .", "who eats", "the red house is not in the garden")
@@ -168,6 +168,24 @@ def test_states_are_computed_once(tiny: Path, texts: Texts, tmp_path: Path) -> N
     batch = first.batch(torch.tensor([0]), 8)
     assert batch[0].shape == (1, 8, 16)
     assert batch[0][0, 5:].abs().sum() == 0  # [CLS] the dog sleeps [SEP], then nothing
+
+
+def test_states_of_another_configuration_are_others(tiny: Path, texts: Texts, tmp_path: Path) -> None:  # noqa: F811
+    found = []
+    for activation in ("gelu", "relu"):
+        torch.manual_seed(1)
+        model = features(load_model(str(tiny), "classify", 2, {"hidden_act": activation}))
+        found.append(cached_states(Encoder(model), texts, [2], folder=tmp_path).values.clone())  # type: ignore[arg-type]
+    assert not torch.equal(*found)
+
+
+def test_states_that_half_precision_cannot_hold_are_told(tiny: Path, texts: Texts, tmp_path: Path) -> None:  # noqa: F811
+    model: Any = features(model_of(tiny))
+    with torch.no_grad():
+        model.model.bert.encoder.layer[1].output.LayerNorm.weight.fill_(1e6)
+    with pytest.raises(StatesTooLarge, match="states of BertModel are too large for half precision"):
+        cached_states(Encoder(model), texts, [2], folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_features_are_the_base_with_a_head(tiny: Path, texts: Texts) -> None:  # noqa: F811

@@ -47,7 +47,7 @@ def searched(tmp_path: Path) -> Path:
 
 
 def test_every_cell_can_run_and_has_settings_of_its_own(searched: Path) -> None:
-    for table in ("search", "glue", "curves", "squad"):
+    for table in ("search", "glue", "memory", "curves", "squad"):
         keys = keys_of(table, [1, 2])
         for key in keys:
             read_nlp(*words_of(key, searched))
@@ -73,7 +73,9 @@ def test_tables_by_hand(searched: Path) -> None:
             for number, task in enumerate(GLUE):
                 key = {"table": "glue", "task": task, "method": method, "seed": seed}
                 value = 0.5 + 0.1 * number + 0.02 * seed - 0.01 * (method != "lora")
-                put(searched, "glue", key, score=value, peak_bytes_total=10_000_000 if method == "lora" else 4_000_000)
+                put(searched, "glue", key, score=value)
+    for key in keys_of("memory", [1]):
+        put(searched, "memory", key, peak_bytes_total=10_000_000 if key["method"] == "lora" else 4_000_000)
     for key in keys_of("paired", [1]):
         if key["method"] == "lst_random":
             put(searched, "paired", key, difference=-0.01, low=-0.03, high=0.01)
@@ -81,6 +83,10 @@ def test_tables_by_hand(searched: Path) -> None:
     assert lines[2][:3] == ["lora", "53.0 ± 1.4", "63.0 ± 1.4"]
     assert lines[3][6:] == ["72.0", "-1.0 ± 0.9", "1,000", "4", "0.40"]  # 2 / sqrt(5) = 0.89
     assert lines[2][6:] == ["73.0", "-", "1,000", "10", "1.00"]
+    with (searched / "nlp_glue.jsonl").open("a") as file:  # a row that was made with other settings
+        old = {"cell": {"table": "glue", "task": "RTE", "method": "full", "seed": 1}, "config_hash": "old", "score": 1}
+        file.write(json.dumps(old) + "\n")
+    assert "full" not in glue_table(searched)
     assert glue_table(searched / "empty") == curves_table(searched / "empty") == squad_table(searched / "empty") == ""
 
 

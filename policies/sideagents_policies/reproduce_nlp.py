@@ -3,6 +3,8 @@
 search  learning rates on a tenth of the training data; the dev set stays unread
 glue    CoLA, MRPC, RTE, SST-2 (5,000 rows) and STS-B at the best rate; the epoch is chosen on the same tenth, the dev
         set read once (Ladder Side-Tuning paper, Table 1)
+memory  what a training step of each method holds, 32 texts of 128 tokens, with torch's fused attention as transformers
+        has it by default (training uses the plain one, which is faster on a CPU: the same sums)
 paired  the difference to LoRA on the same dev rows, by bootstrap; only what stands in `glue`
 curves  score against memory on one task: reductions and dropped layers of the side beside ranks of LoRA (figures 5, 6)
 squad   SQuAD 2.0, 25 articles to train on and 10 to judge by (side-tuning paper, section 4.3)
@@ -22,7 +24,7 @@ import numpy as np
 from sideagents.errors import SideAgentsError
 from sideagents.language.config import NlpConfig
 from sideagents.language.glue import TASKS, read_glue, score
-from sideagents.language.run import absent_data, nlp
+from sideagents.language.run import absent_data, measured, nlp
 from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_cells, select
 from sideagents.run.config import config_hash, load_config
 from sideagents.run.figures import new_figure, save_figure
@@ -40,7 +42,7 @@ METHODS: dict[str, list[str]] = {
     "lora": ["method=lora", "options={rank: 32}"],
     "bitfit": ["method=bitfit", "options={}"],
     "adapters": ["method=adapters", "options={width: 48}"],
-    "sidetune": ["method=sidetune", "options={}"],
+    "sidetune": ["method=sidetune", "options={}", "alpha_learning_rate=1e-2"],
     "lst_random": ["method=lst", _LST % "random"],
     "lst_magnitude": ["method=lst", _LST % "magnitude"],
     "lst_fisher": ["method=lst", _LST % "fisher"],
@@ -56,6 +58,7 @@ RATES: dict[str, tuple[float, ...]] = {
     "lst_magnitude": (1e-3, 3e-3),
     "lst_fisher": (1e-3, 3e-3),
 }
+_FUSED = "model_options={attn_implementation: sdpa}"
 OFTEN = ("full", "features", "lora", "lst_random")  # with three seeds
 RIVAL = "lora"
 CURVE = "CoLA"
@@ -74,9 +77,9 @@ SQUAD: dict[str, list[str]] = {
 }
 _MINUTES = {"RTE": 1.3, "MRPC": 1.5, "CoLA": 1.3, "STS-B": 1.5, "SST-2": 1.0}  # of an epoch of full fine-tuning
 _SHARE = {"features": 0.1, "lora": 0.8, "bitfit": 0.7, "adapters": 0.8, "sidetune": 1.0}  # of that; a ladder's is 0.4
-TABLES = ("search", "glue", "paired", "curves", "squad")
+TABLES = ("search", "glue", "memory", "paired", "curves", "squad")
 _COSTS = ("trainable", "percent", "peak_bytes_total", "peak_bytes_above_weights", "seconds_per_step")
-_KEPT = ("score", "metrics", "held_out", "epoch", "alpha", "answers", "train_seconds", "cached", *_COSTS)
+_KEPT = ("score", "metrics", "held_out", "epoch", "shares", "answers", "train_seconds", "cached", *_COSTS)
 
 Key = Mapping[str, str | int | float]
 Row = Mapping[str, Any]
@@ -93,6 +96,8 @@ def keys_of(table: str, seeds: Sequence[int]) -> list[dict[str, str | int | floa
         ]
     if table == "curves":
         return [{"table": table, "task": CURVE, "method": method, "seed": 1} for method in CURVES]
+    if table == "memory":
+        return [{"table": table, "task": GLUE[0], "method": method, "seed": 1} for method in METHODS]
     if table == "squad":
         return [{"table": table, "task": "squad", "method": method, "seed": 1} for method in SQUAD]
     return [
@@ -110,6 +115,8 @@ def words_of(key: Key, results: Path) -> tuple[str, list[str]]:
     if table == "squad":
         return "nlp/squad", [f"seed={key['seed']}", f"name=nlp_squad_{method}", *SQUAD[method]]
     words = [f"seed={key['seed']}", f"task={task}", "rows=5000" if task == "SST-2" else "rows=0"]
+    if table == "memory":
+        return "nlp/glue", [*words, f"name=nlp_memory_{method}", _FUSED, *METHODS[method]]
     if table == "curves":
         rate = best_rate(task, "lst_random" if method.startswith("lst") else "lora", results)
         name = "".join(letter if letter.isalnum() else "-" for letter in method)
@@ -144,6 +151,8 @@ def work(cell: Cell, results: Path) -> dict[str, Any]:
         return _paired(cell.key, results)
     config = read_nlp(*words_of(cell.key, results))
     require(absent_data(config))
+    if cell.key["table"] == "memory":
+        return measured(config)
     _, result = nlp(config, resume=_trained(config), test=cell.key["table"] != "search")
     return {name: result[name] for name in _KEPT if name in result}
 
@@ -183,7 +192,15 @@ def _same(cell: Key, key: Key) -> bool:
 
 
 def _rows(results: Path, table: str) -> list[dict[str, Any]]:
-    return newest_rows(results / f"nlp_{table}.jsonl")
+    """Return the rows of a table that were made with today's settings."""
+    return [row for row in newest_rows(results / f"nlp_{table}.jsonl") if _current(row, results)]
+
+
+def _current(row: Row, results: Path) -> bool:
+    try:
+        return bool(settings_of(row["cell"], results) == row["config_hash"])
+    except (SideAgentsError, KeyError):  # of a method or a rate that is no longer there
+        return False
 
 
 def cells_of(table: str, keys: Sequence[Key], results: Path) -> list[Cell]:
@@ -205,8 +222,8 @@ def cells_of(table: str, keys: Sequence[Key], results: Path) -> list[Cell]:
 
 def _minutes(key: Key) -> float:
     table, method = key["table"], str(key["method"])
-    if table == "paired":
-        return 0.1
+    if table in ("paired", "memory"):
+        return 0.2
     if table == "squad":
         return 8.0 if method == "features" else 35.0
     share = 1.0 if method in ("full", "sidetune") else 0.4 if method.startswith("lst") else _SHARE[method.split()[0]]
@@ -218,7 +235,7 @@ def glue_table(results: Path) -> str:
     """Return scores by method and task, means over seeds, with memory and the difference to the rival."""
     rows, paired = _rows(results, "glue"), _rows(results, "paired")
     lines = []
-    memory = {row["cell"]["method"]: row["peak_bytes_total"] / 1e6 for row in rows}
+    memory = {row["cell"]["method"]: row["peak_bytes_total"] / 1e6 for row in _rows(results, "memory")}
     for method in METHODS:
         found = [row for row in rows if row["cell"]["method"] == method]
         if not found:
@@ -234,8 +251,8 @@ def glue_table(results: Path) -> str:
                 mean,
                 _difference(apart) if len(apart) == len(GLUE) else "-",
                 f"{found[0]['trainable']:,}",
-                f"{memory[method]:,.0f}",
-                f"{memory[method] / memory[RIVAL]:.2f}" if RIVAL in memory else "-",
+                f"{memory[method]:,.0f}" if method in memory else "-",
+                f"{memory[method] / memory[RIVAL]:.2f}" if {method, RIVAL} <= set(memory) else "-",
             ]
         )
     head = ["method", *GLUE, "mean", f"less {RIVAL}, one seed", "trained", "a step's memory, MB", f"of {RIVAL}'s"]

@@ -53,7 +53,7 @@ class NlpConfig(StepConfig):
     )
     length: int = Field(128, ge=8, description="tokens of an example at most")
     stride: int = Field(128, ge=0, description="squad: tokens that neighbouring windows of a paragraph share")
-    rows: int = Field(0, ge=0, description="training examples at most, drawn once and for all; 0 takes all")
+    rows: int = Field(0, ge=0, description="examples at most, drawn once and for all, the held-out ones too; 0 = all")
     held_out: float = Field(
         0.1,
         ge=0.0,

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sideagents.core.counting import weights_of
 from sideagents.core.memory import peak_bytes
 
 _WARM = 1  # steps before the one that is told: it makes the optimizer's state
@@ -19,7 +18,7 @@ def training_cost(model: nn.Module, inputs: Mapping[str, Tensor], bf16: bool = F
     """Take two steps (forward, backward, AdamW) and return what they cost; the model's weights move.
 
     `peak_bytes_total`, `peak_bytes_above_weights`, `weight_bytes`, `state_bytes` (gradients and AdamW's), what is left,
-    `activation_bytes`; `seconds_per_step`, of the second one; `trainable` weights, and `percent`, of all others.
+    `activation_bytes`; `seconds_per_step`, of the second one; and the number of `trainable` weights.
     inputs: what the model takes, with targets. bf16: autocast.
     """
     trained = [p for p in model.train().parameters() if p.requires_grad]
@@ -39,7 +38,6 @@ def training_cost(model: nn.Module, inputs: Mapping[str, Tensor], bf16: bool = F
     weights = sum(tensor.numel() * tensor.element_size() for tensor in {id(t): t for t in model.parameters()}.values())
     above = peak_bytes(steps, [*model.parameters(), *model.buffers(), *inputs.values()])
     state = sum(p.numel() * p.element_size() * 3 for p in trained)  # a gradient and two moments
-    trainable = sum(p.numel() for p in trained)
     return {
         "peak_bytes_total": weights + above,
         "peak_bytes_above_weights": above,
@@ -47,6 +45,5 @@ def training_cost(model: nn.Module, inputs: Mapping[str, Tensor], bf16: bool = F
         "state_bytes": state,
         "activation_bytes": above - state,
         "seconds_per_step": seconds[-1],
-        "trainable": trainable,
-        "percent": 100 * trainable / max(1, weights_of(model) - trainable),
+        "trainable": sum(p.numel() for p in trained),
     }

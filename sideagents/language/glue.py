@@ -21,7 +21,7 @@ Metric = Callable[[Floats, Floats], dict[str, float]]  # answers and truths (N,)
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One task: which columns hold sentences and label, its classes (none: a score), its metrics, the mean of them.
+    """One task: which columns hold sentences and label, its classes (none: a score), its metrics, its dev split.
 
     columns: names in the header line, or numbers where a file has none. classes: as written in the file.
     """
@@ -31,6 +31,7 @@ class GlueTask:
     classes: tuple[str, ...]
     metric: Metric
     header: bool = True
+    dev: str = "dev"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def correlations(found: Floats, wanted: Floats) -> dict[str, float]:
 
 
 _BINARY = ("0", "1")
+_INFERRED = ("contradiction", "entailment", "neutral")
 _ENTAILED = ("entailment", "not_entailment")
 TASKS: Mapping[str, GlueTask] = {
     "CoLA": GlueTask((3,), 1, _BINARY, matthews, header=False),
@@ -82,7 +84,13 @@ TASKS: Mapping[str, GlueTask] = {
     "MRPC": GlueTask(("#1 String", "#2 String"), "Quality", _BINARY, accuracy_and_f1),
     "STS-B": GlueTask(("sentence1", "sentence2"), "score", (), correlations),
     "QQP": GlueTask(("question1", "question2"), "is_duplicate", _BINARY, accuracy_and_f1),
-    "MNLI": GlueTask(("sentence1", "sentence2"), "gold_label", ("contradiction", "entailment", "neutral"), accuracy),
+    "MNLI": GlueTask(
+        ("sentence1", "sentence2"),
+        "gold_label",
+        ("contradiction", "entailment", "neutral"),
+        accuracy,
+        dev="dev_matched",
+    ),
     "QNLI": GlueTask(("question", "sentence"), "label", _ENTAILED, accuracy),
     "RTE": GlueTask(("sentence1", "sentence2"), "label", _ENTAILED, accuracy),
     "WNLI": GlueTask(("sentence1", "sentence2"), "label", _BINARY, accuracy),

@@ -7,19 +7,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from sideagents.adapt.peft_methods import import_peft
-from sideagents.errors import SideAgentsError
+from sideagents.core.alpha import FixedAlpha, LearnedAlpha, make_alpha
+from sideagents.errors import SideAgentsError, first_line
 from sideagents.ladder import LadderModel
+from sideagents.ladder.backbone import task_heads
 from sideagents.ladder.design import Block, Down, Fusion, Mix
 from sideagents.ladder.model import Init
-from sideagents.language.sidetuned import SideTunedText, freeze_layers, side_tower
+from sideagents.language.sidetuned import SideTunedText, freeze_layers, learned_heads, side_tower
 from sideagents.registry import Registry
 
-_ADAPTED = ("T5LayerSelfAttention", "T5LayerCrossAttention", "T5LayerFF", "BertSelfOutput", "BertOutput")
+_ENCODERS = ("Bert", "Roberta", "Electra", "DebertaV2")
+_ADAPTED = (
+    *("T5LayerSelfAttention", "T5LayerCrossAttention", "T5LayerFF"),
+    *(f"{name}{part}" for name in _ENCODERS for part in ("SelfOutput", "Output")),
+)
+AtLeastOne = Annotated[int, Field(ge=1)]
 
 
 class Adapter(nn.Module):
@@ -52,15 +60,20 @@ def features(model: Any) -> nn.Module:
 
 
 def sidetune(
-    model: Any, reduction: int = 1, layers: Sequence[int] | None = None, alpha: str | float = "learned"
+    model: Any, reduction: AtLeastOne = 1, layers: Sequence[int] | None = None, alpha: str | float = "learned"
 ) -> nn.Module:
-    """Train a copy of the frozen encoder beside it, or one that is pruned to width / reduction and to some layers."""
+    """Train a copy of the frozen encoder beside it, or one that is pruned to width / reduction and to some layers.
+
+    Alpha is learned or fixed: a curriculum would have to be told how far training is.
+    """
+    if not isinstance(make_alpha(alpha), LearnedAlpha | FixedAlpha):
+        raise SideAgentsError(f"alpha={alpha!r}: text is side-tuned by alpha=learned, or a number for a fixed one")
     return SideTunedText(model, side_tower(model, reduction, layers), alpha)
 
 
 def lst(
     model: Any,
-    reduction: int = 8,
+    reduction: AtLeastOne = 8,
     keep_encoder: Sequence[int] | None = None,
     keep_decoder: Sequence[int] | None = None,
     init: Init = "random",
@@ -84,23 +97,23 @@ def lst(
         block=block,
         fusion=fusion,
         down=down,
-        train_pooler=getattr(model.base_model, "pooler", None) is not None,
+        train_pooler=len(learned_heads(model)) > len(task_heads(model)),
     )
 
 
 def bitfit(model: Any) -> nn.Module:
     """Train the biases, and the weights of norms where they have none (T5), and the head (Ben Zaken et al. 2021).
 
-    T5 has no biases: there the authors of Ladder Side-Tuning train the norms' scales, and so does this.
+    T5 has no biases: there the authors of Ladder Side-Tuning train the norms' scales, and so does this, for LLaMA too.
     """
     freeze_layers(model)
     biases = [p for name, p in model.base_model.named_parameters() if name.endswith("bias") and "relative" not in name]
-    for parameter in biases or [p for n, p in model.named_parameters() if "layer_norm" in n.lower()]:
+    for parameter in biases or [p for n, p in model.named_parameters() if "norm" in n.lower()]:
         parameter.requires_grad = True
     return cast(nn.Module, model)
 
 
-def adapters(model: Any, width: int = 48) -> nn.Module:
+def adapters(model: Any, width: AtLeastOne = 48) -> nn.Module:
     """Train bottlenecks after each attention and feed-forward part, before the residual sum, norms, and the head.
 
     Raises `SideAgentsError` for a model that has no such parts, which T5's and BERT's have.
@@ -119,7 +132,7 @@ def adapters(model: Any, width: int = 48) -> nn.Module:
     return cast(nn.Module, model)
 
 
-def lora(model: Any, rank: int = 32) -> nn.Module:
+def lora(model: Any, rank: AtLeastOne = 32) -> nn.Module:
     """Train low-rank differences of queries and values by PEFT, and the head."""
     settings = import_peft().LoraConfig(r=rank, lora_alpha=rank, target_modules=_queries_and_values(model))
     return _by_peft(model, settings)
@@ -130,7 +143,7 @@ def ia3(model: Any) -> nn.Module:
     return _by_peft(model, import_peft().IA3Config())
 
 
-def prompt(model: Any, tokens: int = 100) -> nn.Module:
+def prompt(model: Any, tokens: AtLeastOne = 100) -> nn.Module:
     """Train so many vectors before the input by PEFT, and the head."""
     peft = import_peft()
     return _by_peft(model, peft.PromptTuningConfig(num_virtual_tokens=tokens, task_type=_task(model)))
@@ -142,22 +155,23 @@ for _method in (full, scratch, features, sidetune, lst, bitfit, adapters, lora, 
 
 
 def _by_peft(model: Any, settings: Any) -> nn.Module:
-    base = model.base_model
-    if base is not model and model.get_output_embeddings() is None:
-        heads = [n for n, part in model.named_children() if part is not base and any(True for _ in part.parameters())]
-        settings.modules_to_save = heads + ["pooler"] * (getattr(base, "pooler", None) is not None)
+    settings.modules_to_save = [name.rpartition(".")[2] for name in learned_heads(model)] or None
     with warnings.catch_warnings():
         # PEFT asks transformers by a name that is on its way out
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        return cast(nn.Module, import_peft().get_peft_model(model, settings))
+        try:
+            return cast(nn.Module, import_peft().get_peft_model(model, settings))
+        except ValueError as error:
+            raise SideAgentsError(f"PEFT cannot adapt a {type(model).__name__}: {first_line(error)}") from None
 
 
-def _queries_and_values(model: Any) -> list[str]:
+def _queries_and_values(model: Any) -> list[str] | None:
+    """Return the names of a model's queries and values, None where PEFT must know them."""
     found = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
     for pair in (("q", "v"), ("query", "value"), ("q_proj", "v_proj")):
         if found.issuperset(pair):
             return list(pair)
-    raise SideAgentsError(f"lora: {type(model).__name__} has no queries and values by a name that is known")
+    return None
 
 
 def _task(model: Any) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -14,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from sideagents.errors import ConfigError, SideAgentsError, nearest
-from sideagents.ladder.pruning import fisher_importance
+from sideagents.ladder import LadderModel
+from sideagents.language.build import Built, build, full_batch
 from sideagents.language.config import NlpConfig
 from sideagents.language.cost import training_cost
 from sideagents.language.glue import TASKS
 from sideagents.language.methods import METHODS
-from sideagents.language.models import MINILM, load_model, load_tokenizer, model_path
+from sideagents.language.models import MINILM, load_tokenizer, model_path
 from sideagents.language.sidetuned import SideTunedText
-from sideagents.language.states import Encoder, cached_states, states_read
-from sideagents.language.tasks import SQUAD, JudgedTexts, Split, TextTask, read_task
+from sideagents.language.states import Encoder, StatesTooLarge, cached_states, states_read
+from sideagents.language.tasks import SQUAD, JudgedTexts, Split, TextTask, head_of, read_task
 from sideagents.language.texts import Texts, answers_of, moved
 from sideagents.run.checkpoint import load_checkpoint, restore_tensors
 from sideagents.run.config import config_hash, dump_config, load_config
@@ -30,18 +29,18 @@ from sideagents.run.devices import device_here, device_of, missing_device
 from sideagents.run.files import find_data, write_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.options import check_options
-from sideagents.run.scalars import read_scalars
-from sideagents.run.seeding import seed_everything
-from sideagents.run.tensors import digest_tensors, load_tensors, save_tensors
+from sideagents.run.tensors import load_tensors, save_tensors
 from sideagents.train.loop import fit
 
+_MAY_CHANGE = ("device", "threads", "cache", "runs")  # on resume
 LEARNED = "learned.safetensors"  # what was trained, as of the chosen epoch
 Call = Callable[[Mapping[str, Tensor], Tensor], Any]
 
 
 def checked(config: NlpConfig) -> NlpConfig:
     """Return the configuration with its data looked up; raises `ConfigError` for unknown names and what cannot be."""
-    found = {"data": find_data(config.data), "runs": os.path.expanduser(config.runs)}
+    found = {"data": find_data(config.data)}
+    found |= {key: os.path.expanduser(getattr(config, key)) for key in ("runs", "model")}
     found |= {"cache": os.path.expanduser(config.cache)} if config.cache is not None else {}
     found |= {"test_data": find_data(config.test_data)} if config.test_data is not None else {}
     config = config.model_copy(update=found)
@@ -53,6 +52,8 @@ def checked(config: NlpConfig) -> NlpConfig:
     questions = bool(config.test_articles) + (config.test_data is not None)
     if questions != (config.task == SQUAD):
         raise ConfigError("task squad needs either test_articles or test_data to be judged by, and no other task does")
+    if config.method == "prompt" and config.task == SQUAD:
+        raise ConfigError("method prompt moves the places of tokens, where squad's answers stand: take another one")
     try:
         check_options(METHODS.get(config.method), config.method, config.options, ("model", "importance", "batches"))
     except SideAgentsError as error:
@@ -81,21 +82,24 @@ def nlp(config: NlpConfig, resume: bool = False, test: bool = True) -> tuple[Pat
     (`learned.safetensors`, those that learned alone); without such a part, those of the last one. They are judged by
     the task's test data once, at the end, unless `test` is false: `resume` does that later, and goes on with the newest
     run of that name after its last finished epoch. The result: `score` and `metrics` on the test data, `answers`, one
-    for each example of it; `held_out`, the score after each epoch; `epoch`, the one that was chosen; `alpha`; weights,
+    for each example of it; `held_out`, the score after each epoch; `epoch`, the one that was chosen; `shares`, see
+    `shares_of`; weights,
     memory and time as in `training_cost`, on a batch of full length. Raises `SideAgentsError`.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    task = read_task(config, load_tokenizer(config.model))
-    model, fingerprint = build(config, task)
-    with torch.random.fork_rng(devices=[]):
-        cost = training_cost(copy.deepcopy(model), _full_batch(config, task, model), config.bf16)
+    device = device_here(config.device)
+    tokenizer = load_tokenizer(config.model)
+    task = read_task(config, tokenizer)
+    built = build(config, task.kind, task.outputs, tokenizer.pad_token_id, task.train, device)
+    model = built.model
+    cost = _cost(config, task, built)
     run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
     if resume:
-        run.require_config(config, but=("device",))
+        run.require_config(config, but=_MAY_CHANGE)
         run.note_resume()
     try:
-        result = _train(config, task, model, run, {"base": config.model, "fingerprint": fingerprint}, resume)
+        result = _train(config, task, model, run, {"base": config.model, "fingerprint": built.fingerprint}, resume)
     finally:
         run.close()
     result = {"method": config.method, "task": config.task, **result, **cost}
@@ -105,57 +109,37 @@ def nlp(config: NlpConfig, resume: bool = False, test: bool = True) -> tuple[Pat
     return run.path, result
 
 
+def measured(config: NlpConfig) -> dict[str, Any]:
+    """Return the weights of a configuration's method, and memory and time of its training step; nothing is trained."""
+    tokenizer = load_tokenizer(config.model)
+    task = read_task(config, tokenizer)
+    device = device_here(config.device)
+    built = build(config, task.kind, task.outputs, tokenizer.pad_token_id, task.train, device)
+    return _cost(config, task, built)
+
+
 def load_nlp(folder: Path) -> tuple[nn.Module, Any]:
-    """Return the model of a finished run, in eval mode, and its tokenizer; raises `SideAgentsError`."""
+    """Return the model of a finished run, on the CPU in eval mode, and its tokenizer; raises `SideAgentsError`."""
     run = RunFolder.open(folder)
     config = load_config(NlpConfig, run.config_path)
     tokenizer = load_tokenizer(config.model)
-    model, fingerprint = build(config, read_task(config, tokenizer))
-    load_checkpoint(run.checkpoint(), fingerprint=fingerprint)
-    restore_tensors(model.state_dict(), load_tensors(run.path / LEARNED), run.path / LEARNED)
-    return model.eval(), tokenizer
+    kind, outputs = head_of(config.task)
+    built = build(config, kind, outputs, tokenizer.pad_token_id, None, torch.device("cpu"))
+    load_checkpoint(run.checkpoint(), fingerprint=built.fingerprint)
+    restore_tensors(built.model.state_dict(), load_tensors(run.path / LEARNED), run.path / LEARNED)
+    return built.model.eval(), tokenizer
 
 
-def build(config: NlpConfig, task: TextTask) -> tuple[nn.Module, str]:
-    """Return the adapted model, whose state dict holds what learns alone, and the pre-trained one's fingerprint."""
-    seed_everything(config.seed)
-    model: Any = load_model(config.model, task.kind, task.outputs, config.model_options)
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if longest is not None and config.length > longest:
-        raise SideAgentsError(f"length={config.length}: model {config.model!r} takes {longest} tokens at most")
-    fingerprint = digest_tensors(hashlib.sha256(), model.base_model.state_dict())
-    options = dict(config.options)
-    if options.get("init") == "fisher":
-        count = min(config.fisher_examples, len(task.train))
-        options["importance"] = fisher_importance(model, _batches(task, count, 1, targets=True), count)
-    elif options.get("init") == "distilled":
-        options["batches"] = _batches(task, len(task.train), config.batch_size, targets=False)
-    adapted = METHODS.get(config.method)(model, **options).to(device_here(config.device))
-    adapted.register_state_dict_post_hook(_forget_frozen)  # type: ignore[no-untyped-call]  # torch's annotations
-    return adapted, fingerprint
-
-
-def _batches(task: TextTask, count: int, size: int, targets: bool) -> Iterator[dict[str, Tensor]]:
-    for index in torch.split(torch.arange(count), size):
-        yield task.train.batch(index, targets)
-
-
-def _forget_frozen(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Take what does not learn out of a state dict: the pre-trained model is named, not stored."""
-    learned = {prefix + name for name, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
-    for name in list(state):
-        if name not in learned:
-            del state[name]
-
-
-def _full_batch(config: NlpConfig, task: TextTask, model: nn.Module) -> dict[str, Tensor]:
-    """Return a batch as large as one can become, of made-up tokens: what memory is measured on."""
-    shape, words = (config.batch_size, config.length), int(cast(Any, model).config.vocab_size)
-    ids = torch.randint(words // 2, words, shape, generator=torch.Generator().manual_seed(0))
-    index = torch.arange(config.batch_size) % len(task.train)
-    targets = {name: found[index] for name, found in task.train.targets.items()}
-    inputs = {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "attention_mask": torch.ones_like(ids)}
-    return moved(inputs | targets, device_of(model))
+def _cost(config: NlpConfig, task: TextTask, built: Built) -> dict[str, Any]:
+    """Measure a training step of full length, and leave the model as it was; `percent`: of the pre-trained weights."""
+    model = built.model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    inputs = moved(full_batch(task.train, config.batch_size, config.length), device_of(model))
+    with torch.random.fork_rng(devices=[]):
+        cost = training_cost(model, inputs, config.bf16)
+    restore_tensors(model.state_dict(), before, "the model before it was measured")
+    model.zero_grad(set_to_none=True)
+    return cost | {"percent": 100 * cost["trainable"] / built.pretrained}
 
 
 def _train(
@@ -163,20 +147,20 @@ def _train(
 ) -> dict[str, Any]:
     learn, judged = _calls(config, task, model)
     best = -math.inf
-    if resume:
-        earlier = [row.get("eval/score") for row in read_scalars(run.progress.path)]
-        best = max((float(score) for score in earlier if score), default=best)
+    if resume:  # of the epochs that are not run again
+        rows = load_checkpoint(run.checkpoint()).state.get("rows", [])
+        best = max((float(row["eval/score"]) for row in rows if "eval/score" in row), default=best)
 
     def evaluate() -> dict[str, float]:
         nonlocal best
         if task.held is None:
             save_tensors(run.path / LEARNED, model.state_dict())
-            return {}
+            return shares_of(model)
         found = task.judge(_asked(config, task, judged, task.held), "held").score
         if found > best:
             best = found
             save_tensors(run.path / LEARNED, model.state_dict())
-        return {"eval/score": found}
+        return {"eval/score": found} | shares_of(model)
 
     fitted = fit(
         model,
@@ -211,7 +195,11 @@ def _calls(config: NlpConfig, task: TextTask, model: nn.Module) -> tuple[Call, C
     folder = None if config.cache is None else Path(config.cache)
 
     def asked(texts: Texts) -> Call:
-        states = cached_states(encoder, texts, numbers, config.bf16, folder)
+        try:
+            states = cached_states(encoder, texts, numbers, config.bf16, folder)
+        except StatesTooLarge as error:
+            print(f"{error}: they are computed anew in every epoch", flush=True)
+            return _plain(model)
 
         def call(inputs: Mapping[str, Tensor], index: Tensor) -> Any:
             known = states.batch(index, inputs["input_ids"].shape[1])
@@ -243,8 +231,16 @@ def _test(config: NlpConfig, task: TextTask, model: nn.Module, run: RunFolder) -
     if task.held is not None:
         judged("held", task.held)  # SQuAD's threshold is that of the chosen epoch
     found = judged("test", task.test)
-    alpha = model.alpha.value() if isinstance(model, SideTunedText) and model.side is not None else None
-    return {"score": found.score, "metrics": found.metrics, "alpha": alpha, "answers": found.answers}
+    return {"score": found.score, "metrics": found.metrics, "shares": shares_of(model), "answers": found.answers}
+
+
+def shares_of(model: nn.Module) -> dict[str, float]:
+    """Return the weight of the frozen model by name: `alpha` of side-tuning, a ladder's mean `gate/TOWER`."""
+    if isinstance(model, SideTunedText):
+        return {"alpha": model.alpha.value()} if model.side is not None else {}
+    if isinstance(model, LadderModel):
+        return {f"gate/{name}": float(gates.detach().mean()) for name, gates in model.gates().items()}
+    return {}
 
 
 def summary_of(result: Mapping[str, Any]) -> str:

@@ -6,11 +6,12 @@ import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import Self
 
 from sideagents.core.alpha import Alpha, make_alpha
 from sideagents.errors import SideAgentsError
+from sideagents.ladder.backbone import task_heads
 from sideagents.ladder.families import family_of
 from sideagents.ladder.pruning import pruned
 from sideagents.ladder.twin import checked_layers
@@ -40,9 +41,9 @@ class SideTunedText(nn.Module):
         """The model's configuration."""
         return self.model.config
 
-    def forward(self, **inputs: Tensor) -> Any:
+    def forward(self, *args: Any, **inputs: Any) -> Any:
         """Return the model's output, of the blended states."""
-        return self.model(**inputs)
+        return self.model(*args, **inputs)
 
     def _blend(self, tower: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         share = self.alpha.value()
@@ -73,16 +74,17 @@ def tower_of(model: Any) -> nn.Module:
 
 
 def freeze_layers(model: Any) -> None:
-    """Leave gradients to a task's head: what stands outside of the base model, and the base model's pooler.
-
-    A language model's head is frozen too.
-    """
+    """Leave gradients to `learned_heads`; a language model's head is frozen too."""
     model.requires_grad_(False)
-    base = model.base_model
-    if base is not model and model.get_output_embeddings() is None:
-        for part in (*model.children(), getattr(base, "pooler", None)):
-            if part is not None and part is not base:
-                part.requires_grad_(True)
+    for part in learned_heads(model).values():
+        part.requires_grad_(True)
+
+
+def learned_heads(model: Any) -> dict[str, nn.Module]:
+    """Return by name the parts of a model that every method trains: a task's head, and the pooler before it."""
+    heads = task_heads(model)
+    pooler = getattr(getattr(model, "base_model", model), "pooler", None)
+    return task_heads(model, pooler=True) if heads and pooler is not None else heads
 
 
 def side_tower(model: Any, reduction: int = 1, layers: Sequence[int] | None = None) -> nn.Module:

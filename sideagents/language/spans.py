@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sideagents.errors import SideAgentsError, first_line
+from sideagents.errors import SideAgentsError
 from sideagents.language.squad import Question
 from sideagents.language.texts import Texts
 
@@ -37,19 +37,25 @@ def windows_of(tokenizer: Any, questions: Sequence[Question], length: int = 384,
 
     The first of a question's true answers is the one to learn. Raises `SideAgentsError` where a window has no room.
     """
-    try:
-        found = tokenizer(
-            [question.question for question in questions],
-            [question.context for question in questions],
-            truncation="only_second",
-            max_length=length,
-            stride=stride,
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-            return_token_type_ids=True,
+    if not questions:
+        return Windows((), Texts((), (), {}), torch.zeros(0, dtype=torch.long), ())
+    longest = max(map(len, tokenizer([q.question for q in questions], add_special_tokens=False)["input_ids"]))
+    room = length - longest - tokenizer.num_special_tokens_to_add(pair=True)
+    if stride >= room:
+        raise SideAgentsError(
+            f"length={length}, stride={stride}: the longest question leaves {max(0, room)} tokens to a window, "
+            "stride must be less"
         )
-    except Exception as error:  # tokenizers raises what Python calls a plain one, for a question that fills the window
-        raise SideAgentsError(f"length={length}, stride={stride}: {first_line(error)}") from None
+    found = tokenizer(
+        [question.question for question in questions],
+        [question.context for question in questions],
+        truncation="only_second",
+        max_length=length,
+        stride=stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        return_token_type_ids=True,
+    )
     owners = found["overflow_to_sample_mapping"]
     offsets, starts, ends = [], [], []
     for number, owner in enumerate(owners):

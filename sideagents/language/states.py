@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sideagents.data.codes import cache_folder
+from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel
 from sideagents.ladder.families import family_of
 from sideagents.ladder.twin import Twin
@@ -30,6 +32,11 @@ from sideagents.run.tensors import digest_tensors
 _REPLAYED: ContextVar[tuple[Encoder, dict[int, Tensor]] | None] = ContextVar("states in place of layers", default=None)
 
 _MIXED = ("deberta-v2",)  # their towers put other things than layers between their states
+_NAMES = ("transformers_version", "architectures", "id2label", "label2id", "problem_type", "num_labels")
+
+
+class StatesTooLarge(SideAgentsError):
+    """States do not fit into half precision."""
 
 
 class Encoder:
@@ -88,9 +95,10 @@ def states_read(model: nn.Module) -> list[int] | None:
         return None
     backbone = _backbone(model)
     stacks = family_of(backbone).stacks
-    if len(stacks) > 1 or backbone.config.model_type in _MIXED:
+    tower = tower_of(backbone)
+    if len(stacks) > 1 or backbone.config.model_type in _MIXED or hasattr(tower, "embeddings_project"):
         return None
-    last = len(cast(nn.ModuleList, tower_of(backbone).get_submodule(stacks[0].layers)))
+    last = len(cast(nn.ModuleList, tower.get_submodule(stacks[0].layers)))
     if isinstance(model, SideTunedText):
         return [last]
     kept = cast(Twin, model.twins[stacks[0].name]).kept
@@ -124,11 +132,12 @@ def cached_states(
 ) -> CachedStates:
     """Return states of a frozen encoder for all texts; what is in FOLDER (the user's cache) is not computed again.
 
-    The file is named by the digests of the encoder's tensors and of the texts, the states' numbers and the type that
-    they are computed in; they are kept in half precision.
+    The file is named by the digests of the encoder's tensors, configuration and texts, the states' numbers and the
+    type that they are computed in; they are kept in half precision. Raises `StatesTooLarge` where that is too small.
     """
     folder = cache_folder() if folder is None else folder
-    about = f"{digest_tensors(hashlib.sha256(), encoder.tower.state_dict())} {texts.digest()} {list(numbers)} {bf16}"
+    tensors = digest_tensors(hashlib.sha256(), encoder.tower.state_dict())
+    about = f"{tensors} {_function_of(encoder.tower.config)} {texts.digest()} {list(numbers)} {bf16}"
     path = folder / f"{hashlib.sha256(about.encode()).hexdigest()[:40]}.states"
     first = torch.cat([torch.zeros(1, dtype=torch.long), texts.lengths().cumsum(0)])
     shape = (int(first[-1]), len(numbers), int(encoder.tower.config.hidden_size))
@@ -144,15 +153,23 @@ def cached_states(
     return CachedStates(tuple(numbers), torch.from_numpy(np.memmap(path, np.float16, "c", shape=shape)), first)
 
 
+def _function_of(config: Any) -> str:
+    """Return the keys of a model's configuration, but for those that change nothing in eval mode."""
+    found = {key: value for key, value in config.to_dict().items() if "drop" not in key and not key.startswith("_")}
+    return json.dumps({key: found[key] for key in sorted(found) if key not in _NAMES}, default=str)
+
+
 def _compute(encoder: Encoder, texts: Texts, numbers: Sequence[int], first: Tensor, bf16: bool, out: Any) -> None:
     device = device_of(encoder.tower)
     with Progress(len(texts), "encoding", unit="text") as shown:
         for index in split_by_length(texts):
             inputs = moved(texts.batch(index, targets=False), device)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-                found = torch.stack(encoder.states(inputs, numbers), dim=2).half().cpu().numpy()
+                found = torch.stack(encoder.states(inputs, numbers), dim=2).half().cpu()
+            if not torch.isfinite(found).all():
+                raise StatesTooLarge(f"states of {type(encoder.tower).__name__} are too large for half precision")
             for row, number in enumerate(index.tolist()):
                 begin, end = int(first[number]), int(first[number + 1])
-                out[begin:end] = found[row, : end - begin]
+                out[begin:end] = found[row, : end - begin].numpy()
             shown.update(len(index))
     out.flush()

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +40,7 @@ class JudgedTexts:
 
 
 class TextTask(ABC):
-    """Examples of one task. train, held (None where nothing is held out), test: `Texts` with the model's targets."""
+    """Examples of one task. train, held (None where nothing is held out): `Texts` with the model's targets."""
 
     kind: Kind
     outputs: int
@@ -47,7 +48,11 @@ class TextTask(ABC):
     by_token = False
     train: Texts
     held: Texts | None
-    test: Texts
+
+    @property
+    @abstractmethod
+    def test(self) -> Texts:
+        """The test data, read when it is asked for."""
 
     @abstractmethod
     def judge(self, scores: Scores, split: Split) -> JudgedTexts:
@@ -57,18 +62,22 @@ class TextTask(ABC):
 class GlueTexts(TextTask):
     """A task of GLUE; its dev set judges."""
 
-    kind: Kind = "classify"
     names = ("logits",)
 
     def __init__(self, config: NlpConfig, tokenizer: Any) -> None:
-        about = TASKS[config.task]
-        self.task, self.outputs = config.task, len(about.classes) or 1
+        self.config, self.tokenizer = config, tokenizer
+        self.kind, self.outputs = head_of(config.task)
         found = self._texts(read_glue(Path(config.data), config.task, "train"), tokenizer, config.length)
         drawn = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[: config.rows or None]
         train, held = held_apart(len(drawn), config.held_out)
         self.train = found.of(drawn[train])
         self.held = found.of(drawn[held]) if len(held) else None
-        self.test = self._texts(read_glue(Path(config.data), config.task, "dev"), tokenizer, config.length)
+
+    @cached_property
+    def test(self) -> Texts:
+        """The dev set."""
+        found = read_glue(Path(self.config.data), self.config.task, TASKS[self.config.task].dev)
+        return self._texts(found, self.tokenizer, self.config.length)
 
     def _texts(self, found: GlueSet, tokenizer: Any, length: int) -> Texts:
         labels = torch.from_numpy(found.labels)
@@ -81,47 +90,47 @@ class GlueTexts(TextTask):
         assert texts is not None
         logits = torch.stack([found[0] for found in scores])
         answers = (logits[:, 0] if self.outputs == 1 else logits.argmax(1)).double().numpy()
-        metrics = TASKS[self.task].metric(answers, texts.targets["labels"].double().numpy())
+        metrics = TASKS[self.config.task].metric(answers, texts.targets["labels"].double().numpy())
         return JudgedTexts(score(metrics), metrics, [round(float(found), 3) for found in answers])
 
 
 class SquadTexts(TextTask):
     """SQuAD 2.0; held-out paragraphs choose the threshold above which no answer is given."""
 
-    kind: Kind = "answer"
-    outputs = 2
+    kind, outputs = "answer", 2
     names = ("start_logits", "end_logits")
     by_token = True
 
     def __init__(self, config: NlpConfig, tokenizer: Any) -> None:
-        every = read_squad(Path(config.data))
-        if config.test_data is not None:
-            train, test = every, read_squad(Path(config.test_data))
-        else:
-            test = read_squad(Path(config.data), config.test_articles)
-            train = [question for question in every if question.title not in config.test_articles]
-        if not train or not test:
-            raise SideAgentsError(
-                f"{config.data}: test_articles leave no question to {'judge by' if train else 'learn'}"
-            )
+        self.config, self.tokenizer = config, tokenizer
+        read_squad(Path(config.data), config.test_articles)  # are they there?
+        train = [q for q in read_squad(Path(config.data)) if q.title not in config.test_articles]
+        drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: config.rows or None]
+        train = [train[number] for number in drawn.sort().values.tolist()]
+        if not train:
+            raise SideAgentsError(f"{config.data}: test_articles leave nothing to train on")
         contexts = sorted({question.context for question in train})
         chosen = {contexts[number] for number in held_apart(len(contexts), config.held_out)[1].tolist()}
         kept = [question for question in train if question.context not in chosen]
-        drawn = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0))[: config.rows or None]
-        kept = [kept[number] for number in drawn.sort().values.tolist()]
         self.train = windows_of(tokenizer, kept, config.length, config.stride).texts
-        self.windows: dict[Split, Windows] = {
-            "held": self._windows([q for q in train if q.context in chosen], tokenizer, config),
-            "test": self._windows(test, tokenizer, config),
-        }
-        self.held = self.windows["held"].texts if chosen else None
-        self.test = self.windows["test"].texts
+        self.windows: dict[Split, Windows] = {}
+        self.held = None
+        if chosen:
+            self.windows["held"] = self._windows([q for q in train if q.context in chosen])
+            self.held = self.windows["held"].texts
         self.threshold = 0.0
 
-    def _windows(self, questions: Sequence[Question], tokenizer: Any, config: NlpConfig) -> Windows:
-        if not questions:
-            return Windows((), Texts((), (), {}), torch.zeros(0), ())
-        found = windows_of(tokenizer, questions, config.length, config.stride)
+    @cached_property
+    def test(self) -> Texts:
+        """Windows over the articles, or over the file, to judge by."""
+        config = self.config
+        named = config.test_data is None
+        path = config.data if config.test_data is None else config.test_data
+        self.windows["test"] = self._windows(read_squad(Path(path), config.test_articles if named else None))
+        return self.windows["test"].texts
+
+    def _windows(self, questions: Sequence[Question]) -> Windows:
+        found = windows_of(self.tokenizer, questions, self.config.length, self.config.stride)
         return replace(found, texts=replace(found.texts, targets={}))
 
     def judge(self, scores: Scores, split: Split) -> JudgedTexts:
@@ -136,6 +145,14 @@ class SquadTexts(TextTask):
         return JudgedTexts(metrics["f1"], finite, [round(value, 3) for value in np.asarray(each).tolist()])
 
 
+def head_of(task: str) -> tuple[Kind, int]:
+    """Return the kind of a task's head, and its outputs: classes, 1 for a score, 2 for start and end."""
+    return ("answer", 2) if task == SQUAD else ("classify", len(TASKS[task].classes) or 1)
+
+
 def read_task(config: NlpConfig, tokenizer: Any) -> TextTask:
-    """Read and tokenise a task's data; raises `SideAgentsError` with file and line for what is missing or broken."""
-    return SquadTexts(config, tokenizer) if config.task == SQUAD else GlueTexts(config, tokenizer)
+    """Read and tokenise a task's training data; raises `SideAgentsError` for what is missing, broken or nothing."""
+    task = SquadTexts(config, tokenizer) if config.task == SQUAD else GlueTexts(config, tokenizer)
+    if not len(task.train):
+        raise SideAgentsError(f"{config.data}: rows and held_out leave no example of {config.task} to train on")
+    return task

@@ -26,7 +26,7 @@ def check_options(
         if key not in known:
             allowed = ", ".join(known) or "none"
             raise SideAgentsError(f"method {method!r} has no option {key!r}{nearest(key, known)} (allowed: {allowed})")
-    types = get_type_hints(build)
+    types = get_type_hints(build, include_extras=True)
     for key, value in options.items():
         try:
             TypeAdapter(types[key], config=_ANY_OBJECT).validate_python(value, strict=True)

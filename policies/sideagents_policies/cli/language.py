@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from sideagents_policies.cli.common import Verbs, add_verb, one_target
+from sideagents_policies.cli.common import Verbs, add_verb, one_target, user_path
 
 _CONFIG = "a CONFIG: a YAML file or a name that `sideagents list configs` prints"
 
@@ -24,7 +23,7 @@ def add_verbs(verbs: Verbs) -> None:
     )
     nlp.add_argument("--resume", action="store_true", help="go on with the newest run of that name")
     nlp.add_argument("--no-test", action="store_true", help="leave the test data unread: `--resume` judges by it later")
-    nlp.add_argument("--json", type=Path, metavar="FILE", help="write the result to FILE too")
+    nlp.add_argument("--json", type=user_path, metavar="FILE", help="write the result to FILE too")
     nlp.set_defaults(run=_nlp)
 
 

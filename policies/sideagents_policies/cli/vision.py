@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from sideagents_policies.cli.common import Parser, Verbs, add_import, add_verb, one_target
+from sideagents_policies.cli.common import Parser, Verbs, add_import, add_verb, one_target, user_path
 
 _CONFIG = "a CONFIG: a YAML file or a name that `sideagents list configs` prints"
 
@@ -46,7 +45,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _common(verb: Parser, run: object) -> None:
     verb.add_argument("--resume", action="store_true", help="go on with the newest run of that name")
-    verb.add_argument("--json", type=Path, metavar="FILE", help="write the result to FILE too")
+    verb.add_argument("--json", type=user_path, metavar="FILE", help="write the result to FILE too")
     add_import(verb)
     verb.set_defaults(run=run)
 
