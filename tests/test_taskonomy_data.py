@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sideagents.data.targets import TARGETS
-from sideagents.data.taskonomy import data_root, list_buildings, read_parts, read_splits, read_taskonomy
+from sideagents.data.taskonomy import _read_category, data_root, list_buildings, read_parts, read_splits, read_taskonomy
 from sideagents.errors import SideAgentsError
 
 FOLDERS = {
@@ -91,6 +93,25 @@ def test_npy_targets_are_taken_as_they_are(tmp_path: Path) -> None:
     put(tmp_path, "normals", "house", 0, np.full((64, 64, 3), -0.25, np.float64), "npy")
     _, target, _ = read_taskonomy(tmp_path, "normals").batch(torch.tensor([0]))
     assert target.unique().tolist() == [-0.25]
+
+
+def test_headers_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "classes.npy"
+    np.save(path, np.array([0.25, 0.75], np.float32))
+    inside: list[int] = []
+    load = np.load
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        inside.append(1)
+        assert len(inside) == 1
+        time.sleep(0.002)
+        inside.pop()
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(np, "load", slow)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(_read_category, [path] * 12))
+    assert all(one.ravel().tolist() == [0.25, 0.75] for one in found)
 
 
 def test_a_mirrored_normal_changes_the_sign_of_x(tmp_path: Path) -> None:

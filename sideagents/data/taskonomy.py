@@ -14,6 +14,7 @@ import re
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from sideagents.run.progress import Progress
 Array = NDArray[Any]
 
 _FILE = re.compile(r"point_(\d+)_view_(\d+)_domain_\w+\.(?:png|npy)")
+_ONE_AT_A_TIME = Lock()  # numpy reads headers by ast.literal_eval, which Python 3.11 does not let threads do at once
 _HELD_OUT_SHARE = 10  # without a split, every tenth building is held out
 _DILATE = 2 / 512  # invalid pixels spread by two pixels of Taskonomy's 512: the rim of a hole is not to be trusted
 _MEND = (
@@ -219,10 +221,15 @@ def _read_target(path: Path, target: Target, size: int, valid: Array | None) -> 
     return np.asarray(nearest_one)[None]
 
 
+def _load(path: Path) -> Array:
+    with _ONE_AT_A_TIME:
+        return np.asarray(np.load(path, allow_pickle=False))
+
+
 def _read_category(path: Path) -> Array:
     """Return a distribution over classes as float32 (classes, 1, 1)."""
     try:
-        found = np.load(path, allow_pickle=False).astype(np.float32).reshape(-1, 1, 1)
+        found = _load(path).astype(np.float32).reshape(-1, 1, 1)
     except (OSError, ValueError, EOFError) as error:
         raise SideAgentsError(f"{path}: cannot be read as numbers ({first_line(error)})") from None
     if found.size < 2 or not np.isfinite(found).all() or abs(float(found.sum()) - 1.0) > 1e-2 or found.min() < 0:
@@ -234,7 +241,7 @@ def _read(path: Path, channels: int) -> Array:
     """Return an image as (channels, H, W): uint8, uint16 or float32 as in the file."""
     try:
         if path.suffix == ".npy":
-            pixels = np.load(path, allow_pickle=False)
+            pixels = _load(path)
         else:
             with Image.open(path) as image:
                 pixels = np.asarray(image)
