@@ -6,10 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from test_ladder import INPUTS, MODELS, bert, llama, t5
+from test_ladder import IDS, INPUTS, MASK, MODELS, SMALL, bert, llama, t5
+from torch import nn
+from transformers import (
+    BertModel,
+    ElectraConfig,
+    ElectraModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel, fisher_importance
+from sideagents.ladder.pruning import pruned
 
 R = 2
 
@@ -127,3 +136,62 @@ def test_fisher_information_is_the_mean_of_squared_gradients_and_leaves_no_trace
         fisher_importance(backbone, [])
     with pytest.raises(SideAgentsError, match="init='fisher' needs importance"):
         LadderModel.from_backbone(backbone, 4, init="fisher")
+
+
+def test_fisher_information_needs_labels_and_a_head() -> None:
+    inputs = {"input_ids": IDS[:1]}
+    backbone = bert().eval()
+    with pytest.raises(SideAgentsError, match="batch 1 gives no loss: batches need labels, and a BertForSequence"):
+        fisher_importance(backbone, [inputs])
+    assert all(p.requires_grad and p.grad is None for p in backbone.parameters())
+    with pytest.raises(SideAgentsError, match="a BertModel a head that learns"):
+        fisher_importance(BertModel(backbone.config), [inputs])
+
+
+@pytest.mark.parametrize("head_dim", [20, 100])
+def test_rotated_heads_stay_even(head_dim: int) -> None:
+    shape = SMALL | {"hidden_size": 4 * head_dim, "intermediate_size": 160}
+    backbone = LlamaForCausalLM(LlamaConfig(**shape))
+    odd = f"reduction=4 leaves heads of {head_dim // 4} of the backbone's {head_dim} dimensions"
+    for build in (LadderModel.from_backbone, pruned):
+        with pytest.raises(
+            SideAgentsError, match=f"{odd}.* take one that leaves an even number .*1, 2, 5, 10"
+        ) as found:
+            build(backbone, 4)
+        assert "\n" not in str(found.value)
+    for even in (2, 5, 10):
+        LadderModel.from_backbone(backbone, even)(**INPUTS[llama]).loss.backward()
+    LadderModel.from_backbone(backbone, 4, block="adapter")(**INPUTS[llama]).loss.backward()  # nothing is turned
+
+
+@pytest.mark.parametrize("reduction", [2, 4])
+def test_embeddings_that_are_not_as_wide_as_the_stream(reduction: int) -> None:
+    torch.manual_seed(0)
+    shape = SMALL | {"hidden_size": 16, "intermediate_size": 32}
+    backbone = ElectraModel(ElectraConfig(**shape, embedding_size=8)).eval()  # half as wide, as in all small ones
+    project = backbone.embeddings_project
+    favour(project.weight, torch.arange(16))  # told apart by rows alone
+    nn.init.normal_(project.bias)
+    side, width, wide = pruned(backbone, reduction)
+    assert (width, wide) == (16 // reduction, 16)
+    for name, parameter in backbone.embeddings.named_parameters():
+        assert torch.equal(side.embeddings.get_parameter(name), parameter)
+    assert side.embeddings_project.weight.shape == (width, 8)
+    stream = _columns(project.weight.T, side.embeddings_project.weight.T)
+    assert torch.equal(side.embeddings_project.bias, project.bias[stream])
+    norm = "encoder.layer.0.attention.output.LayerNorm.weight"
+    assert torch.equal(side.get_parameter(norm), backbone.get_parameter(norm)[stream])
+    states = side.eval()(input_ids=IDS, attention_mask=MASK).last_hidden_state
+    assert states.shape == (3, 7, width)
+    states.square().sum().backward()
+    assert side.embeddings_project.weight.grad.abs().sum() > 0
+
+
+def test_embeddings_as_wide_as_the_stream_give_up_its_coordinates() -> None:
+    torch.manual_seed(0)
+    backbone = ElectraModel(ElectraConfig(**SMALL, embedding_size=48))
+    side, _, _ = pruned(backbone, 4)
+    words = backbone.embeddings.word_embeddings.weight
+    kept = side.embeddings.word_embeddings.weight
+    assert torch.equal(kept, words[:, _columns(words, kept)])
+    assert side(input_ids=IDS).last_hidden_state.shape == (3, 7, 12)

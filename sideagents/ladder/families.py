@@ -48,6 +48,7 @@ class Family:
     results: int = 0  # how many results the tower expects of a layer, the state alone for 0
     bias: str = ""  # where the first layer has a bias by position, which it takes as its second argument too
     sees: bool = False  # whether the first tower's side can read images beside words
+    rotary: bool = False  # whether positions turn pairs of a head's dimensions
 
     def narrow(self, config: Any, stack: Stack, reduction: int, kept: Sequence[int], attends: bool = True) -> Any:
         """Return the configuration of a tower's twin: width / r, as many heads, the kept layers, no vocabulary.
@@ -64,10 +65,12 @@ class Family:
             if value % reduction:
                 raise SideAgentsError(f"reduction={reduction} does not divide the backbone's {key}={value}")
             setattr(narrow, key, value // reduction)
-        heads = getattr(config, "num_attention_heads", None) or getattr(config, "num_heads", 1)
+        heads: Any = getattr(config, "num_attention_heads", None) or getattr(config, "num_heads", 1)
         inner = getattr(narrow, self.width)
         if "d_kv" not in self.divided and inner % heads:
             raise SideAgentsError(f"reduction={reduction} leaves a width of {inner}, which {heads} heads do not divide")
+        if self.rotary and attends and (getattr(narrow, "head_dim", None) or inner // heads) % 2:
+            raise SideAgentsError(self._odd(config, heads, reduction))
         setattr(narrow, stack.count, len(kept))
         if getattr(config, "layer_types", None):  # full or sliding attention, layer by layer
             narrow.layer_types = [config.layer_types[number] for number in kept]
@@ -76,6 +79,17 @@ class Family:
         for key, value in {**self.fixed, **({} if attends else self.still), **_PLAIN}.items():
             setattr(narrow, key, value)
         return narrow
+
+    def _odd(self, config: Any, heads: int, reduction: int) -> str:
+        """Say that heads become odd, and which reductions leave them even."""
+        size = getattr(config, "head_dim", None) or getattr(config, self.width) // heads
+        values = [value for key in self.divided if (value := getattr(config, key, None)) is not None]
+        values.append(getattr(config, self.width) // heads)
+        even = [r for r in range(1, size // 2 + 1) if not size % (2 * r) and not any(value % r for value in values)]
+        return (
+            f"reduction={reduction} leaves heads of {size // reduction} of the backbone's {size} dimensions, and "
+            f"rotary positions turn pairs: take one that leaves an even number ({', '.join(map(str, even))})"
+        )
 
 
 _BERT = Family(
@@ -102,6 +116,7 @@ _LLAMA = Family(
     "hidden_size",
     (),
     {"vocab_size": 1, "pad_token_id": None},
+    rotary=True,
 )
 _T5 = Family(
     (

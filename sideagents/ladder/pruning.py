@@ -56,7 +56,7 @@ def fisher_importance(
 
     batches: inputs with labels, of one example each (LST takes 1,024); the backbone computes in eval mode and is left
     as it was. The mean over examples of the squared gradient of the model's loss. Raises `SideAgentsError` where there
-    is no batch.
+    is no batch, and where one gives no loss.
     """
     wanted = [(parameter, parameter.requires_grad) for parameter in backbone.parameters()]
     totals = {name: torch.zeros_like(parameter) for name, parameter in backbone.named_parameters()}
@@ -65,7 +65,13 @@ def fisher_importance(
         with modes_kept(backbone), torch.enable_grad():
             backbone.eval().requires_grad_(True)
             for count, batch in enumerate(batches, start=1):
-                backbone(**batch).loss.backward()
+                loss = getattr(backbone(**batch), "loss", None)
+                if loss is None:
+                    raise SideAgentsError(
+                        f"fisher_importance: batch {count} gives no loss: batches need labels, and a "
+                        f"{type(backbone).__name__} a head that learns from them"
+                    )
+                loss.backward()
                 for name, parameter in backbone.named_parameters():
                     if parameter.grad is not None:
                         totals[name] += parameter.grad.square()
@@ -96,11 +102,7 @@ def prune_into(twin: Twin, tower: nn.Module, importance: Importance, memory: Ten
     narrow_parts = dict(twin.tower.named_parameters())
     for name, parameter in tower.named_parameters():
         if not name.startswith((f"{stack.layers}.", f"{stack.embeddings}.")) and name in narrow_parts:
-            target, source = narrow_parts[name], parameter.detach()
-            for place, size in enumerate(target.shape):
-                if size != source.shape[place]:  # norms, tables and convolutions of the stream
-                    source = source.index_select(place, stream.to(source.device))
-            target.copy_(source)
+            _copy_stream(parameter, narrow_parts[name], stream)
     return stream
 
 
@@ -109,7 +111,8 @@ def pruned(model: Any, reduction: int, layers: Sequence[int] | None = None) -> t
     """Return a tower of its own with a model's (first) tower's weights of largest magnitude; its width, the model's.
 
     Widths are divided by `reduction`; `layers` are the numbers of those that are kept, all by default; embeddings give
-    up the same coordinates. Raises `SideAgentsError`.
+    up the same coordinates, where they are as wide as the stream; others stay as they are, and their projection to the
+    stream gives coordinates up. Raises `SideAgentsError`.
     """
     family = family_of(model)
     stack = family.stacks[0]
@@ -117,16 +120,27 @@ def pruned(model: Any, reduction: int, layers: Sequence[int] | None = None) -> t
     count = len(tower.get_submodule(stack.layers))
     kept = checked_layers(range(count) if layers is None else layers, count, "layers")
     narrow = family.narrow(tower.config, stack, reduction, kept)
-    for key in family.fixed:
+    width, wide = int(getattr(narrow, family.width)), int(getattr(tower.config, family.width))
+    apart = [key for key in family.as_wide if getattr(tower.config, key) != wide]
+    for key in (*family.fixed, *apart):
         setattr(narrow, key, getattr(tower.config, key))
     side = type(tower)(narrow, **({"add_pooling_layer": False} if hasattr(tower, "pooler") else {}))
-    width, wide = int(getattr(narrow, family.width)), int(getattr(tower.config, family.width))
+    if hasattr(tower, "embeddings_project"):  # left out of a side that is just as wide as the embeddings
+        side.embeddings_project = nn.Linear(tower.embeddings_project.in_features, width)
     stream = _copy_layers(tower, stack, kept, list(side.get_submodule(stack.layers)), magnitude(tower), width)
     sources = dict(tower.named_parameters())
     for name, parameter in side.named_parameters():
         if not name.startswith(f"{stack.layers}."):
-            parameter.copy_(sources[name][..., stream])
+            _copy_stream(sources[name], parameter, stream)
     return side, width, wide
+
+
+def _copy_stream(source: Tensor, target: Tensor, stream: Tensor) -> None:
+    """Copy what lies beside the layers: norms, tables, convolutions; dimensions that shrank are of the stream."""
+    for place, size in enumerate(target.shape):
+        if size != source.shape[place]:
+            source = source.index_select(place, stream.to(source.device))
+    target.copy_(source)
 
 
 def _copy_layers(
