@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sideagents.core.alpha import FixedAlpha, LearnedAlpha
-from sideagents.core.groups import parameter_groups
+from sideagents.core.groups import HasAlphas, parameter_groups
 
 
 class Model(nn.Module):
@@ -46,3 +46,24 @@ def test_no_group_is_empty() -> None:
     assert names(parameter_groups(Model(FixedAlpha(0.5)), 0.1)) == ["weights"]
     assert names(parameter_groups(LearnedAlpha(), 0.1)) == ["alpha"]
     assert parameter_groups(FixedAlpha(0.5), 0.1) == []
+
+
+class Gated(HasAlphas):
+    """Has one alpha among its own parameters, and parts that have none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.gate = nn.Parameter(torch.zeros(4))
+        self.bias = nn.Parameter(torch.zeros(4))
+
+    def alphas(self) -> list[nn.Parameter]:
+        return [self.gate]
+
+
+def test_alphas_among_the_parameters_of_a_module() -> None:
+    model = Gated()
+    weights, vectors, alpha = parameter_groups(nn.Sequential(model), 0.1, 0.2, 0.3, decay_vectors=False)
+    assert weights["params"] == [model.linear.weight]
+    assert [id(p) for p in vectors["params"]] == [id(model.bias), id(model.linear.bias)]
+    assert alpha == {"name": "alpha", "params": [model.gate], "lr": 0.2, "weight_decay": 0.0}

@@ -20,6 +20,7 @@ import transformers
 from test_ladder import IDS, INPUTS, MODELS, SMALL, bert, ladder, llama, t5, vit
 from transformers import BertConfig, BertForQuestionAnswering, BertModel
 
+from sideagents.core.groups import parameter_groups
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder import LadderModel
 from sideagents.run.tensors import load_tensors
@@ -86,12 +87,16 @@ def test_the_last_ladder_to_go_gives_gradients_back() -> None:
 
 def test_gates_do_not_decay() -> None:
     model = ladder(t5, keep_encoder=[0, 2])
-    weights, gates = model.parameter_groups(weight_decay=0.1)
-    assert [group["weight_decay"] for group in (weights, gates)] == [0.1, 0.0]
+    weights, vectors, gates = model.parameter_groups(weight_decay=0.1)
+    assert [group["name"] for group in (weights, vectors, gates)] == ["weights", "vectors", "alpha"]
+    assert [group["weight_decay"] for group in (weights, vectors, gates)] == [0.1, 0.0, 0.0]
+    assert not any("lr" in group for group in (weights, vectors, gates))
+    assert {p.ndim for p in weights["params"]} == {2}
+    assert {p.ndim for p in vectors["params"]} == {1}
     assert [gate.shape for gate in gates["params"]] == [(3,), (3,)]
-    found = {id(p) for group in (weights, gates) for p in group["params"]}
+    found = {id(p) for group in (weights, vectors, gates) for p in group["params"]}
     assert found == {id(p) for p in model.trainable_parameters()}
-    assert len(weights["params"]) + len(gates["params"]) == len(found)
+    assert sum(len(group["params"]) for group in (weights, vectors, gates)) == len(found)
     for twin in model.twins.values():
         nn.init.constant_(twin.alpha, 0.3)
     optimizer = torch.optim.AdamW(model.parameter_groups(weight_decay=0.1), lr=1e-3)
@@ -100,8 +105,22 @@ def test_gates_do_not_decay() -> None:
         gate.grad.zero_()
     optimizer.step()
     assert all(torch.equal(gate, torch.full((3,), 0.3)) for gate in gates["params"])
-    (alone,) = ladder(bert, fusion="cross_attention").parameter_groups(0.1)
-    assert alone["name"] == "weights"
+    without = ladder(bert, fusion="cross_attention").parameter_groups(0.1)
+    assert [group["name"] for group in without] == ["weights", "vectors"]
+
+
+@pytest.mark.parametrize("decay_vectors", [False, True])
+def test_gates_are_alphas_to_every_trainer(decay_vectors: bool) -> None:
+    model = copy.deepcopy(ladder(t5))
+    *others, alpha = parameter_groups(nn.ModuleDict({"task": model}), 0.1, 0.2, 0.3, decay_vectors=decay_vectors)
+    assert (alpha["name"], alpha["lr"], alpha["weight_decay"]) == ("alpha", 0.2, 0.0)
+    gates = [twin.alpha for twin in model.twins.values()]
+    assert len(gates) == 2
+    assert [id(p) for p in alpha["params"]] == [id(gate) for gate in gates]
+    assert not {id(gate) for gate in gates} & {id(p) for group in others for p in group["params"]}
+    if not decay_vectors:
+        assert model.parameter_groups(0.3, lr=0.1, alpha_lr=0.2) == [*others, alpha]
+    assert model.parameter_groups(lr=0.1)[-1]["lr"] == 0.1
 
 
 @pytest.mark.parametrize("tower", [False, True])

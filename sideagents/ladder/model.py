@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from sideagents.core.groups import parameter_groups
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder.backbone import (
     SHOWN,
@@ -203,13 +204,15 @@ class LadderModel(Passing):
         """Yield what an optimizer should see: the side, its gates and projections, and a task's head."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
-    def parameter_groups(self, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Return an optimizer's groups: `weights` decay, `gates` do not, or they would all be drawn to one half."""
-        gates = [twin.alpha for twin in self.twins.values() if isinstance(twin.alpha, nn.Parameter)]
-        names = {id(gate) for gate in gates}
-        weights = [parameter for parameter in self.trainable_parameters() if id(parameter) not in names]
-        groups = [{"name": "weights", "params": weights, "weight_decay": weight_decay}]
-        return groups + ([{"name": "gates", "params": gates, "weight_decay": 0.0}] if gates else [])
+    def parameter_groups(
+        self, weight_decay: float = 0.0, *, lr: float | None = None, alpha_lr: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Return an optimizer's groups of `sideagents.core.groups`: `weights`, `vectors` and `alpha`, the gates.
+
+        `weights` alone decay: gates that do would all be drawn to one half. `alpha_lr` is the gates' rate, by default
+        `lr`, which is the optimizer's own where it is None.
+        """
+        return parameter_groups(self, lr, alpha_lr, weight_decay, decay_vectors=False)
 
     def gates(self) -> dict[str, Tensor]:
         """Return by tower the weight of the backbone in each kept layer (kept,), in (0, 1); none without gates."""

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from sideagents.core.groups import HasAlphas
 from sideagents.errors import SideAgentsError
 from sideagents.ladder.blocks import FEED, Bottleneck, Feed, Reader, Rung, Slice, as_weights
 from sideagents.ladder.design import Design
@@ -28,7 +29,7 @@ class Images:
     mask: Tensor
 
 
-class Twin(nn.Module):
+class Twin(HasAlphas):
     """A tower at width / r.
 
     kept: numbers of the backbone's layers that have a side layer, ascending; the others leave a gate and nothing else.
@@ -88,6 +89,10 @@ class Twin(nn.Module):
     def _drop_embeddings(self) -> None:
         """Put in place of the tower's embeddings what needs no weights."""
         setattr(self.tower, self.stack.embeddings, _Given() if self.stack.runs_embeddings else nn.Identity())
+
+    def alphas(self) -> tuple[nn.Parameter, ...]:
+        """Return the gates' one parameter (layers,), or none."""
+        return () if self.alpha is None else (self.alpha,)
 
     def gates(self) -> Tensor | None:
         """Return the weight mu of the backbone in each kept layer (kept,), in (0, 1); None where there are no gates."""
