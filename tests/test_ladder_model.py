@@ -23,7 +23,7 @@ from transformers import BertConfig, BertForQuestionAnswering, BertModel
 from sideagents.core.groups import parameter_groups
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder import LadderModel
-from sideagents.run.tensors import load_tensors
+from sideagents.run.tensors import load_tensors, save_tensors
 
 
 @pytest.mark.parametrize("make", MODELS)
@@ -121,6 +121,55 @@ def test_gates_are_alphas_to_every_trainer(decay_vectors: bool) -> None:
     if not decay_vectors:
         assert model.parameter_groups(0.3, lr=0.1, alpha_lr=0.2) == [*others, alpha]
     assert model.parameter_groups(lr=0.1)[-1]["lr"] == 0.1
+
+
+def interrupted() -> Any:
+    yield INPUTS[bert]
+    raise KeyboardInterrupt
+
+
+def test_a_build_that_fails_gives_the_backbone_back(tmp_path: Path) -> None:
+    backbone = bert().train()
+    backbone.get_input_embeddings().requires_grad_(False)
+    attributes, before = set(backbone.__dict__), hooks(backbone)
+    flags = {name: p.requires_grad for name, p in backbone.named_parameters()}
+    modes = {name: part.training for name, part in backbone.named_modules()}
+    tensors = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+
+    def as_it_was() -> bool:
+        assert {name: p.requires_grad for name, p in backbone.named_parameters()} == flags
+        assert {name: part.training for name, part in backbone.named_modules()} == modes
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in backbone.state_dict().items())
+        return set(backbone.__dict__) == attributes and hooks(backbone) == before
+
+    with pytest.raises(SideAgentsError, match="there is no batch to learn from"):
+        LadderModel.from_backbone(backbone, 4, init="distilled", batches=[])
+    assert as_it_was()
+    with pytest.raises(KeyboardInterrupt):
+        LadderModel.from_backbone(backbone, 4, init="distilled", batches=interrupted())
+    assert as_it_was()
+    with pytest.raises(SideAgentsError, match="importance is of another model"):
+        LadderModel.from_backbone(backbone, 4, init="fisher", importance={})
+    assert as_it_was()
+
+    model = LadderModel.from_backbone(backbone, 4, init="distilled", batches=[INPUTS[bert]])
+    folder = model.save_pretrained(tmp_path)
+    model.detach()
+    whole = load_tensors(folder / "side.safetensors")
+    save_tensors(folder / "side.safetensors", {name: tensor for name, tensor in whole.items() if name != "up.weight"})
+    with pytest.raises(CheckpointError, match=r"side\.safetensors"):
+        LadderModel.from_pretrained(folder, backbone)
+    assert as_it_was()
+    save_tensors(folder / "side.safetensors", whole)
+    about = json.loads((folder / "ladder.json").read_text())
+    (folder / "ladder.json").write_text(json.dumps(about | {"dtype": "int64"}))
+    with pytest.raises(CheckpointError, match=r"ladder\.json: is damaged"):
+        LadderModel.from_pretrained(folder, backbone)
+    assert as_it_was()
+    (folder / "ladder.json").write_text(json.dumps(about))
+    again = LadderModel.from_pretrained(folder, backbone)
+    again(**INPUTS[bert]).loss.backward()
+    assert again.up.weight.grad is not None
 
 
 @pytest.mark.parametrize("tower", [False, True])

@@ -148,6 +148,22 @@ def test_fisher_information_needs_labels_and_a_head() -> None:
         fisher_importance(BertModel(backbone.config), [inputs])
 
 
+def test_importance_of_another_model_is_refused_and_the_backbone_is_given_back() -> None:
+    backbone = bert()
+    own = {name: torch.ones_like(p) for name, p in backbone.named_parameters()}
+    fewer = {name: tensor for name, tensor in own.items() if ".layer.2." not in name}
+    wider = own | {"bert.encoder.layer.1.output.dense.weight": torch.ones(48, 100)}
+    for other, name in (
+        (fewer, r"bert\.encoder\.layer\.2\.\S+'"),
+        (wider, r"\S+1\.output\.dense\.weight' of shape \(48, 96\)"),
+    ):
+        with pytest.raises(SideAgentsError, match=f"importance is of another model, it has no '{name}") as found:
+            LadderModel.from_backbone(backbone, 4, init="fisher", importance=other)
+        assert "\n" not in str(found.value)
+        assert all(p.requires_grad for p in backbone.parameters())
+    LadderModel.from_backbone(backbone, 4, init="fisher", importance=own)
+
+
 @pytest.mark.parametrize("head_dim", [20, 100])
 def test_rotated_heads_stay_even(head_dim: int) -> None:
     shape = SMALL | {"hidden_size": 4 * head_dim, "intermediate_size": 160}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -95,10 +96,8 @@ class LadderModel(Passing):
         if any(is_quantised(part) for head in self.heads().values() for part in head.modules()):
             heads = ", ".join(self.heads())
             raise SideAgentsError(f"the head that the ladder trains is quantised: load the model with {heads} left out")
-        if self.trains_head:
-            if getattr(backbone, _HEAD_TAKEN, False):
-                raise SideAgentsError("another ladder trains this model's head already: give it a copy of the model")
-            object.__setattr__(backbone, _HEAD_TAKEN, True)
+        if self.trains_head and getattr(backbone, _HEAD_TAKEN, False):
+            raise SideAgentsError("another ladder trains this model's head already: give it a copy of the model")
         like = next((p for p in self._base().parameters() if p.is_floating_point()), None)
         if like is not None:
             for part in filter(None, (self.twins, self.up, self.visual)):
@@ -108,6 +107,7 @@ class LadderModel(Passing):
         backbone.__dict__.setdefault(_USERS, (learning, training, set()))[2].add(self._key)
         backbone.requires_grad_(False)  # not before all that was asked for is known to be possible
         if self.trains_head:
+            object.__setattr__(backbone, _HEAD_TAKEN, True)
             for part in self.heads().values():
                 part.requires_grad_(True)
         self._hooks = self._listen()
@@ -149,7 +149,7 @@ class LadderModel(Passing):
         coordinates, which has no weights and keeps less. visual: the number of features of image regions, for models
         that take `visual=` beside words (LST, section 4). train_pooler: whether the base model's pooler learns and is
         stored with the side, for checkpoints that have none. dtype: of the side's weights, the backbone's by default.
-        Raises `SideAgentsError`.
+        Raises `SideAgentsError`; the backbone is then as it was.
         """
         check_choice("init", init, get_args(Init))
         if (init == "fisher") != (importance is not None):
@@ -162,10 +162,11 @@ class LadderModel(Passing):
         if init == "distilled" and mix == "residual":
             raise SideAgentsError("init='distilled': mix='residual' starts at the backbone's output as it is")
         made = cls(model, design, {"encoder": keep_encoder, "decoder": keep_decoder}, dtype)
-        if init in ("magnitude", "fisher"):
-            made._prune(importance)
-        if batches is not None:
-            distil(made, batches)
+        with made._detached_on_error():
+            if init in ("magnitude", "fisher"):
+                made._prune(importance)
+            if batches is not None:
+                distil(made, batches)
         return made
 
     def _prune(self, importance: Importance | None) -> None:
@@ -178,7 +179,14 @@ class LadderModel(Passing):
             tower = self._tower(stack)
             found = magnitude(tower)
             if importance is not None:
-                found = {name: importance[names[id(p)]] for name, p in tower.named_parameters() if id(p) in names}
+                own = [(name, names[id(p)], p) for name, p in tower.named_parameters() if id(p) in names]
+                for _, name, parameter in own:
+                    if name not in importance or importance[name].shape != parameter.shape:
+                        raise SideAgentsError(
+                            f"importance is of another model, it has no {name!r} of shape {tuple(parameter.shape)}: "
+                            "compute it on this one, by fisher_importance(model, batches)"
+                        )
+                found = {name: importance[full] for name, full, _ in own}
             memory = prune_into(cast(Twin, self.twins[stack.name]), tower, found, memory)
 
     def __getattr__(self, name: str) -> Any:
@@ -258,7 +266,8 @@ class LadderModel(Passing):
     def from_pretrained(cls, folder: str | Path, model: nn.Module) -> Self:
         """Build the side that `save_pretrained` wrote, on its backbone, which is taken over as by `from_backbone`.
 
-        Raises `CheckpointError` for another backbone and for damaged files; nothing in them is executed.
+        Raises `CheckpointError` for another backbone and for damaged files; the backbone is then as it was. Nothing in
+        files is executed.
         """
         folder = Path(folder)
         about = read_json(folder / "ladder.json", CheckpointError)
@@ -280,8 +289,18 @@ class LadderModel(Passing):
             made = cls(model, design, kept, dtype)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{folder / 'ladder.json'}: is damaged ({error})") from None
-        restore_tensors(made._own(), tensors, folder / "side.safetensors")
+        with made._detached_on_error():
+            restore_tensors(made._own(), tensors, folder / "side.safetensors")
         return made
+
+    @contextmanager
+    def _detached_on_error(self) -> Iterator[None]:
+        """Give the backbone back where what completes this ladder fails or is interrupted."""
+        try:
+            yield
+        except BaseException:
+            self.detach()
+            raise
 
     def _own(self) -> dict[str, Tensor]:
         """Return the tensors of the side and of a trained head, by name."""
