@@ -35,7 +35,7 @@ from sideagents_policies.paths import config_path
 from sideagents_policies.tables import markdown_table
 
 GLUE = ("RTE", "MRPC", "CoLA", "STS-B", "SST-2")
-_LST = "options={reduction: 4, mix: residual, init: %s}"
+_LST = "options={reduction: 8, init: %s}"
 METHODS: dict[str, list[str]] = {
     "full": ["method=full", "options={}"],
     "features": ["method=features", "options={}"],
@@ -54,16 +54,16 @@ RATES: dict[str, tuple[float, ...]] = {
     "bitfit": (1e-3, 4e-3),
     "adapters": (5e-4, 2e-3),
     "sidetune": (1e-4, 4e-4),
-    "lst_random": (1e-3, 3e-3),
-    "lst_magnitude": (1e-3, 3e-3),
-    "lst_fisher": (1e-3, 3e-3),
+    "lst_random": (1e-3, 2e-3),
+    "lst_magnitude": (1e-3, 2e-3),
+    "lst_fisher": (1e-3, 2e-3),
 }
 _FUSED = "model_options={attn_implementation: sdpa}"
 OFTEN = ("full", "features", "lora", "lst_random")  # with three seeds
 RIVAL = "lora"
 CURVE = "CoLA"
-_LADDERS = {f"r={r}": f"options={{reduction: {r}, mix: residual}}" for r in (2, 4, 8, 16, 32)} | {
-    f"r=4, {len(kept)} layers": f"options={{reduction: 4, mix: residual, keep_encoder: {list(kept)}}}"
+_LADDERS = {f"r={r}": f"options={{reduction: {r}}}" for r in (2, 4, 8, 16, 32)} | {
+    f"r=8, {len(kept)} layers": f"options={{reduction: 8, keep_encoder: {list(kept)}}}"
     for kept in ((0, 1, 2, 3, 5), (1, 3, 4, 5), (1, 3, 5), (2, 5), (5,))
 }
 CURVES: dict[str, list[str]] = {f"lst {name}": ["method=lst", words] for name, words in _LADDERS.items()} | {
