@@ -25,8 +25,6 @@ from sideagents_policies.tables import markdown_table
 ADAPT_MEANINGS = {"kind": "what the file is for"}  # those of nlp too
 LIFELONG_MEANINGS = {
     "kind": "what the file is for",
-    "name": "of the run's folder",
-    "seed": "of everything random; each task draws from it and its number alone",
     "base": "as in `model.base`, one whose codes are vectors",
     "side": "as in `model.side`",
     "side_options": "of the side's constructor",

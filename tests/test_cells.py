@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from sideagents.errors import SideAgentsError
-from sideagents.run.cells import Cell, add_cell_options, append_row, newest_rows, pending, read_rows, run_cells, select
+from sideagents.run.cells import (
+    Cell,
+    Key,
+    add_cell_options,
+    append_row,
+    newest_rows,
+    pending,
+    read_rows,
+    run_cells,
+    run_tables,
+    select,
+)
 
 CELLS = [Cell({"method": m, "seed": s}, "abc", 10.0) for m in ("side", "fine") for s in (1, 2)]
 
@@ -28,6 +40,36 @@ def test_runs_each_cell_once(tmp_path: Path) -> None:
     assert {"config_hash", "commit", "seconds"} <= rows[0].keys()
     run_cells(path, CELLS, work, say=lambda _: None)
     assert seen == ["side", "side", "fine", "fine"]
+
+
+def test_tables_share_their_time_and_later_ones_are_made_when_their_turn_comes(tmp_path: Path) -> None:
+    made: list[str] = []
+    seen: list[tuple[str, str]] = []
+
+    def cells_of(table: str, keys: Sequence[Key]) -> list[Cell]:
+        made.append(f"{table} after {len(seen)}")
+        return [Cell(key, "abc", 70.0 if key["method"] == "slow" else 0.0) for key in keys]
+
+    def work(table: str, cell: Cell) -> dict[str, float]:
+        seen.append((table, str(cell.key["method"])))
+        return {}
+
+    keys = {"search": ["a", "b"], "final": ["a", "slow"]}
+    options = argparse.Namespace(tables=["search", "final"], only=[], minutes=1.0)
+
+    def keys_of(table: str) -> list[dict[str, str | int | float]]:
+        return [{"table": table, "method": name} for name in keys[table]]
+
+    run_tables(options, keys_of, cells_of, lambda table: tmp_path / f"{table}.jsonl", work)
+    assert made == ["search after 0", "final after 2"]
+    assert seen == [("search", "a"), ("search", "b"), ("final", "a")]  # the slow one would pass the minute
+    assert len(read_rows(tmp_path / "final.jsonl")) == 1
+    options.only = ["method=b"]
+    run_tables(options, keys_of, cells_of, lambda table: tmp_path / f"other_{table}.jsonl", work)
+    assert seen[3:] == [("search", "b")]
+    options.only = ["method=c"]
+    with pytest.raises(SideAgentsError, match="--only method=c: no cell matches"):
+        run_tables(options, keys_of, cells_of, lambda table: tmp_path / f"other_{table}.jsonl", work)
 
 
 def test_other_settings_are_another_cell(tmp_path: Path) -> None:

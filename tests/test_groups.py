@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sideagents.core.alpha import FixedAlpha, LearnedAlpha
-from sideagents.core.groups import HasAlphas, parameter_groups
+from sideagents.core.groups import parameter_groups
 
 
 class Model(nn.Module):
@@ -48,7 +48,7 @@ def test_no_group_is_empty() -> None:
     assert parameter_groups(FixedAlpha(0.5), 0.1) == []
 
 
-class Gated(HasAlphas):
+class Gated(nn.Module):
     """Has one alpha among its own parameters, and parts that have none."""
 
     def __init__(self) -> None:

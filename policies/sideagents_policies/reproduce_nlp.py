@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from sideagents.errors import SideAgentsError
 from sideagents.language.config import NlpConfig
 from sideagents.language.glue import TASKS, read_glue, score
 from sideagents.language.run import absent_data, measured, nlp
-from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_cells, select
+from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_tables
 from sideagents.run.config import config_hash, load_config
 from sideagents.run.figures import new_figure, save_figure
 from sideagents.run.files import find_data, require
@@ -339,13 +338,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if table not in TABLES:
             parser.error(f"unknown table {table!r} (choose from {', '.join(TABLES)})")
     if not args.show:
-        every = [key for table in args.tables for key in keys_of(table, args.seeds)]
-        wanted = [cell.key for cell in select([Cell(key, "", 0.0) for key in every], args.only)]
-        end = time.monotonic() + 60 * args.minutes
-        for table in args.tables:
-            cells = cells_of(table, [key for key in keys_of(table, args.seeds) if key in wanted], args.results)
-            path = args.results / f"nlp_{table}.jsonl"
-            run_cells(path, cells, lambda cell: work(cell, args.results), limit_s=end - time.monotonic())
+        run_tables(
+            args,
+            lambda table: keys_of(table, args.seeds),
+            lambda table, keys: cells_of(table, keys, args.results),
+            lambda table: args.results / f"nlp_{table}.jsonl",
+            lambda table, cell: work(cell, args.results),
+        )
     shown = [SHOWN[table](args.results) for table in args.tables if table in SHOWN]
     print("\n\n".join(text for text in shown if text) or "no table has a row yet")
     if args.plot is not None:

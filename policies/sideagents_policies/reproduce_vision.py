@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +27,7 @@ from sideagents.bases import load_base
 from sideagents.core.boosting import stacked
 from sideagents.core.sidetuned import SideTuned
 from sideagents.errors import SideAgentsError
-from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_cells, select
+from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_tables
 from sideagents.run.config import config_hash, load_config
 from sideagents.run.files import require
 from sideagents_policies.checks import read_adapt
@@ -256,19 +254,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         if table not in TABLES:
             parser.error(f"unknown table {table!r} (choose from {', '.join(TABLES)})")
     bases = {name: str(getattr(args, name)) for name in MADE}
-    keys = {t: [{"table": t, **dict(k), "seed": s} for k in TABLES[t]() for s in args.seeds] for t in args.tables}
+
+    def keys_of(table: str) -> list[dict[str, str | int]]:
+        return [{"table": table, **dict(key), "seed": seed} for key in TABLES[table]() for seed in args.seeds]
+
+    def cells_of(table: str, keys: Sequence[Key]) -> list[Cell]:
+        for name in {str(key.get("base")) for key in keys} & set(MADE):
+            if not Path(bases[name]).is_file():
+                raise SideAgentsError(f"{bases[name]}: no such base; `{MADE[name]}` makes it")
+        minutes = 2.0 * (len(_STACK) if table == "boosting" else 1)
+        return [Cell(key, settings_of(table, key, bases), 60 * minutes) for key in keys]
+
     if not args.show:
-        wanted = [cell.key for cell in select([Cell(k, "", 0.0) for found in keys.values() for k in found], args.only)]
-        end = time.monotonic() + 60 * args.minutes
-        for table in args.tables:
-            mine = [key for key in keys[table] if key in wanted]
-            for name in {str(key.get("base")) for key in mine} & set(MADE):
-                if not Path(bases[name]).is_file():
-                    raise SideAgentsError(f"{bases[name]}: no such base; `{MADE[name]}` makes it")
-            minutes = 2.0 * (len(_STACK) if table == "boosting" else 1)
-            cells = [Cell(key, settings_of(table, key, bases), 60 * minutes) for key in mine]
-            path = args.results / f"vision_{table}.jsonl"
-            run_cells(path, cells, partial(work, table, bases=bases), limit_s=end - time.monotonic())
+        run_tables(
+            args,
+            keys_of,
+            cells_of,
+            lambda table: args.results / f"vision_{table}.jsonl",
+            lambda table, cell: work(table, cell, bases),
+        )
     shown = [table_of(table, newest_rows(args.results / f"vision_{table}.jsonl")) for table in args.tables]
     print("\n\n".join(text for text in shown if text) or "no cell is done yet")
     return 0

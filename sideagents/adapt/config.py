@@ -10,29 +10,20 @@ from sideagents.data.decathlon import DOMAINS
 from sideagents.data.targets import TARGETS
 from sideagents.errors import ConfigError, nearest
 from sideagents.run.config import NEUTRAL
-from sideagents.run.devices import DEVICES
+from sideagents.run.settings import NAME, RunConfig
 from sideagents.train.rendered import RenderedConfig
 from sideagents.train.student import StudentConfig
 
 ConfigT = TypeVar("ConfigT", bound="AdaptConfig")
 
 
-class AdaptConfig(RenderedConfig):
+class AdaptConfig(RunConfig, RenderedConfig):
     """A base, a method, a data set of images in classes, and how long to train."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     kind: Literal["adapt"] = "adapt"
-    name: str = Field("adapt", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="of the run's folder")
-    runs: str = Field("runs", description="folder of all runs")
-    seed: int = Field(1, ge=0, description="of everything random: weights, order of images, augmentation")
-    threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's choice")
-    device: str = Field(
-        "auto",
-        pattern=DEVICES,
-        description="`auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU when torch sees one",
-        json_schema_extra=NEUTRAL,
-    )
+    name: str = Field("adapt", pattern=NAME, description="of the run's folder")
 
     data: str = Field("cifar100", description="folder of the data set, as given or below SIDEAGENTS_DATA")
     reader: Literal["cifar", "mosaics", "folder", "decathlon", "taskonomy"] = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ class Alpha(nn.Module):
     def forward(self) -> Tensor:
         """Return alpha as a scalar tensor, with gradient where it is learned."""
         raise NotImplementedError
+
+    def alphas(self) -> Iterator[nn.Parameter]:
+        """Return what is trained of it, for `sideagents.core.groups`."""
+        return self.parameters()
 
     def value(self) -> float:
         """Return alpha as a number."""

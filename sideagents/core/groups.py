@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
-from sideagents.core.alpha import Alpha
 
-
-class HasAlphas(nn.Module):
-    """A module of which some parameters are alphas, as all of an `Alpha` are: weights of the base behind a sigmoid."""
+@runtime_checkable
+class HasAlphas(Protocol):
+    """A module of which some parameters weigh the base, as all of an `Alpha` do."""
 
     def alphas(self) -> Iterable[nn.Parameter]:
-        """Return the parameters of this module that weigh the base."""
-        raise NotImplementedError
-
-
-def _alphas_of(part: nn.Module) -> Iterable[nn.Parameter]:
-    return part.parameters() if isinstance(part, Alpha) else part.alphas() if isinstance(part, HasAlphas) else ()
+        """Return those parameters."""
 
 
 def _is_vector(parameter: nn.Parameter) -> bool:
@@ -36,11 +30,11 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return the optimizer groups of the trainable parameters in `module`; each parameter is in one, none is empty.
 
-    `weights` has `lr` and `weight_decay`; `alpha`, what is in an `Alpha` or named by `HasAlphas`, has `alpha_lr` (by
+    `weights` has `lr` and `weight_decay`; `alpha`, what modules name by `HasAlphas`, has `alpha_lr` (by
     default `lr`) and weight decay 0. Without `decay_vectors` norms and biases are in a third group, `vectors`, that
     does not decay. What is None is left to the optimizer.
     """
-    alphas = {id(parameter) for part in module.modules() for parameter in _alphas_of(part)}
+    alphas = {id(p) for part in module.modules() if isinstance(part, HasAlphas) for p in part.alphas()}
     members: dict[str, list[nn.Parameter]] = {"weights": [], "vectors": [], "alpha": []}
     for parameter in module.parameters():
         if parameter.requires_grad:

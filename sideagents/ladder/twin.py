@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sideagents.core.groups import HasAlphas
 from sideagents.errors import SideAgentsError
 from sideagents.ladder.blocks import FEED, Bottleneck, Feed, Reader, Rung, Slice, as_weights
 from sideagents.ladder.design import Design
@@ -29,7 +28,7 @@ class Images:
     mask: Tensor
 
 
-class Twin(HasAlphas):
+class Twin(nn.Module):
     """A tower at width / r.
 
     kept: numbers of the backbone's layers that have a side layer, ascending; the others leave a gate and nothing else.
@@ -91,7 +90,7 @@ class Twin(HasAlphas):
         setattr(self.tower, self.stack.embeddings, _Given() if self.stack.runs_embeddings else nn.Identity())
 
     def alphas(self) -> tuple[nn.Parameter, ...]:
-        """Return the gates' one parameter (layers,), or none."""
+        """Return the gates' one parameter (layers,), or none, for `sideagents.core.groups`."""
         return () if self.alpha is None else (self.alpha,)
 
     def gates(self) -> Tensor | None:

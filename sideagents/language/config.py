@@ -7,27 +7,17 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from sideagents.run.config import NEUTRAL
-from sideagents.run.devices import DEVICES
+from sideagents.run.settings import NAME, RunConfig
 from sideagents.train.step import StepConfig
 
 
-class NlpConfig(StepConfig):
+class NlpConfig(RunConfig, StepConfig):
     """A pre-trained model, a method, a task, and how long to train."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     kind: Literal["nlp"] = "nlp"
-    name: str = Field("nlp", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="of the run's folder")
-    runs: str = Field("runs", description="folder of all runs")
-    seed: int = Field(1, ge=0, description="of everything random: heads, adapters, order of examples, dropout")
-    threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's choice")
-
-    device: str = Field(
-        "auto",
-        pattern=DEVICES,
-        description="`auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU when torch sees one",
-        json_schema_extra=NEUTRAL,
-    )
+    name: str = Field("nlp", pattern=NAME, description="of the run's folder")
 
     model: str = Field(
         "minilm", description="folder, name on the model hub, or `minilm`, which `sideagents[nlp-demo]` installs"

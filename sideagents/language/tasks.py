@@ -103,7 +103,7 @@ class SquadTexts(TextTask):
 
     def __init__(self, config: NlpConfig, tokenizer: Any) -> None:
         self.config, self.tokenizer = config, tokenizer
-        read_squad(Path(config.data), config.test_articles)  # are they there?
+        self._named = read_squad(Path(config.data), config.test_articles)  # or one of them is not there
         train = [q for q in read_squad(Path(config.data)) if q.title not in config.test_articles]
         drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: config.rows or None]
         train = [train[number] for number in drawn.sort().values.tolist()]
@@ -123,10 +123,8 @@ class SquadTexts(TextTask):
     @cached_property
     def test(self) -> Texts:
         """Windows over the articles, or over the file, to judge by."""
-        config = self.config
-        named = config.test_data is None
-        path = config.data if config.test_data is None else config.test_data
-        self.windows["test"] = self._windows(read_squad(Path(path), config.test_articles if named else None))
+        given = self.config.test_data
+        self.windows["test"] = self._windows(self._named if given is None else read_squad(Path(given)))
         return self.windows["test"].texts
 
     def _windows(self, questions: Sequence[Question]) -> Windows:

@@ -10,7 +10,7 @@ from typing_extensions import Self
 from sideagents.data.targets import SEQUENCE, TARGETS
 from sideagents.errors import nearest
 from sideagents.run.config import NEUTRAL
-from sideagents.run.devices import DEVICES
+from sideagents.run.settings import NAME, RunConfig
 from sideagents.train.rendered import RenderedConfig
 from sideagents.train.student import StudentConfig
 
@@ -53,22 +53,14 @@ class PNNConfig(BaseModel):
     stem: bool = Field(True, description="the first layer has a lateral from the base's stem")
 
 
-class LifelongConfig(RenderedConfig):
+class LifelongConfig(RunConfig, RenderedConfig):
     """A sequence of tasks, a method, and how each task is trained."""
 
     model_config = _STRICT
 
     kind: Literal["lifelong"] = "lifelong"
-    name: str = Field("lifelong", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    runs: str = Field("runs", description="folder of all runs")
-    seed: int = Field(1, ge=0)
-    threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's choice")
-    device: str = Field(
-        "auto",
-        pattern=DEVICES,
-        description="`auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU when torch sees one",
-        json_schema_extra=NEUTRAL,
-    )
+    name: str = Field("lifelong", pattern=NAME, description="of the run's folder")
+    seed: int = Field(1, ge=0, description="of everything random; each task draws from it and its number alone")
 
     data: str = Field(
         "cifar100",

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,26 @@ def run_cells(
         append_row(path, row)
         say(f"{dict(cell.key)} done in {row['seconds']:.0f} s")
     return read_rows(path)
+
+
+def run_tables(
+    options: argparse.Namespace,
+    keys_of: Callable[[str], Sequence[Key]],
+    cells_of: Callable[[str, Sequence[Key]], Sequence[Cell]],
+    path_of: Callable[[str], Path],
+    work: Callable[[str, Cell], Mapping[str, Any]],
+) -> None:
+    """Run what is missing of `options.tables` one after another, within `options.minutes` for all of them.
+
+    Cells are made table by table: those of a later one may depend on what an earlier one found. options: those of
+    `add_cell_options`, and `tables`. Raises `SideAgentsError` when `options.only` fits none of all keys.
+    """
+    every = [Cell(key, "", 0.0) for table in options.tables for key in keys_of(table)]
+    wanted = [cell.key for cell in select(every, options.only)]
+    end = time.monotonic() + 60 * options.minutes
+    for table in options.tables:
+        cells = cells_of(table, [key for key in keys_of(table) if key in wanted])
+        run_cells(path_of(table), cells, partial(work, table), limit_s=end - time.monotonic())
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:

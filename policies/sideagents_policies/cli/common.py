@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
+A_CONFIG = "a CONFIG: a YAML file or a name that `sideagents list configs` prints"  # what a verb wants
 OVERRIDE = re.compile(r"^[A-Za-z_][A-Za-z0-9_.]*=")
 _CHOICES = re.compile(r"invalid choice: '?(?P<given>[^' ]*)'? \(choose from (?P<known>.*)\)")
 
@@ -87,6 +88,14 @@ def add_import(verb: Parser) -> None:
     )
 
 
+def add_run_options(verb: Parser, run: object) -> None:
+    """Give a verb that trains from a configuration its options `--resume`, `--json` and `--import`."""
+    verb.add_argument("--resume", action="store_true", help="go on with the newest run of that name")
+    verb.add_argument("--json", type=user_path, metavar="FILE", help="write the result to FILE too")
+    add_import(verb)
+    verb.set_defaults(run=run)
+
+
 def user_path(text: str) -> Path:
     """Read a path; `~` is the home folder, in `--out=~/x` too, which a shell leaves alone."""
     return Path(text).expanduser()
@@ -143,7 +152,7 @@ def checked_config(args: argparse.Namespace, networks: bool = True) -> AgentConf
     """
     from sideagents_policies.checks import read_config, require_data
 
-    name, overrides = one_target(args, "a CONFIG: a YAML file or a name that `sideagents list configs` prints")
+    name, overrides = one_target(args, A_CONFIG)
     config = read_config(name, overrides)
     require_data(config, networks)
     return config

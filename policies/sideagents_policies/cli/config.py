@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from sideagents_policies.cli.common import Verbs, add_import, add_verb, one_target
+from sideagents_policies.cli.common import A_CONFIG, Verbs, add_import, add_verb, one_target
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -27,13 +27,13 @@ def add_verbs(verbs: Verbs) -> None:
     listing = add_verb(
         verbs,
         "list",
-        "show the bases, methods, adaptations, learners, merges, sides or configurations that can be named",
+        "show the bases, methods (of agents, adaptation, sequences, language), merges, sides or configurations",
         """sideagents list bases
         sideagents list configs --json
         sideagents list sides --import my_nets""",
     )
     add_import(listing)
-    kinds = ["bases", "methods", "adaptations", "learners", "merges", "sides", "configs"]
+    kinds = ["bases", "methods", "adaptations", "language", "learners", "merges", "sides", "configs"]
     listing.add_argument("what", choices=kinds, metavar="WHAT", help=f"{', '.join(kinds[:-1])} or {kinds[-1]}")
     listing.add_argument("--json", action="store_true", help="print a JSON list")
     listing.set_defaults(run=_list)
@@ -57,7 +57,7 @@ def _check(args: argparse.Namespace) -> int:
     from sideagents_policies.estimates import estimates
     from sideagents_policies.paths import config_kind, config_path
 
-    name, overrides = one_target(args, "a CONFIG: a YAML file or a name that `sideagents list configs` prints")
+    name, overrides = one_target(args, A_CONFIG)
     kind = config_kind(config_path(name))
     if kind == "adapt":
         return _show(adapt := read_adapt(name, overrides), adapting.absent_data(adapt))

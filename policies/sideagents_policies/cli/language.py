@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sideagents_policies.cli.common import Verbs, add_verb, one_target, user_path
-
-_CONFIG = "a CONFIG: a YAML file or a name that `sideagents list configs` prints"
+from sideagents_policies.cli.common import A_CONFIG, Verbs, add_run_options, add_verb, one_target
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -21,10 +19,8 @@ def add_verbs(verbs: Verbs) -> None:
         sideagents nlp nlp/glue --resume""",
         words="CONFIG [key=value ...]",
     )
-    nlp.add_argument("--resume", action="store_true", help="go on with the newest run of that name")
+    add_run_options(nlp, _nlp)
     nlp.add_argument("--no-test", action="store_true", help="leave the test data unread: `--resume` judges by it later")
-    nlp.add_argument("--json", type=user_path, metavar="FILE", help="write the result to FILE too")
-    nlp.set_defaults(run=_nlp)
 
 
 def _nlp(args: argparse.Namespace) -> int:
@@ -32,7 +28,7 @@ def _nlp(args: argparse.Namespace) -> int:
     from sideagents.run.files import require, write_json
     from sideagents_policies.checks import read_nlp
 
-    config = read_nlp(*one_target(args, _CONFIG))
+    config = read_nlp(*one_target(args, A_CONFIG))
     require(absent_data(config))
     run, result = nlp(config, resume=args.resume, test=not args.no_test)
     print(summary_of(result))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sideagents_policies.cli.common import Parser, Verbs, add_import, add_verb, one_target, user_path
-
-_CONFIG = "a CONFIG: a YAML file or a name that `sideagents list configs` prints"
+from sideagents_policies.cli.common import A_CONFIG, Verbs, add_run_options, add_verb, one_target
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -20,7 +18,7 @@ def add_verbs(verbs: Verbs) -> None:
         sideagents adapt vision/adapters_cifar --resume""",
         words="CONFIG [key=value ...]",
     )
-    _common(adapt, _adapt)
+    add_run_options(adapt, _adapt)
     relevance = add_verb(
         verbs,
         "relevance",
@@ -30,7 +28,7 @@ def add_verbs(verbs: Verbs) -> None:
         sideagents relevance vision/relevance_cifar --resume""",
         words="CONFIG [key=value ...]",
     )
-    _common(relevance, _relevance)
+    add_run_options(relevance, _relevance)
     lifelong = add_verb(
         verbs,
         "lifelong",
@@ -40,14 +38,7 @@ def add_verbs(verbs: Verbs) -> None:
         sideagents lifelong lifelong/icifar --resume""",
         words="CONFIG [key=value ...]",
     )
-    _common(lifelong, _lifelong)
-
-
-def _common(verb: Parser, run: object) -> None:
-    verb.add_argument("--resume", action="store_true", help="go on with the newest run of that name")
-    verb.add_argument("--json", type=user_path, metavar="FILE", help="write the result to FILE too")
-    add_import(verb)
-    verb.set_defaults(run=run)
+    add_run_options(lifelong, _lifelong)
 
 
 def _adapt(args: argparse.Namespace) -> int:
@@ -55,7 +46,7 @@ def _adapt(args: argparse.Namespace) -> int:
     from sideagents.run.files import require, write_json
     from sideagents_policies.checks import read_adapt
 
-    config = read_adapt(*one_target(args, _CONFIG))
+    config = read_adapt(*one_target(args, A_CONFIG))
     require(absent_data(config))
     run, result = adapt_run(config, resume=args.resume)
     print(f"{result['method']}: {score_of(result)}, {result['multiple']:.3f} x the base")
@@ -71,7 +62,7 @@ def _relevance(args: argparse.Namespace) -> int:
     from sideagents.run.files import require, write_json
     from sideagents_policies.checks import read_relevance
 
-    ranking = read_relevance(*one_target(args, _CONFIG))
+    ranking = read_relevance(*one_target(args, A_CONFIG))
     configs = each_base(ranking)
     for config in configs.values():
         require(absent_data(config))
@@ -88,7 +79,7 @@ def _lifelong(args: argparse.Namespace) -> int:
     from sideagents.run.files import require, write_json
     from sideagents_policies.checks import read_lifelong
 
-    config = read_lifelong(*one_target(args, _CONFIG))
+    config = read_lifelong(*one_target(args, A_CONFIG))
     require(absent_data(config))
     run, result = lifelong(config, resume=args.resume)
     print(table_of(result))
