@@ -85,6 +85,17 @@ def test_the_last_ladder_to_go_gives_gradients_back() -> None:
     assert backbone.training
 
 
+def test_a_ladder_that_is_gone_leaves_the_next_one_s_head_alone() -> None:
+    backbone = bert()
+    first = LadderModel.from_backbone(backbone, 4)
+    first.detach()
+    second = LadderModel.from_backbone(backbone, 4)
+    assert first.detach() is backbone
+    with pytest.raises(SideAgentsError, match="another ladder trains this model's head already"):
+        LadderModel.from_backbone(backbone, 4)
+    assert all(p.requires_grad for p in second.heads()["classifier"].parameters())
+
+
 def test_gates_do_not_decay() -> None:
     model = ladder(t5, keep_encoder=[0, 2])
     weights, vectors, gates = model.parameter_groups(weight_decay=0.1)

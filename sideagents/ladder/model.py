@@ -309,8 +309,10 @@ class LadderModel(Passing):
     def detach(self) -> nn.Module:
         """Give the backbone back, without hooks, and after its last ladder with the gradients and modes that it had.
 
-        The ladder can be saved still, and not run. A head that has learned stays so.
+        The ladder can be saved still, and not run. A head that has learned stays so. Again, it does nothing.
         """
+        if not self._hooks:
+            return self.backbone  # it may have another ladder by now
         for hook in self._hooks:
             hook.remove()
         self._hooks = []

@@ -65,7 +65,7 @@ def fisher_importance(
         with modes_kept(backbone), torch.enable_grad():
             backbone.eval().requires_grad_(True)
             for count, batch in enumerate(batches, start=1):
-                loss = getattr(backbone(**batch), "loss", None)
+                loss = getattr(backbone(**batch, return_dict=True), "loss", None)
                 if loss is None:
                     raise SideAgentsError(
                         f"fisher_importance: batch {count} gives no loss: batches need labels, and a "
