@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sideagents.language.texts import Texts, answers_of, held_apart, split_by_length
+from sideagents.language.texts import Texts, answers_of, batches_by_length, held_apart, split_by_length
 
 TEXTS = Texts(
     [torch.arange(1, length + 1) for length in (3, 9, 2)],
@@ -42,6 +42,24 @@ def test_a_share_is_held_apart_once_and_for_all() -> None:
     assert held.tolist() != held_apart(100, 0.1, seed=1)[1].tolist()
     assert len(held_apart(3, 0.1)[1]) == 1
     assert len(held_apart(3, 0.0)[1]) == 0
+
+
+def test_batches_of_like_length_hold_every_example_once_in_an_order_of_chance() -> None:
+    lengths = torch.randint(
+        3, 100, (4 * 50 * 2 + 7,), generator=torch.Generator().manual_seed(1)
+    )  # two pools and a bit
+    generator = torch.Generator().manual_seed(0)
+    first, second = (batches_by_length(lengths, 4, generator) for _ in range(2))
+    for batches in (first, second):
+        assert torch.equal(torch.cat(batches).sort().values, torch.arange(len(lengths)))
+        assert sorted(map(len, batches)) == [3] + [4] * 101  # as many as without
+        spans = torch.tensor([float(lengths[batch].max() - lengths[batch].min()) for batch in batches])
+        assert spans.mean() < 10  # 58 in batches of chance
+    assert {tuple(batch.tolist()) for batch in first}.isdisjoint({tuple(batch.tolist()) for batch in second})
+    longest = [int(lengths[batch].max()) for batch in first]
+    assert longest != sorted(longest)
+    again = batches_by_length(lengths, 4, torch.Generator().manual_seed(0))
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
 
 
 def test_answers_come_back_in_their_order_without_padding() -> None:

@@ -57,6 +57,23 @@ def test_it_learns_and_ends_in_eval_mode() -> None:
     assert model.frozen == 1
 
 
+def test_batches_are_drawn_as_given() -> None:
+    seen: list[list[int]] = []
+
+    def loss(index: Tensor, generator: torch.Generator) -> Tensor:
+        seen.append(index.tolist())
+        return model(INPUTS[index]).square().mean()
+
+    def halves(generator: torch.Generator) -> list[Tensor]:
+        start = int(torch.randint(10, (1,), generator=generator))
+        return [torch.arange(start, 50), torch.arange(start)]
+
+    model = Noisy()
+    fit(model, loss, 50, settings(batch_size=25), epochs=2, seed=5, batches=halves)
+    assert [one + other for one, other in zip(seen[1::2], seen[::2], strict=True)] == [list(range(50))] * 2
+    assert seen[0] != seen[2]
+
+
 def test_vectors_and_alpha_do_not_decay(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "run", "")
     run_fit(settings(epochs=1, weight_decay=0.3), run)

@@ -52,6 +52,7 @@ class NlpConfig(RunConfig, StepConfig):
     )
 
     batch_size: int = Field(32, ge=1, description="examples in each step")
+    group_by_length: bool = Field(True, description="draw batches of like length, which need less padding")
     epochs: int = Field(5, ge=1, description="passes over the training examples")
     learning_rate: float = Field(3e-3, gt=0.0, description="at its highest; LST wants ten times that of LoRA")
     warmup: float = Field(0.06, ge=0.0, lt=1.0, description="share of all steps in which the rate rises from 0")

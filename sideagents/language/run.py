@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from sideagents.language.models import MINILM, load_tokenizer, model_path
 from sideagents.language.sidetuned import SideTunedText
 from sideagents.language.states import Encoder, StatesTooLarge, cached_states, states_read
 from sideagents.language.tasks import SQUAD, JudgedTexts, Split, TextTask, head_of, read_task
-from sideagents.language.texts import Texts, answers_of, moved
+from sideagents.language.texts import Texts, answers_of, batches_by_length, moved
 from sideagents.run.checkpoint import load_checkpoint, restore_tensors
 from sideagents.run.config import config_hash, dump_config, load_config
 from sideagents.run.devices import device_here, device_of, missing_device
@@ -162,6 +163,7 @@ def _train(
             save_tensors(run.path / LEARNED, model.state_dict())
         return {"eval/score": found} | shares_of(model)
 
+    lengths = task.train.lengths()
     fitted = fit(
         model,
         lambda index, generator: learn(task.train.batch(index), index).loss,
@@ -169,6 +171,7 @@ def _train(
         config,
         epochs=config.epochs,
         seed=config.seed,
+        batches=partial(batches_by_length, lengths, config.batch_size) if config.group_by_length else None,
         run=run,
         resume=resume,
         evaluate=evaluate,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 _ROUND = 8  # lengths are padded up to a multiple of it
 _AT_ONCE = 128  # judged in one batch
+_POOL = 50  # batches whose examples are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,19 @@ def moved(inputs: Mapping[str, Tensor], device: torch.device | str) -> dict[str,
 def split_by_length(texts: Texts, at_once: int = _AT_ONCE) -> Iterator[Tensor]:
     """Yield batches of the numbers of all examples, those of like length together."""
     yield from torch.split(texts.lengths().argsort(stable=True), at_once)
+
+
+def batches_by_length(lengths: Tensor, size: int, generator: torch.Generator) -> list[Tensor]:
+    """Draw an epoch's batches (size,) of examples of like length, in an order of chance; the last drawn may be short.
+
+    lengths: int64 (N,), of all examples. Lengths that are padded alike count as the same, and fifty batches at a time
+    are sorted, so that chance has its say in who meets whom.
+    """
+    padded = -(-lengths // _ROUND)
+    pools = torch.split(torch.randperm(len(lengths), generator=generator), size * _POOL)
+    found = [batch for pool in pools for batch in torch.split(pool[padded[pool].argsort(stable=True)], size)]
+    order = torch.randperm(len(found), generator=generator).tolist()
+    return [found[number] for number in order]
 
 
 @torch.no_grad()

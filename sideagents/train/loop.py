@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +58,7 @@ def fit(
     *,
     epochs: int,
     seed: int = 0,
+    batches: Callable[[torch.Generator], Sequence[Tensor]] | None = None,
     run: RunFolder | None = None,
     resume: bool = False,
     penalty: Callable[[int], Tensor] | None = None,
@@ -68,11 +69,13 @@ def fit(
     """Train the parameters of `module` that want a gradient, and leave it in eval mode.
 
     `loss(index, generator)` gives the loss (scalar) of the items `index` (B,) int64; what is random in it is drawn
-    from the generator, which depends on seed and epoch alone. `penalty(epoch)`, counted from 0, is added to it.
+    from the generator, which depends on seed and epoch alone. `batches(generator)` draws an epoch's batches, as many as
+    there are without it, where all items are in an order of chance. `penalty(epoch)`, counted from 0, is added to it.
     `evaluate` gives scalars after each epoch. With `run`, every epoch leaves a row of progress.csv and a checkpoint
     (`about`: its `config_hash`, `base`, `fingerprint`), and `resume` continues after the newest one: on the CPU the
     same final bytes as without the stop. Raises `SideAgentsError` when the loss is no longer finite.
     """
+    drawn = batches or (lambda g: torch.split(torch.randperm(items, generator=g), config.batch_size))
     steps = math.ceil(items / config.batch_size)
     stepper = Stepper(config, module, steps * epochs, title=title)
     about = dict(about or {})
@@ -86,7 +89,7 @@ def fit(
             generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
             module.train()
             losses = []
-            for index in torch.split(torch.randperm(items, generator=generator), config.batch_size):
+            for index in drawn(generator):
 
                 def total(index: Tensor = index, epoch: int = epoch, g: torch.Generator = generator) -> Tensor:
                     value = loss(index, g)

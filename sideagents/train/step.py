@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -93,8 +94,8 @@ def _optimizer(config: StepConfig, groups: list[dict[str, Any]]) -> torch.optim.
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, config.learning_rate, momentum=0.9)
     kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
+        "adam": partial(torch.optim.Adam, fused=True),  # one pass over the weights in place of six
+        "adamw": partial(torch.optim.AdamW, fused=True),
         "radam": torch.optim.RAdam,
     }
     return kinds[config.optimizer](groups, config.learning_rate, betas=(0.9, config.beta2))
