@@ -14,6 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
+from sideagents.run import provenance
 from sideagents.run.checkpoint import save_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents.run.provenance import command_line, versions
@@ -22,6 +23,31 @@ from sideagents.run.scalars import ScalarTable, read_scalars
 
 def add_checkpoint(run: RunFolder, step: int) -> Path:
     return save_checkpoint(run.checkpoints, step, {"w": torch.zeros(1)})
+
+
+def test_the_commit_says_when_the_source_was_changed_and_rows_are_no_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> str:
+        options = ["-c", "user.name=n", "-c", "user.email=e@x.org", "-c", "commit.gpgsign=false"]
+        command = ["git", "-C", str(tmp_path), *options, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    source, rows = tmp_path / "package" / "provenance.py", tmp_path / "docs" / "results" / "rows.jsonl"
+    for path in (source, rows):
+        path.parent.mkdir(parents=True)
+        path.write_text("1\n")
+    monkeypatch.setattr(provenance, "__file__", str(source))
+    assert provenance.git_commit() is None
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "all")
+    commit = git("rev-parse", "HEAD")
+    assert provenance.git_commit() == commit
+    rows.write_text("1\n2\n")
+    assert provenance.git_commit() == commit
+    source.write_text("2\n")
+    assert provenance.git_commit() == f"{commit}-dirty"
 
 
 def test_a_new_run_explains_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from sideagents.run.imports import imported
 
 _PACKAGES = ("sideagents", "torch", "numpy", "stable-baselines3", "gymnasium", "safetensors", "numba", "embreex")
+_ROWS = "docs/results"
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:
@@ -45,12 +46,15 @@ def versions() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the source tree this package runs from (`-dirty` when it was changed), or None."""
+    """Return the commit of the source tree this package runs from (`-dirty` when it was changed), or None.
+
+    Rows that are added to docs/results change nothing that computes the next ones.
+    """
     here = Path(__file__).resolve().parent
     if _git(here, "ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None  # installed, perhaps below a repository of someone else
     commit = _git(here, "rev-parse", "HEAD")
-    changed = _git(here, "status", "--porcelain", "--untracked-files=no")
+    changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", ":/", f":(top,exclude){_ROWS}")
     return f"{commit}-dirty" if commit and changed else commit
 
 
