@@ -62,7 +62,9 @@ def test_every_layout_is_read(tmp_path: Path) -> None:
             r"dev\.tsv:1: has no column 'sentence2', did",
         ),
         ("STS-B", "sentence1\tsentence2\tscore\na\tb\tfour\n", r"dev\.tsv:2: score 'four' is no number"),
+        ("STS-B", "sentence1\tsentence2\tscore\na\tb\tinf\n", r"dev\.tsv:2: score 'inf' is no number"),
         ("SST-2", "sentence\tlabel\n", "holds no example"),
+        ("CoLA", "gj04\t1\t\tone\tmore\n", r"dev\.tsv:1: has 5 fields, 4 are needed"),
         ("CoLA", "gj04\t1\t\n", r"dev\.tsv:1: has 3 fields, 4 are needed"),
     ],
 )
@@ -80,6 +82,9 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "RTE").mkdir()
     (tmp_path / "RTE" / "dev.tsv.gz").write_bytes(b"\x1f\x8b no gzip")
     with pytest.raises(SideAgentsError, match="cannot be read as text"):
+        read_glue(tmp_path, "RTE", "dev")
+    (tmp_path / "RTE" / "dev.tsv").write_bytes(FILES["RTE"].encode() + b"1\tcaf\xe9\tb\tentailment\n")
+    with pytest.raises(SideAgentsError, match=r"dev\.tsv:3: is not UTF-8"):
         read_glue(tmp_path, "RTE", "dev")
 
 

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -266,9 +267,32 @@ def test_two_sides_on_one_backbone_and_two_threads_do_not_meet() -> None:
     assert torch.equal(backbone(IDS).last_hidden_state, plain)  # without a ladder it is what it was
     first(IDS, attention_mask=MASK).last_hidden_state[..., 0].sum().backward()
     assert all(p.grad is None for p in second.parameters())
-    taken = ladder(bert)
-    with pytest.raises(SideAgentsError, match="another ladder trains this model's head already"):
-        LadderModel.from_backbone(taken.backbone, 4)
+
+
+def test_two_sides_with_heads_on_one_classifier_learn_apart() -> None:
+    backbone = bert()
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    plain = backbone.eval()(**INPUTS[bert]).logits
+    one, other = LadderModel.from_backbone(backbone, 4), LadderModel.from_backbone(backbone, 4)
+    expected = other.eval()(**INPUTS[bert]).logits
+    optimizer = torch.optim.SGD(one.trainable_parameters(), lr=1.0)
+    start = one.eval()(**INPUTS[bert]).logits
+    one.train()(**INPUTS[bert]).loss.backward()
+    optimizer.step()
+    assert not torch.equal(one.heads()["classifier"].weight, backbone.classifier.weight)
+    assert not torch.equal(one.eval()(**INPUTS[bert]).logits, start)
+    assert torch.equal(other(**INPUTS[bert]).logits, expected)
+    assert torch.equal(backbone(**INPUTS[bert]).logits, plain)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
+def test_a_ladder_that_is_told_to_learn_leaves_its_backbone_frozen() -> None:
+    model = ladder(bert)
+    model.requires_grad_(False)
+    assert not list(model.trainable_parameters())
+    model.requires_grad_(True)
+    assert not any(p.requires_grad for p in model.backbone.parameters())
+    assert sum(p.numel() for p in model.trainable_parameters()) == ladder(bert).summary()["trainable"]
 
 
 @pytest.mark.parametrize("make", MODELS)
@@ -295,7 +319,8 @@ def test_the_side_is_saved_alone_and_comes_back(make: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (bert, {"keep_encoder": [0, 3]}, "keep_encoder: give numbers of layers from 0 to 2, ascending"),
+        (bert, {"keep_encoder": [0, 3]}, "keep_encoder: give a list of numbers of layers from 0 to 2, ascending"),
+        (bert, {"keep_encoder": 2}, "ascending, at least one, got 2"),
         (bert, {"keep_encoder": [2, 1]}, "ascending, at least one, got"),
         (bert, {"keep_encoder": []}, "at least one"),
         (bert, {"keep_decoder": [0]}, "keep_decoder: a BertForSequenceClassification has no decoder, it has encoder"),
@@ -304,6 +329,12 @@ def test_the_side_is_saved_alone_and_comes_back(make: Any, tmp_path: Path) -> No
         (bert, {"reduction": 0}, "reduction is a whole number, at least 1, got 0"),
         (bert, {"reduction": 4.0}, r"reduction is a whole number, at least 1, got 4\.0"),
         (bert, {"keep_encoder": [0, 1.5]}, r"ascending, at least one, got \[0, 1\.5\]"),
+        (
+            bert,
+            {"visual": "a"},
+            "visual, an image's features or 0 for no images, is a whole number, at least 0, got 'a'",
+        ),
+        (bert, {"dtype": "bfloat16"}, r"dtype is one of torch's, such as torch\.bfloat16, got 'bfloat16'"),
         (bert, {"mix": "resid"}, "unknown mix 'resid', did you mean 'residual'"),
         (bert, {"orientation": "papers"}, "unknown orientation 'papers', did you mean 'paper'"),
         (bert, {"init": "fischer"}, "unknown init 'fischer', did you mean 'fisher'"),
@@ -315,6 +346,22 @@ def test_what_cannot_be(make: Any, options: dict[str, Any], message: str) -> Non
     with pytest.raises(SideAgentsError, match=message):
         LadderModel.from_backbone(backbone, **({"reduction": 4} | options))
     assert all(p.requires_grad for p in backbone.parameters())  # it is left as it was
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    model = LadderModel.from_backbone(bert(), np.int64(4), keep_encoder=np.array([0, 2]))
+    assert (model.reduction, model.twins["encoder"].kept) == (4, (0, 2))
+
+
+def test_what_is_no_backbone_and_no_folder(tmp_path: Path) -> None:
+    model = ladder(bert)
+    with pytest.raises(SideAgentsError, match=r"the backbone is a ladder already: give its own, ladder\.backbone"):
+        LadderModel.from_backbone(model, 4)
+    (tmp_path / "file").touch()
+    with pytest.raises(SideAgentsError, match="is a file; a side is saved to a folder"):
+        model.save_pretrained(tmp_path / "file")
+    with pytest.raises(SideAgentsError, match="from_pretrained takes the folder first, then the model"):
+        LadderModel.from_pretrained(bert(), tmp_path)  # type: ignore[arg-type]
 
 
 def test_arguments_given_by_place_reach_the_side() -> None:

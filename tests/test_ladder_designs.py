@@ -13,8 +13,8 @@ from torch import Tensor, nn
 if find_spec("transformers") is None:
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
-from test_ladder import IDS, INPUTS, MODELS, bert, ladder, llama, t5
-from transformers import T5Config, T5ForConditionalGeneration
+from test_ladder import IDS, INPUTS, MODELS, SMALL, bert, ladder, llama, t5
+from transformers import BertConfig, BertLMHeadModel, T5Config, T5ForConditionalGeneration
 
 from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel
@@ -50,6 +50,19 @@ def test_numbers_of_weights(options: Any, trainable: int, percent: float) -> Non
         row = LadderModel.from_backbone(backbone, 8, **options).summary()
     assert row["trainable"] == trainable
     assert row["percent"] == pytest.approx(percent, abs=0.005)
+
+
+@pytest.mark.parametrize("options", [*DESIGNS, {}])
+def test_a_side_of_a_decoder_never_reads_what_comes_later(options: Any) -> None:
+    torch.manual_seed(0)
+    causal = BertLMHeadModel(BertConfig(**SMALL, is_decoder=True))
+    later = IDS.clone()
+    later[:, -1] = (later[:, -1] + 1) % 60
+    for backbone in (causal, llama()):
+        model = LadderModel.from_backbone(backbone, 4, **options).eval()
+        logits, others = model(IDS).logits, model(later).logits
+        torch.testing.assert_close(logits[:, :-1], others[:, :-1])
+        assert not torch.allclose(logits[:, -1], others[:, -1])
 
 
 @pytest.mark.parametrize("options", DESIGNS)

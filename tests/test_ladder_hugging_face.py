@@ -16,7 +16,7 @@ if find_spec("transformers") is None:
 import transformers
 from test_ladder import INPUTS, MODELS, SMALL, bert, ladder, llama, t5, vit
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, T5Config, T5ForConditionalGeneration
+from transformers import CLIPVisionConfig, CLIPVisionModel, T5Config
 
 from sideagents.errors import CheckpointError
 from sideagents.ladder import LadderModel
@@ -86,44 +86,65 @@ def test_the_trainer_of_hugging_face(make: Any, tmp_path: Path) -> None:
     assert len(trainer.predict(rows).predictions) == 3
     trainer.save_model(str(tmp_path / "saved"))
     tensors = load_tensors(tmp_path / "saved" / "model.safetensors")
-    assert not any(name.startswith("backbone.") and "classifier" not in name for name in tensors)
+    assert not any(name.startswith("backbone.") for name in tensors)
     again = ladder(make)
     again.load_state_dict(tensors)
     assert torch.equal(again.eval()(**INPUTS[make]).loss, model.eval()(**INPUTS[make]).loss)
 
 
+_WIDE = SMALL | {"hidden_size": 64}
+_DECODER = _WIDE | {"num_key_value_heads": 2}
+_T5 = {
+    "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4, "vocab_size": 60, "decoder_start_token_id": 0
+}  # fmt: skip
+_SLIDING = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "electra": ("Electra", "SequenceClassification", SMALL | {"embedding_size": 24, "num_labels": 3}),
+    "roberta": ("Roberta", "SequenceClassification", SMALL | {"num_labels": 3}),
+    "xlm-roberta": ("XLMRoberta", "SequenceClassification", SMALL | {"num_labels": 3}),
+    "camembert": ("Camembert", "SequenceClassification", SMALL | {"num_labels": 3}),
+    "deit": ("DeiT", "ImageClassification", SMALL | {"image_size": 32, "patch_size": 8, "num_labels": 3}),
+    "mistral": ("Mistral", "CausalLM", _DECODER | {"sliding_window": 4}),
+    "qwen2": ("Qwen2", "CausalLM", _DECODER | _SLIDING),
+    "qwen3": ("Qwen3", "CausalLM", _DECODER | {"head_dim": 16}),
+    "gemma": ("Gemma", "CausalLM", _DECODER | {"head_dim": 16}),
+    "gemma2": ("Gemma2", "CausalLM", _DECODER | {"head_dim": 16, "sliding_window": 4}),
+    "smollm3": ("SmolLM3", "CausalLM", _DECODER | {"pad_token_id": 0}),
+    "mt5": ("MT5", "ConditionalGeneration", _T5),
+    "umt5": ("UMT5", "ConditionalGeneration", _T5),
+    "t5 v1.1": (
+        "T5", "ConditionalGeneration", _T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+    ),
+}  # fmt: skip
+
+
 def _of(kind: str) -> nn.Module:
+    name, task, settings = FAMILIES[kind]
     torch.manual_seed(0)
-    wide = SMALL | {"hidden_size": 64}
-    if kind == "electra":
-        return transformers.ElectraForSequenceClassification(
-            transformers.ElectraConfig(**SMALL, embedding_size=24, num_labels=3)
-        )
-    if kind == "roberta":
-        return transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**SMALL, num_labels=3))
-    if kind == "mistral":
-        return transformers.MistralForCausalLM(
-            transformers.MistralConfig(**wide, num_key_value_heads=2, sliding_window=4)
-        )
-    if kind == "qwen2":
-        settings = {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
-        return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**wide, **settings))
-    shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4, "vocab_size": 60}
-    if kind == "mt5":
-        return transformers.MT5ForConditionalGeneration(transformers.MT5Config(**shape, decoder_start_token_id=0))
-    gated = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 0}
-    return T5ForConditionalGeneration(T5Config(**shape, **gated))
+    config = getattr(transformers, f"{name}Config")(**settings)
+    made: nn.Module = getattr(transformers, f"{name}For{task}")(config)
+    return made
 
 
 @pytest.mark.parametrize("init", ["random", "magnitude"])
-@pytest.mark.parametrize("kind", ["electra", "roberta", "mistral", "qwen2", "mt5", "t5 v1.1"])
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_every_family_learns(kind: str, init: Any, tmp_path: Path) -> None:
-    backbone = _of(kind)
+    backbone, task = _of(kind), FAMILIES[kind][1]
+    by_task = {"SequenceClassification": bert, "ImageClassification": vit, "CausalLM": llama}
+    inputs = INPUTS[by_task.get(task, t5)]
+    expected = backbone.eval()(**inputs).loss
     torch.manual_seed(1)
     model = LadderModel.from_backbone(backbone, 4, init=init)
-    inputs = INPUTS[bert if kind in ("electra", "roberta") else t5 if "t5" in kind else llama]
+    residual = LadderModel.from_backbone(backbone, 4, init=init, mix="residual").eval()
+    torch.testing.assert_close(residual(**inputs).loss, expected)
     model.train()(**inputs).loss.backward()
     assert all(p.grad is not None for p in model.trainable_parameters())
+    if "input_ids" in inputs and task in ("CausalLM", "ConditionalGeneration"):
+        nn.init.normal_(residual.up.weight)
+        words = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+        settings = {"max_new_tokens": 5, "num_beams": 3, "do_sample": False}
+        cached = residual.generate(**words, **settings)
+        assert torch.equal(cached, residual.generate(**words, **settings, use_cache=False))
     loss = model.eval()(**inputs).loss
     model.save_pretrained(tmp_path)
     assert torch.equal(LadderModel.from_pretrained(tmp_path, _of(kind)).eval()(**inputs).loss, loss)

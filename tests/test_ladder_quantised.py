@@ -15,10 +15,11 @@ from torch.nn import functional as F
 if find_spec("transformers") is None:
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
-from test_ladder import INPUTS, MODELS, bert, ladder, llama, t5
+import transformers
+from test_ladder import INPUTS, MODELS, SMALL, bert, ladder, llama, t5
 
 from sideagents.errors import CheckpointError, SideAgentsError
-from sideagents.ladder import LadderModel
+from sideagents.ladder import LadderModel, fisher_importance
 
 
 class Int8(nn.Module):
@@ -123,3 +124,47 @@ def test_a_side_in_another_type(make: Any, options: Any, tmp_path: Path) -> None
         (tmp_path / "ladder.json").write_text(json.dumps(about | {"dtype": wrong}))
         with pytest.raises(CheckpointError, match=r"ladder\.json: is damaged"):
             LadderModel.from_pretrained(tmp_path, make().to(torch.bfloat16))
+
+
+_ROOMY = SMALL | {"hidden_size": 128, "intermediate_size": 256}  # 4 bits go by blocks of 64
+
+
+def _roomy(make: Any) -> Any:
+    torch.manual_seed(0)
+    if make is bert:
+        return transformers.BertForSequenceClassification(transformers.BertConfig(**_ROOMY, num_labels=3))
+    if make is llama:
+        return transformers.LlamaForCausalLM(transformers.LlamaConfig(**_ROOMY))
+    shape = {"d_model": 128, "d_kv": 32, "d_ff": 256, "num_layers": 3, "num_heads": 4, "vocab_size": 60}
+    return transformers.T5ForConditionalGeneration(transformers.T5Config(**shape, decoder_start_token_id=0))
+
+
+# 4 bits have no gradient on the CPU in eval mode, and BERT's pooler stands behind the side
+@pytest.mark.parametrize(("bits", "make"), [(8, bert), (8, llama), (8, t5), (4, llama), (4, t5)])
+def test_bitsandbytes_layers(bits: int, make: Any) -> None:
+    library = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+
+    def packed() -> Any:
+        backbone = _roomy(make)
+        for owner in list(backbone.base_model.modules()):
+            for name, part in list(owner.named_children()):
+                if not isinstance(part, nn.Linear) or name in ("wo", "lm_head"):
+                    continue
+                kind = library.nn.Linear8bitLt if bits == 8 else library.nn.Linear4bit
+                more = {"has_fp16_weights": False} if bits == 8 else {"compute_dtype": torch.float32}
+                layer = kind(part.in_features, part.out_features, part.bias is not None, **more)
+                layer.load_state_dict(part.state_dict())
+                setattr(owner, name, layer.to("cpu"))
+        return backbone
+
+    backbone = packed()
+    model = LadderModel.from_backbone(backbone, 4)
+    assert model.summary() == LadderModel.from_backbone(_roomy(make), 4).summary()
+    model.train()(**INPUTS[make]).loss.backward()
+    assert all(p.grad is not None for p in model.trainable_parameters())
+    loss = model.eval()(**INPUTS[make]).loss
+    assert torch.isfinite(loss)
+    with pytest.raises(SideAgentsError, match="a quantised backbone has no weights to prune"):
+        LadderModel.from_backbone(packed(), 4, init="magnitude")
+    with pytest.raises(SideAgentsError, match="a quantised model has no gradients to weigh"):
+        fisher_importance(backbone, [INPUTS[make]])

@@ -250,7 +250,7 @@ def test_questions(config: NlpConfig, data: Path) -> None:
         (["model_options={hidden_act: foo}"], "cannot be loaded (KeyError: 'foo')"),
         (["rows=1"], "rows and held_out leave no example of RTE to train on"),
         (["options={reduction: 3}"], "reduction=3 does not divide the backbone's hidden_size=16"),
-        (["options={reduction: 2, keep_encoder: [2]}"], "keep_encoder: give numbers of layers from 0 to 1"),
+        (["options={reduction: 2, keep_encoder: [2]}"], "keep_encoder: give a list of numbers of layers from 0 to 1"),
         (["model=nowhere"], "model 'nowhere': cannot be loaded"),
         (["length=65"], "length=65: model"),
         (["task=CoLA"], "CoLA/train.tsv: no such file"),

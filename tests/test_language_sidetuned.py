@@ -92,7 +92,7 @@ def test_narrow_and_short_sides(tiny: Path, texts: Texts) -> None:  # noqa: F811
     assert all(columns)  # each is one of the base's
     assert narrow(**inputs).last_hidden_state.shape == (4, 16, 16)
     assert all(p.requires_grad for p in narrow.parameters())
-    with pytest.raises(SideAgentsError, match="layers: give numbers of layers from 0 to 1, ascending"):
+    with pytest.raises(SideAgentsError, match="layers: give a list of numbers of layers from 0 to 1, ascending"):
         side_tower(model, layers=[2])
     with pytest.raises(SideAgentsError, match="reduction=3 does not divide"):
         side_tower(model, reduction=3)

@@ -41,6 +41,18 @@ def test_files_are_read(tmp_path: Path) -> None:
     [
         (json.dumps(content(start=23)), None, "question '1': 'October 1973' is not at character 23"),
         (json.dumps(content()), ["Oyl"], "has no article 'Oyl', did you mean 'Oil'"),
+        (json.dumps(content(start=-4)), None, "question '1': 'October 1973' is not at character -4"),
+        (json.dumps(content()).replace('"id": "2"', '"id": "1"'), None, "2 questions have the id '1'"),
+        (
+            json.dumps(content()).replace('"id": "2", ', ""),
+            None,
+            "article 'Oil', paragraph 1: is damaged .KeyError: 'id'",
+        ),
+        (
+            json.dumps(content()).replace('"answer_start": 24', '"answer_start": null'),
+            None,
+            "article 'Oil', paragraph 1, question '1': is damaged .TypeError",
+        ),
         ("{", None, "is no file of SQuAD"),
         ("[]", None, "is no file of SQuAD"),
         ('{"data": [{"title": "Oil"}]}', None, "is no file of SQuAD"),

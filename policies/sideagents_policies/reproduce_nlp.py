@@ -4,9 +4,10 @@ search  learning rates on a tenth of the training data; the dev set stays unread
 glue    CoLA, MRPC, RTE, SST-2 (5,000 rows) and STS-B at the best rate; the epoch is chosen on the same tenth, the dev
         set read once (Ladder Side-Tuning paper, Table 1)
 memory  what a training step of each method holds, 32 texts of 128 tokens, with torch's fused attention as transformers
-        has it by default (training uses the plain one, which is faster on a CPU: the same sums)
+        has it by default (training uses the plain one, which is faster on a CPU: the same sums), in `curves` too
 paired  the difference to LoRA on the same dev rows, by bootstrap; only what stands in `glue`
-curves  score against memory on one task: reductions and dropped layers of the side beside ranks of LoRA (figures 5, 6)
+curves  score against memory on one task: reductions and dropped layers of the side beside ranks of LoRA (figures 5, 6),
+        at the rates that `search` chose for r = 8 and rank 32
 squad   SQuAD 2.0, 25 articles to train on and 10 to judge by (side-tuning paper, section 4.3)
 """
 
@@ -153,6 +154,9 @@ def work(cell: Cell, results: Path) -> dict[str, Any]:
     if cell.key["table"] == "memory":
         return measured(config)
     _, result = nlp(config, resume=_trained(config), test=cell.key["table"] != "search")
+    if cell.key["table"] == "curves":
+        name, words = words_of(cell.key, results)
+        result |= measured(read_nlp(name, [*words, _FUSED]))
     return {name: result[name] for name in _KEPT if name in result}
 
 

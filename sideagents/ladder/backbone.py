@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 from collections.abc import Collection, Mapping
@@ -64,25 +65,22 @@ def fresh_cache(cache: Any, config: Any, grows: bool = False) -> Any:
 
 
 # What trainers ask a model for beside its forward pass.
-SHOWN = ("config", "generation_config", "device", "dtype", "main_input_name", "get_encoder", "can_generate")
+SHOWN = (
+    "config", "generation_config", "device", "dtype", "main_input_name", "get_encoder", "can_generate",
+    "prepare_decoder_input_ids_from_labels",
+)  # fmt: skip
 
 
 def leave_frozen_out(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Take the backbone out of a ladder's state dict, but for a head that is the task's."""
-    for name in _frozen_names(module):
-        state.pop(prefix + name, None)
+    """Take the backbone out of a ladder's state dict."""
+    for name in module.backbone.state_dict():
+        state.pop(f"{prefix}backbone.{name}", None)
 
 
 def fill_frozen_in(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Put what `leave_frozen_out` took back before a state dict is loaded."""
-    own = {f"backbone.{name}": tensor for name, tensor in module.backbone.state_dict().items()}
-    for name in _frozen_names(module):
-        state.setdefault(prefix + name, own[name])
-
-
-def _frozen_names(module: Any) -> list[str]:
-    heads = module.heads()
-    return [f"backbone.{name}" for name in module.backbone.state_dict() if not _within(name, heads)]
+    for name, tensor in module.backbone.state_dict().items():
+        state.setdefault(f"{prefix}backbone.{name}", tensor)
 
 
 _MIRRORED = ("reorder_cache", "crop", "batch_select_indices", "batch_repeat_interleave", "reset")
@@ -163,6 +161,20 @@ def task_heads(backbone: Any, pooler: bool = False) -> dict[str, nn.Module]:
         part = backbone.base_model.pooler
         heads = {names[id(part)]: part} | heads
     return heads
+
+
+def copied(parts: Mapping[str, nn.Module]) -> nn.Module:
+    """Return a module of nothing but copies of these parts, which learn, at the same dotted names."""
+    made = nn.Module()
+    for name, part in parts.items():
+        *owners, last = name.split(".")
+        place = made
+        for owner in owners:
+            if not hasattr(place, owner):
+                place.add_module(owner, nn.Module())
+            place = place.get_submodule(owner)
+        place.add_module(last, copy.deepcopy(part).requires_grad_(True))
+    return made
 
 
 def _outer_heads(backbone: Any) -> dict[str, nn.Module]:

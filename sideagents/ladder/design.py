@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, SupportsIndex, get_args
 
 from sideagents.errors import SideAgentsError, nearest
 
@@ -32,10 +33,15 @@ class Design:
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), get_args(choices))
-        if not isinstance(self.reduction, int) or self.reduction < 1:
-            raise SideAgentsError(f"reduction is a whole number, at least 1, got {self.reduction!r}")
-        if self.visual < 0:
-            raise SideAgentsError(f"visual is the number of an image's features, 0 for no images, got {self.visual}")
+        object.__setattr__(self, "reduction", _whole(self.reduction, 1, "reduction is"))
+        object.__setattr__(self, "visual", _whole(self.visual, 0, "visual, an image's features or 0 for no images, is"))
+
+
+def _whole(value: Any, least: int, what: str) -> int:
+    """Return a whole number of whatever type as Python's own; raises `SideAgentsError` for others and smaller ones."""
+    if not isinstance(value, SupportsIndex) or isinstance(value, bool) or operator.index(value) < least:
+        raise SideAgentsError(f"{what} a whole number, at least {least}, got {value!r}")
+    return operator.index(value)
 
 
 def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:

@@ -145,20 +145,30 @@ _CLIP_VISION = Family(
 FAMILIES: dict[str, Family] = {
     "t5": _T5,
     "mt5": _T5,
+    "umt5": replace(_T5, bias="", sees=False),  # each layer has its own bias
     "bert": _BERT,
     "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "camembert": _BERT,
     "electra": replace(_BERT, as_wide=("embedding_size",)),
     "deberta-v2": _DEBERTA,
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma": _LLAMA,
+    "gemma2": _LLAMA,
+    "smollm3": _LLAMA,
     "vit": _VIT,
+    "deit": _VIT,
     "clip_vision_model": _CLIP_VISION,
 }
 
 
 def family_of(backbone: nn.Module) -> Family:
     """Return the family of a Hugging Face model; raises `SideAgentsError` for one that is not known."""
+    if hasattr(backbone, "twins"):
+        raise SideAgentsError("the backbone is a ladder already: give its own, ladder.backbone, or detach it first")
     kind = str(getattr(getattr(backbone, "config", None), "model_type", type(backbone).__name__))
     if kind not in FAMILIES:
         known = ", ".join(FAMILIES)

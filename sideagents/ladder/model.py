@@ -18,6 +18,7 @@ from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder.backbone import (
     SHOWN,
     blank,
+    copied,
     fill_frozen_in,
     fingerprint_of,
     frozen_weights,
@@ -37,7 +38,7 @@ from sideagents.run.files import read_json, write_json
 from sideagents.run.tensors import load_tensors, save_tensors
 
 FORMAT = 1
-_HEAD_TAKEN, _USERS = "_ladder_trains_head", "_ladders"  # what a backbone is told of its ladders
+_USERS = "_ladders"  # what a backbone is told of its ladders
 _VISUAL = ("visual", "visual_mask")
 Init = Literal["random", "magnitude", "fisher", "distilled"]
 
@@ -52,8 +53,8 @@ class LadderModel(Passing):
 
     `forward` takes and returns what the backbone's does. The backbone's towers run without gradient, in eval mode,
     whatever the mode of this module; nothing of them is kept for the backward pass but what goes into the
-    down-projections. The head is the backbone's own: frozen where it is a language model's, trained where it is a
-    classifier (`trains_head`).
+    down-projections. The head is the backbone's own, frozen, where it is a language model's; where it is a classifier
+    (`trains_head`) a copy of it learns in its place.
     """
 
     def __init__(
@@ -93,11 +94,11 @@ class LadderModel(Passing):
         if design.mix == "residual":
             nn.init.zeros_(self.up.weight)
             nn.init.zeros_(self.up.bias)
-        if any(is_quantised(part) for head in self.heads().values() for part in head.modules()):
-            heads = ", ".join(self.heads())
+        parts = task_heads(backbone, design.train_pooler)
+        if any(is_quantised(part) for head in parts.values() for part in head.modules()):
+            heads = ", ".join(parts)
             raise SideAgentsError(f"the head that the ladder trains is quantised: load the model with {heads} left out")
-        if self.trains_head and getattr(backbone, _HEAD_TAKEN, False):
-            raise SideAgentsError("another ladder trains this model's head already: give it a copy of the model")
+        self._heads, self.head = tuple(parts), copied(parts)
         like = next((p for p in self._base().parameters() if p.is_floating_point()), None)
         if like is not None:
             for part in filter(None, (self.twins, self.up, self.visual)):
@@ -106,10 +107,6 @@ class LadderModel(Passing):
         training = [name for name, part in backbone.named_modules() if part.training]
         backbone.__dict__.setdefault(_USERS, (learning, training, set()))[2].add(self._key)
         backbone.requires_grad_(False)  # not before all that was asked for is known to be possible
-        if self.trains_head:
-            object.__setattr__(backbone, _HEAD_TAKEN, True)
-            for part in self.heads().values():
-                part.requires_grad_(True)
         self._hooks = self._listen()
         self.register_state_dict_post_hook(leave_frozen_out)  # type: ignore[no-untyped-call]  # torch's annotations
         self.register_load_state_dict_pre_hook(fill_frozen_in)  # type: ignore[no-untyped-call]
@@ -152,6 +149,8 @@ class LadderModel(Passing):
         Raises `SideAgentsError`; the backbone is then as it was.
         """
         check_choice("init", init, get_args(Init))
+        if not (dtype is None or isinstance(dtype, torch.dtype)):
+            raise SideAgentsError(f"dtype is one of torch's, such as torch.bfloat16, got {dtype!r}")
         if (init == "fisher") != (importance is not None):
             raise SideAgentsError("init='fisher' needs importance=fisher_importance(model, batches), other ones none")
         if (init == "distilled") != (batches is not None):
@@ -202,11 +201,11 @@ class LadderModel(Passing):
     @property
     def trains_head(self) -> bool:
         """Whether the head is of the task and learns; a language model's stays as it is."""
-        return bool(self.heads())
+        return bool(self._heads)
 
     def heads(self) -> dict[str, nn.Module]:
-        """Return by name the parts of the backbone that learn with the side."""
-        return task_heads(self.backbone, self.design.train_pooler)
+        """Return what learns with the side in place of parts of the backbone, by their names."""
+        return {name: self.head.get_submodule(name) for name in self._heads}
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Yield what an optimizer should see: the side, its gates and projections, and a task's head."""
@@ -228,15 +227,18 @@ class LadderModel(Passing):
         return {name: gates for name, gates in found.items() if gates is not None}
 
     def summary(self) -> dict[str, Any]:
-        """Print and return the weights: `backbone`, `trainable`, and `percent`, of the backbone alone.
+        """Print and return the weights: `backbone`, `trainable`, `percent` (of the backbone alone), `dropped` layers.
+
+        `percent_of_all` is of backbone and side together, as LST counts with images beside words.
 
         Weights of quantised layers are counted one by one, however many share a byte. Gates of dropped layers are
         counted, as the paper counts them: one weight each, and all that such a layer has.
         """
-        frozen = frozen_weights(self.backbone, self.heads().values())
+        frozen = frozen_weights(self.backbone, [self.backbone.get_submodule(name) for name in self._heads])
         trainable = sum(parameter.numel() for parameter in self.trainable_parameters())
         dropped = sum(cast(Twin, twin).layers - len(cast(Twin, twin).kept) for twin in self.twins.values())
-        row = {"backbone": frozen, "trainable": trainable, "percent": 100 * trainable / frozen, "dropped": dropped}
+        shares = {"percent": 100 * trainable / frozen, "percent_of_all": 100 * trainable / (frozen + trainable)}
+        row = {"backbone": frozen, "trainable": trainable, **shares, "dropped": dropped}
         print(
             f"ladder of {type(self.backbone).__name__}, r = {self.reduction}: {trainable:,} trained weights, "
             f"{row['percent']:.2f} % of the backbone's {frozen:,}; gates of {dropped} dropped layers are among them"
@@ -248,6 +250,8 @@ class LadderModel(Passing):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the side to FOLDER/side.safetensors and ladder.json; the backbone is named and not stored."""
         folder = Path(folder)
+        if folder.is_file():
+            raise SideAgentsError(f"{folder}: is a file; a side is saved to a folder")
         config = cast(Any, self.backbone).config
         about = {
             "format": FORMAT,
@@ -258,7 +262,7 @@ class LadderModel(Passing):
             "dtype": str(self.up.weight.dtype).removeprefix("torch."),
             "kept": {name: list(cast(Twin, twin).kept) for name, twin in self.twins.items()},
         }
-        save_tensors(folder / "side.safetensors", self._own())
+        save_tensors(folder / "side.safetensors", self.state_dict())
         write_json(folder / "ladder.json", about)
         return folder
 
@@ -269,6 +273,8 @@ class LadderModel(Passing):
         Raises `CheckpointError` for another backbone and for damaged files; the backbone is then as it was. Nothing in
         files is executed.
         """
+        if isinstance(folder, nn.Module):
+            raise SideAgentsError("from_pretrained takes the folder first, then the model")
         folder = Path(folder)
         about = read_json(folder / "ladder.json", CheckpointError)
         if not isinstance(about, dict) or about.get("format") != FORMAT:
@@ -290,7 +296,7 @@ class LadderModel(Passing):
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{folder / 'ladder.json'}: is damaged ({error})") from None
         with made._detached_on_error():
-            restore_tensors(made._own(), tensors, folder / "side.safetensors")
+            restore_tensors(made.state_dict(), tensors, folder / "side.safetensors")
         return made
 
     @contextmanager
@@ -302,22 +308,16 @@ class LadderModel(Passing):
             self.detach()
             raise
 
-    def _own(self) -> dict[str, Tensor]:
-        """Return the tensors of the side and of a trained head, by name."""
-        return {name.replace("backbone.", "head.", 1): tensor for name, tensor in self.state_dict().items()}
-
     def detach(self) -> nn.Module:
         """Give the backbone back, without hooks, and after its last ladder with the gradients and modes that it had.
 
-        The ladder can be saved still, and not run. A head that has learned stays so. Again, it does nothing.
+        The ladder can be saved still, and not run. Again, it does nothing.
         """
         if not self._hooks:
             return self.backbone  # it may have another ladder by now
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        if self.trains_head:
-            self.backbone.__dict__.pop(_HEAD_TAKEN, None)
         learning, training, users = self.backbone.__dict__.get(_USERS, ([], [], {self._key}))
         users.discard(self._key)
         if not users and self.backbone.__dict__.pop(_USERS, None):
@@ -342,6 +342,13 @@ class LadderModel(Passing):
         """Switch the side's mode; the backbone stays in eval mode."""
         super().train(mode)
         self.backbone.eval()
+        self.head.eval()
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Let the side and a trained head learn, or not; the backbone never does."""
+        for part in filter(None, (self.twins, self.up, self.visual, self.head)):
+            part.requires_grad_(requires_grad)
         return self
 
     def activation_checkpointing_enable(
@@ -349,12 +356,12 @@ class LadderModel(Passing):
     ) -> None:
         """Compute the side's layers again in the backward pass, in place of keeping their activations."""
         for twin in self.twins.values():
-            tower = cast(Any, twin).tower
-            enable = getattr(tower, "activation_checkpointing_enable", None) or tower.gradient_checkpointing_enable
-            enable(activation_checkpointing_kwargs, **options)
+            cast(Any, twin).tower.activation_checkpointing_enable(activation_checkpointing_kwargs, **options)
 
     def activation_checkpointing_disable(self) -> None:
         """Keep the side's activations again."""
         for twin in self.twins.values():
-            tower = cast(Any, twin).tower
-            (getattr(tower, "activation_checkpointing_disable", None) or tower.gradient_checkpointing_disable)()
+            cast(Any, twin).tower.activation_checkpointing_disable()
+
+    gradient_checkpointing_enable = activation_checkpointing_enable  # the older names
+    gradient_checkpointing_disable = activation_checkpointing_disable

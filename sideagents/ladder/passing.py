@@ -55,7 +55,9 @@ class Passing(nn.Module):
     visual: nn.Linear | None
     design: Design
     family: Family
+    head: nn.Module
     _stacks: list[Stack]
+    _heads: tuple[str, ...]  # parts of the backbone that those of `head` stand in for
     _key: str  # of this ladder's caches
     _hooks: list[RemovableHandle]
 
@@ -164,9 +166,16 @@ class Passing(nn.Module):
             hooks.append(layers[0].register_forward_pre_hook(partial(self._enter, stack), with_kwargs=True))
             for number in cast(Twin, self.twins[stack.name]).kept:
                 hooks.append(layers[number].register_forward_hook(partial(self._tap, stack, number)))
+        for name in self._heads:
+            part = self.backbone.get_submodule(name)
+            hooks.append(part.register_forward_hook(partial(self._head, name), with_kwargs=True))
         if len(self._stacks) > 1:
             hooks.append(self.backbone.register_forward_pre_hook(self._given, with_kwargs=True))
         return hooks
+
+    def _head(self, name: str, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        """Let this ladder's head answer in place of the backbone's."""
+        return None if self._mine() is None else self.head.get_submodule(name)(*args, **kwargs)
 
     def _given(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         """Take the side encoder's states from an encoder's output that was computed before."""

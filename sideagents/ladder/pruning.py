@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sideagents.core.modes import modes_kept
 from sideagents.errors import SideAgentsError
+from sideagents.ladder.backbone import is_quantised
 from sideagents.ladder.blocks import Rung, Slice
 from sideagents.ladder.families import Stack, family_of
 from sideagents.ladder.twin import Twin, checked_layers
@@ -30,6 +31,7 @@ _OUT = re.compile(r"(?:^|\.)(?:o|o_proj|out_proj|attention\.output\.dense)$")
 _UP = re.compile(r"(?:^|\.)(?:wi|wi_0|wi_1|intermediate\.dense|gate_proj|up_proj|fc1)$")
 _DOWN = re.compile(r"(?:^|\.)(?:wo|down_proj|fc2|output\.dense)$")
 _CROSS = "EncDecAttention"
+_HEAD_NORM = re.compile(r"(?:^|\.)[qk]_norm\.weight$")
 
 
 @dataclass
@@ -55,11 +57,14 @@ def fisher_importance(
     """Return the empirical Fisher information of each parameter of a Hugging Face model, by name.
 
     batches: inputs with labels, of one example each (LST takes 1,024); the backbone computes in eval mode and is left
-    as it was. The mean over examples of the squared gradient of the model's loss. Raises `SideAgentsError` where there
-    is no batch, and where one gives no loss.
+    as it was. In float32, the mean over examples of the squared gradient of the model's loss. Raises `SideAgentsError`
+    where there is no batch, where one gives no loss, and for a quantised model.
     """
     wanted = [(parameter, parameter.requires_grad) for parameter in backbone.parameters()]
-    totals = {name: torch.zeros_like(parameter) for name, parameter in backbone.named_parameters()}
+    if any(is_quantised(part) for part in backbone.modules()):
+        raise SideAgentsError("a quantised model has no gradients to weigh: take init='random' or 'distilled'")
+    # in float32: squares of small gradients are 0 in float16, and sums of many are cut short in bfloat16
+    totals = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in backbone.named_parameters()}
     count = 0
     try:
         with modes_kept(backbone), torch.enable_grad():
@@ -74,7 +79,7 @@ def fisher_importance(
                 loss.backward()
                 for name, parameter in backbone.named_parameters():
                     if parameter.grad is not None:
-                        totals[name] += parameter.grad.square()
+                        totals[name] += parameter.grad.float().square()
                         parameter.grad = None
                 if count == samples:
                     break
@@ -162,6 +167,10 @@ def _copy_layers(
     for layer in layers:
         sets = {f"{name}.": kept for name, kept in _rows_and_columns(layer, importance, stream, memory, tower).items()}
         _copy(layer.wide, layer.narrow, sets, stream)
+    own, first = (dict(layer.named_parameters()) for layer in (layers[0].wide, wide_layers[0]))
+    for name, target in layers[0].narrow.named_parameters():
+        if name not in own:  # T5's table of positions, which the first layer has for all
+            target.copy_(first[name])
     return stream
 
 
@@ -276,5 +285,5 @@ def _copy(wide: nn.Module, narrow: nn.Module, sets: Mapping[str, tuple[Tensor, T
             target.copy_(source[rows][:, columns] if source.dim() == 2 else source[rows])
         elif source.shape == target.shape:  # such as T5's position bias, one number for each head
             target.copy_(source)
-        else:
+        elif not _HEAD_NORM.search(name):  # which all heads share, and each keeps other dimensions: it starts afresh
             target.copy_(source[stream.to(device)])

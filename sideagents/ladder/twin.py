@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, SupportsIndex, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,8 @@ class Twin(nn.Module):
         if self.design.fusion == "gate":
             return None
         heads = int(getattr(narrow, "num_attention_heads", None) or narrow.num_heads)
-        return Reader(self.width, heads, len(self.kept) + number, self.stack.name == "decoder")
+        causal = self.stack.name == "decoder" or bool(getattr(narrow, "is_decoder", False))
+        return Reader(self.width, heads, len(self.kept) + number, causal)
 
     def _bias(self, number: int) -> str:
         return self.family.bias if number == 0 and self.design.block == "transformer" else ""
@@ -145,9 +147,10 @@ class _Given(nn.Module):
 
 def checked_layers(kept: Sequence[int], layers: int, key: str) -> tuple[int, ...]:
     """Return the numbers of kept layers; raises `SideAgentsError` unless they ascend and are of such a tower."""
-    found = tuple(number for number in kept if isinstance(number, int))
-    if not found or len(found) < len(kept) or list(found) != sorted(set(found)) or found[0] < 0 or found[-1] >= layers:
+    given = list(kept) if isinstance(kept, Iterable) else []
+    found = tuple(operator.index(number) for number in given if isinstance(number, SupportsIndex))
+    if not found or len(found) < len(given) or list(found) != sorted(set(found)) or found[0] < 0 or found[-1] >= layers:
         raise SideAgentsError(
-            f"{key}: give numbers of layers from 0 to {layers - 1}, ascending, at least one, got {list(kept)}"
+            f"{key}: give a list of numbers of layers from 0 to {layers - 1}, ascending, at least one, got {kept!r}"
         )
     return found

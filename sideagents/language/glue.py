@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,8 +114,8 @@ def read_glue(root: Path, task: str, split: str) -> GlueSet:
     labels: list[float] = []
     for number, line in lines:
         parts = line.split("\t")
-        if len(parts) <= max(fields) or (names is not None and len(parts) != len(names)):
-            wanted = len(names) if names is not None else max(fields) + 1
+        wanted = len(names) if names is not None else max(fields) + 1
+        if len(parts) != wanted:
             raise SideAgentsError(f"{path}:{number}: has {len(parts)} fields, {wanted} are needed")
         sentences.append(tuple(parts[field] for field in fields[:-1]))
         labels.append(_label(path, number, parts[fields[-1]], about.classes))
@@ -142,7 +143,10 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         text = raw.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise SideAgentsError(f"{path}:{line}: is not UTF-8 ({error.reason})") from None
+    except (OSError, EOFError, zlib.error) as error:
         raise SideAgentsError(f"{path}: cannot be read as text ({error})") from None
     lines = (line.rstrip("\r") for line in text.split("\n"))
     return [(number, line) for number, line in enumerate(lines, start=1) if line]
@@ -162,6 +166,9 @@ def _label(path: Path, number: int, text: str, classes: Sequence[str]) -> float:
             raise SideAgentsError(f"{path}:{number}: label {text!r} is none of {', '.join(classes)}")
         return classes.index(text)
     try:
-        return float(text)
+        found = float(text)
     except ValueError:
-        raise SideAgentsError(f"{path}:{number}: score {text!r} is no number") from None
+        found = math.nan
+    if not math.isfinite(found) or "_" in text:
+        raise SideAgentsError(f"{path}:{number}: score {text!r} is no number")
+    return found

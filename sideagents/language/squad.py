@@ -49,7 +49,7 @@ def read_squad(path: Path, titles: Collection[str] | None = None) -> list[Questi
             if title not in known:
                 raise SideAgentsError(f"{path}: has no article {title!r}{nearest(title, known)}")
         kept = [article for article in articles if titles is None or article["title"] in titles]
-        return [question for article in kept for question in _questions(path, article)]
+        return _check_once(path, [question for article in kept for question in _questions(path, article)])
     except FileNotFoundError:
         raise SideAgentsError(f"{missing_message(path)}; SQuAD is at rajpurkar.github.io/SQuAD-explorer") from None
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
@@ -132,12 +132,30 @@ def best_threshold(
 
 def _questions(path: Path, article: Mapping[str, Any]) -> list[Question]:
     found = []
-    for paragraph in article["paragraphs"]:
-        context = str(paragraph["context"])
-        for entry in paragraph["qas"]:
-            answers = tuple(dict.fromkeys((str(a["text"]), int(a["answer_start"])) for a in entry["answers"]))
-            for text, start in answers:
-                if context[start : start + len(text)] != text:
-                    raise SideAgentsError(f"{path}: question {entry['id']!r}: {text!r} is not at character {start}")
-            found.append(Question(str(entry["id"]), str(article["title"]), context, str(entry["question"]), answers))
+    title = str(article["title"])
+    for place, paragraph in enumerate(article["paragraphs"], start=1):
+        where, entry = f"{path}: article {title!r}, paragraph {place}", {}
+        try:
+            context = str(paragraph["context"])
+            for entry in paragraph["qas"]:
+                answers = tuple(dict.fromkeys((str(a["text"]), int(a["answer_start"])) for a in entry["answers"]))
+                for text, start in answers:
+                    if start < 0 or context[start : start + len(text)] != text:
+                        raise SideAgentsError(
+                            f"{where}, question {entry['id']!r}: {text!r} is not at character {start}"
+                        )
+                found.append(Question(str(entry["id"]), title, context, str(entry["question"]), answers))
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, SideAgentsError):
+                raise
+            name = f", question {entry['id']!r}" if isinstance(entry, Mapping) and "id" in entry else ""
+            raise SideAgentsError(f"{where}{name}: is damaged ({type(error).__name__}: {error})") from None
     return found
+
+
+def _check_once(path: Path, questions: Sequence[Question]) -> list[Question]:
+    """Raise `SideAgentsError` where two questions have one id: answers are given by it."""
+    for name, count in Counter(question.id for question in questions).items():
+        if count > 1:
+            raise SideAgentsError(f"{path}: {count} questions have the id {name!r}")
+    return list(questions)
