@@ -16,6 +16,13 @@ from sideagents.core.base import FrozenBase
 from sideagents.errors import CheckpointError, SideAgentsError
 
 OPTIONS: dict[str, dict[str, object]] = {"sidetune": {"side": "conv"}}
+VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
+    "sidetune by film": ("sidetune", {"side": "conv", "merge": "film"}),
+    "sidetune by mlp": ("sidetune", {"side": "conv", "merge": "mlp"}),
+    "sidetune by concat": ("sidetune", {"side": "conv", "merge": "concat"}),
+    "sidetune linearly": ("sidetune", {"side": "conv", "alpha": "linear"}),
+    "series adapters": ("residual_adapters", {"kind": "series"}),
+}
 NEEDS_PEFT = {"lora", "ia3"}
 CLASSES = {"cats": 3, "dogs": 4}
 
@@ -23,7 +30,13 @@ CLASSES = {"cats": 3, "dogs": 4}
 def _methods() -> list[object]:
     missing = find_spec("peft") is None
     skip = pytest.mark.skipif(missing, reason="PEFT is not installed (the `nlp` extra)")
-    return [pytest.param(name, marks=skip) if name in NEEDS_PEFT else name for name in ADAPTATIONS.names()]
+    names = [pytest.param(name, marks=skip) if name in NEEDS_PEFT else name for name in ADAPTATIONS.names()]
+    return [*names, *VARIANTS]
+
+
+def variant(name: str) -> tuple[str, dict[str, object]]:
+    """Return method and options of a row of the table."""
+    return VARIANTS.get(name, (name, OPTIONS.get(name, {})))
 
 
 def network(seed: int = 0) -> ResNet26:
@@ -36,7 +49,8 @@ def network(seed: int = 0) -> ResNet26:
 
 
 def adapted(method: str, seed: int = 0) -> Adapted:
-    made = adapt(network(seed), method, input_size=(16, 16), **OPTIONS.get(method, {}))
+    kind, options = variant(method)
+    made = adapt(network(seed), kind, input_size=(16, 16), **options)
     torch.manual_seed(1)
     for name, classes in CLASSES.items():
         made.add_task(name, classes=classes)
@@ -47,7 +61,8 @@ def train(made: Adapted, task: str, steps: int = 3) -> None:
     optimizer = torch.optim.SGD(made.parameter_groups(task, lr=0.05), momentum=0.9)
     made.train()
     generator = torch.Generator().manual_seed(2)
-    for _ in range(steps):
+    for step in range(steps):
+        made.set_progress(step / steps, task=task)
         images = torch.randn(8, 3, 16, 16, generator=generator)
         labels = torch.randint(0, CLASSES[task], (8,), generator=generator)
         loss = nn.functional.cross_entropy(made(images, task), labels) + made.penalty(task)
@@ -95,12 +110,13 @@ def test_every_trained_weight_is_in_one_group(case: tuple[str, Adapted, torch.Te
 def test_a_saved_task_comes_back_to_the_bit(case: tuple[str, Adapted, torch.Tensor], tmp_path) -> None:
     method, made, images = case
     made.save_task("dogs", tmp_path / "dogs")
-    other = adapt(network(), method, input_size=(16, 16))
+    kind = variant(method)[0]
+    other = adapt(network(), kind, input_size=(16, 16))
     other.load_task(tmp_path / "dogs", "again")
     other.eval()
     with torch.no_grad():
         assert torch.equal(other(images), made(images, "dogs"))
-    stranger = adapt(network(seed=7), method, input_size=(16, 16))
+    stranger = adapt(network(seed=7), kind, input_size=(16, 16))
     with pytest.raises(CheckpointError, match="was saved for base 'ResNet26' with fingerprint"):
         stranger.load_task(tmp_path / "dogs")
     assert stranger.tasks == ()
@@ -171,13 +187,14 @@ def test_threads_with_different_tasks_do_not_meet(case: tuple[str, Adapted, torc
         expected = {task: made(images, task) for task in CLASSES}
     wrong: list[str] = []
 
-    def run(task: str) -> None:
+    def run(task: str, named: bool) -> None:
         with torch.no_grad():
             for _ in range(10):
-                if not torch.equal(made(images, task), expected[task]):
+                made.set_task(task)
+                if not torch.equal(made(images, task) if named else made(images), expected[task]):
                     wrong.append(task)
 
-    threads = [threading.Thread(target=run, args=(task,)) for task in (*CLASSES, *CLASSES)]
+    threads = [threading.Thread(target=run, args=(task, named)) for task in CLASSES for named in (True, False)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -194,6 +211,9 @@ def test_copies_and_compiled_networks_compute_the_same(case: tuple[str, Adapted,
             expected = made(images, task)
             assert torch.equal(copied(images, task), expected)
             assert torch.equal(compiled(images, task), expected)
+            made.set_task(task)
+            assert torch.equal(copy.deepcopy(made)(images), expected)
+            assert torch.equal(compiled(images), expected)
     shared = {p.data_ptr() for p in copied.base.parameters()}
     assert shared.isdisjoint(p.data_ptr() for p in made.base.parameters())
     # a copy's views share the copy's base
@@ -206,7 +226,7 @@ def test_copies_and_compiled_networks_compute_the_same(case: tuple[str, Adapted,
 def test_costs_add_up(case: tuple[str, Adapted, torch.Tensor], capsys: pytest.CaptureFixture[str]) -> None:
     method, made, _ = case
     rows = made.summary(batch=2)
-    assert method in capsys.readouterr().out
+    assert variant(method)[0] in capsys.readouterr().out
     row = rows["dogs"]
     readout = 32 * 4 + 4
     assert row["readout"] == readout
@@ -220,7 +240,8 @@ def test_costs_add_up(case: tuple[str, Adapted, torch.Tensor], capsys: pytest.Ca
 def test_bases_that_own_their_normalisation_are_adapted_too(case: tuple[str, Adapted, torch.Tensor]) -> None:
     method, *_ = case
     base = FrozenBase(nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU()), "grid", (16, 16), (0.5, 0.4, 0.3))
-    made = adapt(base, method, **OPTIONS.get(method, {}))
+    kind, options = variant(method)
+    made = adapt(base, kind, **options)
     made.add_task("a", classes=2)
     made.eval()
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)

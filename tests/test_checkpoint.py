@@ -119,20 +119,21 @@ def test_round_trip_with_shared_and_strided_tensors(tmp_path: Path) -> None:
         lambda groups: torch.optim.Adam(groups, lr=1e-3),
         lambda groups: torch.optim.Adam(groups, lr=1e-3, amsgrad=True),
         lambda groups: torch.optim.AdamW(groups, lr=1e-3),
+        lambda groups: torch.optim.AdamW(groups, lr=1e-3, fused=True),
         lambda groups: torch.optim.SGD(groups, lr=1e-3, momentum=0.9),
     ],
-    ids=["adam", "amsgrad", "adamw", "sgd"],
+    ids=["adam", "amsgrad", "adamw", "fused", "sgd"],
 )
 def test_an_optimizer_continues_bit_for_bit(tmp_path: Path, build: Callable[[Any], torch.optim.Optimizer]) -> None:
     def fresh() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
-        model = nn.Linear(4, 3)
+        model = nn.Conv2d(4, 3, 3).to(memory_format=torch.channels_last)  # whose order of memory no file keeps
         return model, build([{"params": [model.weight]}, {"params": [model.bias], "lr": 0.1, "name": "alpha"}])
 
     def train(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
         for step in range(first, last):
             optimizer.zero_grad()
-            model(torch.randn(5, 4, generator=torch.Generator().manual_seed(step))).pow(2).sum().backward()
+            model(torch.randn(5, 4, 5, 5, generator=torch.Generator().manual_seed(step))).pow(2).sum().backward()
             optimizer.step()
 
     model, optimizer = fresh()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rendered_images import put_images
 from test_cifar import put
 
@@ -56,6 +57,21 @@ def configured(data: Path, runs: Path, **changes: Any) -> LifelongConfig:
         "base": "cifar:resnet20", "learning_rate": 0.01, "threads": 1, "ewc": {"samples": 4},
     }  # fmt: skip
     return checked(LifelongConfig.model_validate(values | changes))
+
+
+@pytest.mark.parametrize("method", ["sidetune", "independent", "pnn"])
+def test_curricula_go_their_way_in_every_task_and_the_side_learns(data: Path, tmp_path: Path, method: str) -> None:
+    run, result = lifelong(configured(data, tmp_path, method=method, alpha="linear:0.5"))
+    assert result["alpha"] == [0.0, 0.0]
+    _, result = lifelong(configured(data, tmp_path, method=method, alpha="hyperbolic:2"))
+    epochs = 8 * 16 / (2 * TRAIN)
+    assert result["alpha"] == [pytest.approx(2 / (2 + epochs))] * 2
+    tensors = load_checkpoint(RunFolder.open(run).checkpoint()).tensors
+    sides = [name for name in tensors if ("side." in name and name.endswith("weight")) or "columns.1" in name]
+    start = configured(data, tmp_path, method=method, alpha=1.0, name="start")
+    still = load_checkpoint(RunFolder.open(lifelong(start)[0]).checkpoint()).tensors
+    moved = [name for name in sides if not torch.equal(tensors[name], still[name])]
+    assert moved
 
 
 @pytest.fixture(params=LEARNERS.names(), scope="module")
@@ -233,6 +249,7 @@ def test_images_are_held_out_of_training_and_the_test_set_stays_shut(data: Path,
         ({"side": "conf"}, "unknown side 'conf'"),
         ({"method": "pnn", "side": "conv"}, "give side fcn4 beside a base cifar:resnet..., or side copy"),
         ({"alpha": 2.0}, "alpha"),
+        ({"alpha": "linear", "method": "psp"}, "alpha: a curriculum ends with its task, and psp has one network"),
         ({"norm_groups": 7}, "norm_groups=7 does not divide the 64 numbers of a code"),
         ({"method": "pnn", "merge": "sum"}, "merge alpha"),
     ],

@@ -50,6 +50,33 @@ def test_torch_s_attention_gets_no_adapter_that_is_never_called():
     assert {name.split(".")[1] for name in trained if "lora_A" in name} == {"embed", "mlp"}
 
 
+@pytest.mark.parametrize("method", ["lora", "ia3", "taps", "finetune"])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_torch_s_transformer_layers_compute_the_same_in_both_modes(method, activation):
+    class Patches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Conv2d(3, 16, 4, 4)
+            layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, activation=activation, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 2)
+
+        def forward(self, images):
+            return self.encoder(self.embed(images).flatten(2).transpose(1, 2)).mean(dim=1)
+
+    torch.manual_seed(0)
+    made = adapt(Patches(), method, input_size=(8, 8))
+    made.add_task("a", classes=3)
+    images, labels = torch.rand(8, 3, 8, 8), torch.randint(3, (8,))
+    optimizer = torch.optim.SGD(made.trainable_parameters(), lr=0.1)
+    for _ in range(5):
+        nn.functional.cross_entropy(made.train()(images), labels).backward()
+        optimizer.step()
+    with torch.no_grad():
+        expected = made.train()(images)
+        torch.testing.assert_close(made.eval()(images), expected)
+        torch.testing.assert_close(made.export()(images), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_layers_are_chosen_by_an_expression():
     made = adapt(network(), "lora", input_size=(16, 16), layers=r"layer3\..*conv1$")
     made.add_task("a")

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from sideagents.adapt.choice import Choice
 from sideagents.adapt.method import ADAPTATIONS, Adaptation, copy_into
 from sideagents.adapt.split import as_base
+from sideagents.core.alpha import Alpha
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
 from sideagents.core.groups import parameter_groups
@@ -73,7 +75,7 @@ class Adapted(nn.Module):
         self.base, self.method, self.options = base, method, options
         self.adaptation.check_options(method, options)
         self._tasks = nn.ModuleDict()
-        self._chosen: str | None = None
+        self._chosen = Choice()
 
     @property
     def adaptation(self) -> Adaptation:
@@ -122,13 +124,13 @@ class Adapted(nn.Module):
         """Forget a task."""
         self.task(name)
         del self._tasks[f"task_{name}"]
-        self._chosen = None if self._chosen == name else self._chosen
+        self._chosen.forget(name)
 
     def task(self, name: str | None = None) -> Task:
         """Return a task, by default the one that was set or the only one; raises `SideAgentsError`."""
         known = ", ".join(self.tasks) or "none"
         if name is None:
-            name = self._chosen or (self.tasks[0] if len(self.tasks) == 1 else None)
+            name = self._chosen.get() or (self.tasks[0] if len(self.tasks) == 1 else None)
         if name is None:
             raise SideAgentsError(f"which task? give task=NAME or call set_task (tasks: {known})")
         if f"task_{name}" not in self._tasks:
@@ -144,9 +146,9 @@ class Adapted(nn.Module):
         return self
 
     def set_task(self, name: str) -> None:
-        """Name the task that is meant when none is given, in all threads: where each has its own, give `task`."""
+        """Name the task that is meant when none is given: in this thread, and in those that have set none."""
         self.task(name)
-        self._chosen = name
+        self._chosen.set(name)
 
     def forward(self, images: Tensor, task: str | None = None) -> Tensor:
         """Return the task's outputs for images as the base takes them; raises `SideAgentsError` for other images."""
@@ -168,6 +170,15 @@ class Adapted(nn.Module):
     def penalty(self, task: str | None = None) -> Tensor:
         """Return what the method adds to the task's loss (TAPS: the price of its own layers)."""
         return self.adaptation.penalty(self.task(task).net)
+
+    def set_progress(self, fraction: float, epochs: float = 0.0, task: str | None = None) -> None:
+        """Move a task's curriculum of alpha: `fraction` of its training done in [0, 1], and `epochs`.
+
+        For training loops of your own: without it alpha stays 1, and the side learns nothing.
+        """
+        for part in self.task(task).modules():
+            if isinstance(part, Alpha):
+                part.set_progress(fraction, epochs)
 
     def trainable_parameters(self, task: str | None = None) -> Iterator[nn.Parameter]:
         """Yield what an optimizer of the task should see."""
@@ -208,7 +219,7 @@ class Adapted(nn.Module):
 
     def _active(self, task: Task) -> int:
         hidden = weights_of(self.base) if task.runs_base else 0
-        return weights_of(task.net) + hidden - sum(map(weights_of, self.adaptation.vanishing(task.net)))
+        return weights_of(task.net) + hidden - self.adaptation.merged(task.net)
 
     def summary(self, batch: int = 32) -> dict[str, dict[str, Any]]:
         """Print a table of all tasks' costs and return it; the memory is that of a training step of `batch` images.

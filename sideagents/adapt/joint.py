@@ -131,7 +131,7 @@ def _average_batchnorm(joint: Adapted) -> None:
 def _fit(trained: nn.Module, loss_of: _LossOf, data: Mapping[str, Examples], config: JointConfig) -> None:
     torch.manual_seed(config.seed)
     steps = math.ceil(max(len(found) for found in data.values()) / config.batch_size)
-    stepper = Stepper(config, trained, steps * config.epochs, title="joint training")
+    stepper = Stepper(config, trained, steps * config.epochs, steps, title="joint training")
     trained.train()
     with Progress(stepper.total, "joint training", unit="step") as shown:
         for epoch in range(config.epochs):

@@ -6,7 +6,7 @@ A method is one class and one registration; the invariants in tests/test_adapt_i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -41,9 +41,9 @@ class Adaptation(ABC):
         """Let a network that was loaded hold the tensors of other tasks' networks where they are equal and frozen."""
         return  # most methods have nothing of the kind
 
-    def vanishing(self, net: nn.Module) -> Iterator[nn.Module]:
-        """Yield the parts of a network whose weights are merged into others when it is exported."""
-        return iter(())
+    def merged(self, net: nn.Module) -> int:
+        """Return how many weights fewer an exported network has, because others contain them."""
+        return 0
 
     def export(self, net: nn.Module, base: FrozenBase) -> nn.Module:
         """Return the network without this package's layers; raises `SideAgentsError` where the maths forbids it."""

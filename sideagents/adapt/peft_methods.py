@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from sideagents.adapt.method import Adaptation
 from sideagents.adapt.plain import plain_network
 from sideagents.bases.timm_base import import_torchvision
 from sideagents.core.base import FrozenBase
+from sideagents.core.counting import weights_of
 from sideagents.core.trainable import shared_view
 from sideagents.errors import SideAgentsError
 
@@ -50,13 +50,16 @@ class _Injected(Adaptation):
         for part in view.encoder.modules():  # PEFT froze them
             if isinstance(part, _BatchNorm):
                 part.requires_grad_(True)
+            if isinstance(part, nn.TransformerEncoderLayer):
+                # in eval mode torch would read the weights of its layers and never call them, unless it knows no kernel
+                part.activation_relu_or_gelu = 0
         return view.train()
 
-    def vanishing(self, net: nn.Module) -> Iterator[nn.Module]:
-        """Yield what PEFT put beside the layers."""
-        for part in net.modules():
-            if isinstance(part, import_peft().tuners.tuners_utils.BaseTunerLayer):
-                yield from (getattr(part, name) for name in cast(Any, part).adapter_layer_names)
+    def merged(self, net: nn.Module) -> int:
+        """Count what PEFT put beside the layers."""
+        kind = import_peft().tuners.tuners_utils.BaseTunerLayer
+        layers: list[Any] = [part for part in net.modules() if isinstance(part, kind)]
+        return sum(weights_of(getattr(layer, name)) for layer in layers for name in layer.adapter_layer_names)
 
     def export(self, net: nn.Module, base: FrozenBase) -> nn.Module:
         """Return the network with the adapters merged into its weights."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -19,6 +19,7 @@ from typing_extensions import Self
 from sideagents.adapt.method import Adaptation
 from sideagents.adapt.plain import plain_network
 from sideagents.core.base import FrozenBase
+from sideagents.core.counting import weights_of
 from sideagents.core.trainable import shared_view
 from sideagents.errors import SideAgentsError, nearest
 
@@ -164,10 +165,11 @@ class ResidualAdapters(Adaptation):
                 if name in own and torch.equal(own[name].beta, adapter.beta):
                     own[name].beta = adapter.beta
 
-    def vanishing(self, net: nn.Module) -> Iterator[nn.Module]:
-        """Yield adapters and their norms, which a fused convolution contains."""
-        for module in adapted_convs(net).values():
-            yield from (module.adapter, module.norm)
+    def merged(self, net: nn.Module) -> int:
+        """Count adapters and their norms, which a fused convolution contains; its new bias, in series, is one more."""
+        convs = adapted_convs(net).values()
+        biases = sum(int(one.conv.out_channels) for one in convs if one.kind == "series" and one.conv.bias is None)
+        return sum(weights_of(one.adapter) + weights_of(one.norm) for one in convs) - biases
 
     def export(self, net: nn.Module, base: FrozenBase) -> nn.Module:
         """Return a plain network in which each adapter is part of its convolution."""

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from sideagents.adapt.method import Adaptation
 from sideagents.adapt.plain import plain_network
 from sideagents.core.base import FrozenBase
+from sideagents.core.counting import weights_of
 from sideagents.core.modes import modes_kept
 from sideagents.core.trainable import TrainableBase, shared_view
 from sideagents.errors import CheckpointError, SideAgentsError, nearest
@@ -122,9 +123,9 @@ class Taps(Adaptation):
                     part.delta.zero_()
         super().restore(net, tensors, where)
 
-    def vanishing(self, net: nn.Module) -> Iterator[nn.Module]:
-        """Yield the gates: a difference becomes part of its weight."""
-        return iter(gates(net).values())
+    def merged(self, net: nn.Module) -> int:
+        """Count the gates: a difference becomes part of its weight."""
+        return sum(map(weights_of, gates(net).values()))
 
     @torch.no_grad()
     def export(self, net: nn.Module, base: FrozenBase) -> nn.Module:

@@ -15,6 +15,8 @@ from sideagents.registry import Registry
 class Alpha(nn.Module):
     """Weight of the base in [0, 1]; calling it gives a scalar tensor, `value()` a float."""
 
+    moves = False  # whether it follows `set_progress`
+
     def forward(self) -> Tensor:
         """Return alpha as a scalar tensor, with gradient where it is learned."""
         raise NotImplementedError
@@ -66,6 +68,7 @@ class FixedAlpha(Alpha):
 class _Curriculum(Alpha):
     """Alpha as a function of progress; starts at 1 and is kept in a buffer, so a checkpoint holds it."""
 
+    moves = True
     alpha: Tensor
 
     def __init__(self) -> None:

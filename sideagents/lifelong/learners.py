@@ -45,6 +45,7 @@ class Learner(nn.Module, ABC):
 
     reads_codes = False  # whether the base's codes can be given instead of the base being run
     shares_net = False  # whether one network serves all tasks
+    shares_alpha = False  # and one weight of the base
 
     def __init__(self, config: LifelongConfig, base: FrozenBase, tasks: Sequence[StreamTask]) -> None:
         super().__init__()
@@ -163,7 +164,7 @@ class Independent(Learner):
 class FineTune(Independent):
     """One network for all tasks, trained on one after the other."""
 
-    shares_net = True
+    shares_net = shares_alpha = True
 
 
 class ElasticWeights(FineTune):
@@ -214,7 +215,7 @@ class ElasticWeights(FineTune):
 class Superposition(Learner):
     """All tasks in one set of weights under keys (PSP)."""
 
-    shares_net = True
+    shares_net = shares_alpha = True
 
     def make_net(self) -> nn.Module:
         """Superpose the composite."""

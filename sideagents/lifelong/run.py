@@ -89,7 +89,11 @@ def checked(config: LifelongConfig) -> LifelongConfig:
         maps = rendered and any(TARGETS[name].kind != "category" for name in config.order_of_targets)
         require_fitting(config, rendered, ("tasks", "held_out"), maps)
         MERGES.get(config.merge)
-        make_alpha(config.alpha)
+        if make_alpha(config.alpha).moves and getattr(learner, "shares_alpha", False):
+            raise ConfigError(
+                f"alpha: a curriculum ends with its task, and {config.method} has one network for all of them: take a "
+                "learned or a fixed one"
+            )
         if not list(absent_data(config)):
             base = _base_of(config)
             for answer in _answers(config):
@@ -209,7 +213,8 @@ class TaskSequence:
         elif augment == "none":
             codes = self._codes(data.images)
         order = batches(len(data), config.batch_size, config.steps, generator)
-        stepper = Stepper(config, learner.trained(task), config.steps, title=f"task {self.tasks[task].name}")
+        epoch = len(data) / config.batch_size
+        stepper = Stepper(config, learner.trained(task), config.steps, epoch, title=f"task {self.tasks[task].name}")
         answer = self._answer(task, codes)
         losses: list[float] = []
         stepper.trained.train()

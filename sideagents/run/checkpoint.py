@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -243,8 +244,12 @@ def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], json_tre
     for index, entries in state.items():
         shape = parameters[index].shape if index < len(parameters) else None
         for name, entry in entries.items():
-            if isinstance(entry, Tensor) and entry.dim() > 0 and entry.shape != shape:
+            if not isinstance(entry, Tensor) or entry.dim() == 0:
+                continue
+            if entry.shape != shape:
                 raise CheckpointError(f"the optimizer's {name} of tensor {index} is {_describe(entry)}, not {shape}")
+            # in the parameter's own order of memory, which fused optimizers rely on
+            entries[name] = torch.empty_like(parameters[index], dtype=entry.dtype).copy_(entry)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

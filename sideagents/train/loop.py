@@ -77,7 +77,7 @@ def fit(
     """
     drawn = batches or (lambda g: torch.split(torch.randperm(items, generator=g), config.batch_size))
     steps = math.ceil(items / config.batch_size)
-    stepper = Stepper(config, module, steps * epochs, title=title)
+    stepper = Stepper(config, module, steps * epochs, steps, title=title)
     about = dict(about or {})
     rows, seconds = _restore(stepper, run.checkpoints, about.get("fingerprint")) if run and resume else ([], 0.0)
     stepper.done = steps * len(rows)

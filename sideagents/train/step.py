@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from sideagents.core.alpha import Alpha
 from sideagents.core.groups import parameter_groups
 from sideagents.errors import SideAgentsError
 
@@ -38,11 +39,18 @@ class StepConfig(BaseModel):
 class Stepper:
     """Trains what wants a gradient in a module, over `total` steps in all; the schedule knows how many are done.
 
-    Raises `SideAgentsError` when there is nothing to train.
+    per_epoch: steps in one pass over the data. Curricula of alpha in the module move with every step. Raises
+    `SideAgentsError` when there is nothing to train.
     """
 
     def __init__(
-        self, config: StepConfig, trained: nn.Module, total: int, done: int = 0, title: str = "training"
+        self,
+        config: StepConfig,
+        trained: nn.Module,
+        total: int,
+        per_epoch: float,
+        done: int = 0,
+        title: str = "training",
     ) -> None:
         self.config, self.trained, self.total, self.done, self.title = config, trained, total, done, title
         groups = parameter_groups(
@@ -52,6 +60,8 @@ class Stepper:
             raise SideAgentsError("there is nothing to train: the method has no weights and the task no readout")
         self.optimizer = _optimizer(config, groups)
         self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._per_epoch = per_epoch
+        self._curricula = [part for part in trained.modules() if isinstance(part, Alpha) and part.moves]
         self._device = groups[0]["params"][0].device.type
 
     def step(self, *losses: Callable[[], Tensor]) -> float:
@@ -64,6 +74,7 @@ class Stepper:
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
         self.optimizer.zero_grad(set_to_none=True)
+        self._move_alpha()
         total = 0.0
         for loss in losses:
             with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self.config.bf16):
@@ -78,7 +89,12 @@ class Stepper:
         nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.done += 1
+        self._move_alpha()  # what is judged now has come that far
         return total
+
+    def _move_alpha(self) -> None:
+        for alpha in self._curricula:
+            alpha.set_progress(self.done / self.total, self.done / self._per_epoch)
 
 
 def share_of_rate(config: StepConfig, step: int, total: int) -> float:
