@@ -143,7 +143,7 @@ sideagents check pointnav/sidetune_curvature model.base=denoising ppo.frames=100
 - `SIDEAGENTS_DATA`: where `scenes.dataset`, `scenes.episodes`, `model.base_weights`, the `.safetensors` files of
   `model.base` and `model.side_init`, and `data`, `held_out` and `splits`
   of `pretrain`, `data`, `base_weights` and `side_init` of `lifelong` and `adapt`, `data` and `test_data` of `nlp` are
-  looked for when they are not found as given.
+  looked for when they are not found as given; `../shared/data` by default, where that is a folder.
 - `SIDEAGENTS_CACHE`: where bundled buildings, walkable spaces and codes of images are kept; by default
   `~/.cache/sideagents`.
 """

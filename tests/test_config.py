@@ -59,10 +59,10 @@ def test_paper_preset():
     assert (config.clone.learning_rate, config.clone.weight_decay, config.clone.batch_size) == (2e-4, 3.8e-7, 64)
 
 
-def test_short_names():
-    assert (
-        paths.config_path("demo") == paths.config_path("pointnav/demo") == ROOT / "configs" / "pointnav" / "demo.yaml"
-    )
+def test_short_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "pointnav/demo", "configs/pointnav/demo.yaml"):
+        assert paths.config_path(name) == ROOT / "configs" / "pointnav" / "demo.yaml"
     with pytest.raises(ConfigError, match="did you mean 'pointnav/blind'"):
         paths.config_path("pointnav/blnid")
     with pytest.raises(ConfigError, match="is a folder"):

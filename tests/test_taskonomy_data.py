@@ -182,12 +182,18 @@ def test_splits_file(tmp_path: Path) -> None:
 
 
 def test_the_data_root_falls_back_to_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "shared" / "tiny").mkdir(parents=True)
-    with pytest.raises(SideAgentsError, match="no such data folder; `sideagents scenes render"):
+    (tmp_path / "own" / "tiny").mkdir(parents=True)
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.delenv("SIDEAGENTS_DATA", raising=False)
+    absent = r"no such folder tiny \(nor below SIDEAGENTS_DATA, which is not set\); `sideagents scenes render"
+    with pytest.raises(SideAgentsError, match=absent):
         data_root("tiny")
-    monkeypatch.setenv("SIDEAGENTS_DATA", str(tmp_path / "shared"))
-    assert data_root("tiny") == tmp_path / "shared" / "tiny"
-    with pytest.raises(SideAgentsError, match="nor below SIDEAGENTS_DATA"):
+    (tmp_path / "shared" / "data" / "tiny").mkdir(parents=True)  # beside the project
+    assert data_root("tiny") == tmp_path / "shared" / "data" / "tiny"
+    monkeypatch.setenv("SIDEAGENTS_DATA", str(tmp_path / "own"))
+    assert data_root("tiny") == tmp_path / "own" / "tiny"
+    with pytest.raises(SideAgentsError, match=r"no such folder tinny \(nor below .*own\)"):
         data_root("tinny")
 
 

@@ -31,7 +31,8 @@ def config_path(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     names = config_names()
-    matches = [known for known in names if name in (known, known.split("/")[-1])]
+    short = name.removeprefix("configs/").removesuffix(".yaml")  # a bundled one's own path, from any folder
+    matches = [known for known in names if short in (known, known.split("/")[-1])]
     if len(matches) == 1:
         return configs_folder() / f"{matches[0]}.yaml"
     if Path(name).is_dir():

@@ -31,7 +31,7 @@ from sideagents.data.targets import TARGETS, outputs_of
 from sideagents.errors import ConfigError, SideAgentsError, nearest
 from sideagents.run.config import config_hash, dump_config
 from sideagents.run.devices import device_here, missing_device
-from sideagents.run.files import absent, find_data, find_file, write_json
+from sideagents.run.files import absent, absent_folder, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.seeding import seed_everything
 from sideagents.train.loop import fit
@@ -88,7 +88,7 @@ def absent_data(config: AdaptConfig) -> Iterator[str]:
     """Yield one line for everything on disk that the configuration needs and that is not there."""
     for key, folder in {"data": config.data, "held_out_data": config.held_out_data}.items():
         if folder is not None and not Path(folder).exists():
-            yield f"{key}: no such folder {folder}"
+            yield f"{key}: {absent_folder(folder)}"
     yield from absent({"base_weights": config.base_weights, "base": config.base})
     if _distilled(config):
         yield from absent_teachers(config.distil)

@@ -26,7 +26,7 @@ from torch import Tensor
 from sideagents.data.image_set import ImageSet, Key
 from sideagents.data.targets import INVALID_DEPTH, TARGETS, Target
 from sideagents.errors import ConfigError, SideAgentsError, first_line, nearest
-from sideagents.run.files import find_data, read_text
+from sideagents.run.files import absent_folder, find_data, read_text
 from sideagents.run.progress import Progress
 
 Array = NDArray[Any]
@@ -42,12 +42,11 @@ _MEND = (
 
 
 def data_root(name: str) -> Path:
-    """Return a data folder: as given when it exists, else below `SIDEAGENTS_DATA`; raises `SideAgentsError`."""
-    found, root = Path(find_data(name)), os.environ.get("SIDEAGENTS_DATA")
+    """Return a data folder: as given when it exists, else below `data_folder()`; raises `SideAgentsError`."""
+    found = Path(find_data(name))
     if found.is_dir():
         return found
-    where = f" (nor below SIDEAGENTS_DATA={root})" if root else ""
-    raise SideAgentsError(f"{found}: no such data folder{where}; {_MEND.format(tasks='depth_zbuffer ...')}")
+    raise SideAgentsError(f"{absent_folder(found)}; {_MEND.format(tasks='depth_zbuffer ...')}")
 
 
 def read_taskonomy(

@@ -32,7 +32,7 @@ from sideagents.lifelong.stream import StreamTask, read_stream
 from sideagents.run.checkpoint import load_checkpoint, restore_tensors, save_checkpoint
 from sideagents.run.config import config_hash, dump_config
 from sideagents.run.devices import device_here, missing_device
-from sideagents.run.files import absent, find_data, find_file, write_json
+from sideagents.run.files import absent, absent_folder, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import seed_everything
@@ -132,9 +132,9 @@ def absent_data(config: LifelongConfig) -> Iterator[str]:
         "taskonomy": "`sideagents scenes render --tasks all` makes one",
     }
     if not Path(config.data).exists():
-        yield f"data: no such folder {config.data} ({where[config.reader]})"
+        yield f"data: {absent_folder(config.data)}; {where[config.reader]}"
     if config.held_out_data is not None and not Path(find_data(config.held_out_data)).exists():
-        yield f"held_out_data: no such folder {config.held_out_data}"
+        yield f"held_out_data: {absent_folder(config.held_out_data)}"
     yield from absent({"base_weights": config.base_weights, "side_init": config.side_init, "base": config.base})
     if config.side_init == DISTILLED:
         yield from absent_teachers(config.distil)

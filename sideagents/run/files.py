@@ -11,17 +11,31 @@ from typing import Any
 
 from sideagents.errors import ConfigError, SideAgentsError, nearest
 
+_BESIDE = Path("..", "shared", "data")
+
+
+def data_folder() -> Path | None:
+    """Return where data is looked for next: `SIDEAGENTS_DATA`, or `../shared/data` where that is a folder."""
+    if root := os.environ.get("SIDEAGENTS_DATA"):
+        return Path(root).expanduser()
+    return _BESIDE.resolve() if _BESIDE.is_dir() else None
+
 
 def find_data(name: str) -> str:
-    """Return a path of data with `~` written out, or the same path below `SIDEAGENTS_DATA` when only that exists.
+    """Return a path of data with `~` written out, or the same path below `data_folder()` when only that exists.
 
     `{split}` may stand in it; it is there when it is there for the split `val`.
     """
-    given, root = os.path.expanduser(name), os.environ.get("SIDEAGENTS_DATA")
+    given, root = os.path.expanduser(name), data_folder()
     shown = given.replace("{split}", "val")
-    if root and not Path(shown).exists() and (Path(root).expanduser() / shown).exists():
-        return str(Path(root).expanduser() / given)
+    if root and not Path(shown).exists() and (root / shown).exists():
+        return str(root / given)
     return given
+
+
+def absent_folder(path: str | Path) -> str:
+    """Say that a folder of data is not there, and where it was looked for."""
+    return f"no such folder {path} (nor below {data_folder() or 'SIDEAGENTS_DATA, which is not set'})"
 
 
 def find_file(name: str) -> str:
