@@ -115,7 +115,10 @@ SHORT = {"fine_labels": [0, 1], "coarse_labels": [0, 0], "data": torch.zeros(2, 
 COMMANDS: dict[str, tuple[Words, str]] = {
     # what is read
     "no data": (adapting("data=nowhere"), "data: no such folder nowhere"),
-    "no data of a sequence": (sequence("data=nowhere"), "data: no such folder nowhere (nor below SIDEAGENTS_DATA, which is not set); CIFAR-100: https://"),
+    "no data of a sequence": (
+        sequence("data=nowhere"),
+        "data: no such folder nowhere (nor below SIDEAGENTS_DATA, which is not set); CIFAR-100: https://",
+    ),
     "no data of a ranking": (ranking("data=nowhere"), "data: no such folder nowhere"),
     "not the reader's data": (adapting("data=."), "holds no CIFAR (needed: "),
     "not mosaics": (adapting("reader=mosaics"), "holds no mosaics (one of these must be there"),

@@ -95,6 +95,8 @@ def test_every_method_learns_and_says_what_it_cost(played: Any) -> None:
     ]  # fmt: skip
     assert json.loads((run / "result.json").read_text()) == result
     assert f"{method}: mean accuracy" in table_of(result)
+    known = [f"{value:.2f}" for value in result["alpha"] if value is not None]
+    assert table_of(result).splitlines()[2:] == ([f"alpha: 0-1 {known[0]}  2-3 {known[1]}"] if known else [])
 
 
 def test_what_is_additive_forgets_nothing(played: Any) -> None:

@@ -72,6 +72,7 @@ def row(method: str, losses: list[list[float | None]], accuracies: list[float]) 
         "forgetting": 0.125,
         "loss": losses,
         "weights_per_task": [1000, 1000],
+        "alpha": [None, None] if method == "psp" else [0.25, 0.75],
     }
 
 
@@ -89,6 +90,7 @@ def test_the_table_by_hand(tmp_path):
     assert lines["independent"][4] == "1.25"  # best alone on the first task, tied on the second
     assert lines["independent"][1].startswith("75.00 [")
     assert lines["finetune"][2] == "12.50"
+    assert (lines["finetune"][6], lines["psp"][6]) == ("0.50 (0.25 to 0.75)", "-")
     assert float(lines["finetune"][3]) == pytest.approx((math.log(1) + math.log(2)) / 2, abs=1e-3)
     assert float(lines["independent"][3]) == 0.0
     assert lines["psp"][3] == "-"  # each task trained first under its key is not measured yet
@@ -141,8 +143,10 @@ def test_losses_are_compared_by_ranks_and_ratios(tmp_path):
     put(tmp_path / "simtaskonomy_variants.jsonl", [of("sum", [[1.0, None], [1.0, 0.125]], "variants")])
     methods, merges = table_of("simtaskonomy", tmp_path).split("\n\n")
     cells = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in methods.splitlines()}
-    assert cells["method"] == ["seeds", "loss", "forgetting, log-ratio", "rigidity", "average rank", "weights per task"]
-    assert cells["finetune"] == ["1", "0.7500", f"{math.log(2) / 2:.3f}", f"{math.log(2) / 2:.3f}", "3.00", "1,000"]
+    names = ["seeds", "loss", "forgetting, log-ratio", "rigidity", "average rank", "weights per task", "alpha"]
+    assert cells["method"] == names
+    lost = f"{math.log(2) / 2:.3f}"
+    assert cells["finetune"] == ["1", "0.7500", lost, lost, "3.00", "1,000", "0.50 (0.25 to 0.75)"]
     assert cells["sidetune"][1:5] == ["0.3750", "0.000", "0.000", "1.50"]
     assert [c.strip() for c in merges.splitlines()[0].split("|")[1:-1]] == ["merge", "average rank", "depth", "room"]
     assert [c.strip() for c in merges.splitlines()[3].split("|")[1:-1]] == ["sum", "1.50", "1.0000", "0.1250"]

@@ -8,7 +8,8 @@ Tables of each:
 ewc           EWC's strength, judged on images that are held out of training
 methods       the comparison
 first         each task trained first, which rigidity is measured against; only what depends on a task's turn is run:
-              psp (finetune and ewc are `independent` there, the others do not depend on it)
+              psp, and pnn where its columns read all earlier ones (finetune and ewc are `independent` there, the
+              others do not depend on it)
 variants      of side-tuning: the recipe that reaches furthest with no more weights (icifar); merges, and the side
               without its base, the base alone being `features` (simtaskonomy)
 """
@@ -40,7 +41,7 @@ from sideagents_policies.tables import markdown_table
 Key = Mapping[str, str | int | float]
 Row = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]
-_FIRST = {"finetune": "independent", "ewc": "independent", "psp": "psp"}  # what a task trained first is, by method
+_FIRST = {"finetune": "independent", "ewc": "independent"}  # what a task trained first is, by method
 TABLES = ("ewc", "methods", "first", "variants")
 
 
@@ -56,6 +57,7 @@ class Comparison:
     variants: Mapping[str, Sequence[str]] = field(default_factory=dict)
     configs: Mapping[str, str] = field(default_factory=dict)  # of methods that have a configuration of their own
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)  # rows of further tables
+    first: Sequence[str] = ("psp",)  # methods whose tasks are trained first in runs of their own
 
 
 COMPARISONS = {
@@ -75,8 +77,11 @@ COMPARISONS = {
     ),
     "simtaskonomy": Comparison(
         "lifelong/simtaskonomy",
-        {name: [f"method={name}"] for name in ("sidetune", "features", "independent", "finetune", "ewc", "psp", "pnn")},
-        (1e4, 1e5, 1e6, 1e7),
+        {
+            **{name: [f"method={name}"] for name in ("sidetune", "features", "independent", "finetune", "ewc", "psp")},
+            "pnn": ["method=pnn", "pnn.dense=true"],  # as in the paper's Taskonomy experiment
+        },
+        (1e4, 1e5, 1e6, 1e7, 1e8),
         ["held_out_data=null", "targets=[curvature, segmentation, depth, room]"],
         {"features": 2, "ewc": 6, "": 4},
         variants={
@@ -87,6 +92,7 @@ COMPARISONS = {
             "merge": ("sidetune", "sum", "product", "mlp", "film", "concat"),
             "base and side": ("sidetune", "features", "side"),
         },
+        first=("psp", "pnn"),
     ),
 }
 
@@ -96,7 +102,7 @@ def keys_of(name: str, table: str, seeds: Sequence[int]) -> list[dict[str, str |
     compared = COMPARISONS[name]
     if table == "ewc":
         return [{"table": table, "method": "ewc", "strength": strength, "seed": 1} for strength in compared.strengths]
-    methods = {"methods": list(compared.methods), "first": ["psp"], "variants": list(compared.variants)}[table]
+    methods = {"methods": list(compared.methods), "first": compared.first, "variants": list(compared.variants)}[table]
     return [{"table": table, "method": method, "seed": seed} for method in methods for seed in seeds]
 
 
@@ -166,7 +172,7 @@ def cells_of(name: str, keys: Sequence[Key], results: Path) -> list[Cell]:
 def table_of(name: str, results: Path) -> str:
     """Return the comparison as Markdown: means over seeds, ranks over tasks, then the further tables."""
     rows = newest_rows(results / f"{name}_methods.jsonl")
-    first = _trained_first(rows, newest_rows(results / f"{name}_first.jsonl"))
+    first = _trained_first(name, rows, newest_rows(results / f"{name}_first.jsonl"))
     by_method = _grouped(rows)
     tables = [_methods_table(by_method, first)] if by_method else []
     by_method |= _grouped(newest_rows(results / f"{name}_variants.jsonl"))
@@ -181,7 +187,7 @@ def table_of(name: str, results: Path) -> str:
 def plot(name: str, results: Path, path: Path) -> Path:
     """Draw all measured methods, each of their first seed; raises `SideAgentsError` where there is none."""
     rows = newest_rows(results / f"{name}_methods.jsonl")
-    first = _trained_first(rows, newest_rows(results / f"{name}_first.jsonl"))
+    first = _trained_first(name, rows, newest_rows(results / f"{name}_first.jsonl"))
     if not rows:
         raise SideAgentsError(f"{results}/{name}_methods.jsonl: no method is measured yet")
     shown = {method: min(found, key=lambda row: row["cell"]["seed"]) for method, found in _grouped(rows).items()}
@@ -206,7 +212,7 @@ def _methods_table(by_method: Mapping[str, Sequence[Row]], first: Mapping[tuple[
     ranks = average_rank({name: _errors(found) for name, found in by_method.items()}, higher_is_better=False)
     asked = all("mean_accuracy" in row for found in by_method.values() for row in found)
     judged = ["accuracy, %", "forgetting, points"] if asked else ["loss", "forgetting, log-ratio"]
-    header = ["method", "seeds", *judged, "rigidity", "average rank", "weights per task"]
+    header = ["method", "seeds", *judged, "rigidity", "average rank", "weights per task", "alpha"]
     lines = []
     for name, found in by_method.items():
         measured = [(row, first.get((name, row["cell"]["seed"]))) for row in found]
@@ -219,9 +225,16 @@ def _methods_table(by_method: Mapping[str, Sequence[Row]], first: Mapping[tuple[
                 f"{np.mean(rigid):.3f}" if rigid else "-",
                 f"{ranks[name]:.2f}",
                 f"{np.mean(found[0]['weights_per_task']):,.0f}",
+                _alphas(found),
             ]
         )
     return markdown_table(header, lines)
+
+
+def _alphas(rows: Sequence[Row]) -> str:
+    """Return the mean weight of the base, and the least and the greatest of all tasks."""
+    found = [value for row in rows for value in row["alpha"] if value is not None]
+    return f"{np.mean(found):.2f} ({min(found):.2f} to {max(found):.2f})" if found else "-"
 
 
 def _accuracy(rows: Sequence[Row]) -> list[str]:
@@ -246,16 +259,16 @@ def _ranks_table(title: str, by_method: Mapping[str, Sequence[Row]]) -> str:
     return markdown_table([title, "average rank", *tasks], lines)
 
 
-def _trained_first(rows: Sequence[Row], alone: Sequence[Row]) -> dict[tuple[str, int], list[float]]:
+def _trained_first(name: str, rows: Sequence[Row], alone: Sequence[Row]) -> dict[tuple[str, int], list[float]]:
     """Return by method and seed the losses of tasks that are trained first."""
     own = {(row["cell"]["method"], row["cell"]["seed"]): np.diagonal(_floats(row["loss"])).tolist() for row in rows}
     apart = {(row["cell"]["method"], row["cell"]["seed"]): row["loss"] for row in alone}
     found = {}
-    for name, seed in own:
-        source = _FIRST.get(name, name)
-        losses = apart.get((source, seed)) if source == "psp" else own.get((source, seed))
+    for method, seed in own:
+        source = _FIRST.get(method, method)
+        losses = (apart if source in COMPARISONS[name].first else own).get((source, seed))
         if losses is not None:
-            found[name, seed] = losses
+            found[method, seed] = losses
     return found
 
 

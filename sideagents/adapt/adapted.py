@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -224,21 +225,28 @@ class Adapted(nn.Module):
     def summary(self, batch: int = 32) -> dict[str, dict[str, Any]]:
         """Print a table of all tasks' costs and return it; the memory is that of a training step of `batch` images.
 
+        `alpha`: the weight of the base, how much of it the task has kept; None where the method has none.
         Kept: for the backward pass; peak: the most at one time, gradients included, weights not.
         """
-        rows = {name: self.costs(name, batch) for name in self.tasks}
+        rows = {name: self.costs(name, batch) | {"alpha": self._alpha(name)} for name in self.tasks}
         frozen = weights_of(self.base)
         own = [self.adaptation.stored(self.task(name).net).values() for name in self.tasks]
         together = {id(tensor): tensor.numel() for tensors in own for tensor in tensors if tensor.is_floating_point()}
         total = 1.0 + sum(together.values()) / max(frozen, 1)  # what tasks share counts once
         print(f"{self.method} on {self.base.name}: {frozen:,} frozen weights, {total:.2f} x with all tasks")
-        print(f"{'task':20}{'trainable':>14}{'stored':>14}{'active':>14}{'multiple':>10}{'kept':>12}{'peak':>12}")
+        print(
+            f"{'task':20}{'trainable':>14}{'stored':>14}{'active':>14}{'multiple':>10}{'kept':>12}{'peak':>12}{'alpha':>7}"
+        )
         for name, row in rows.items():
             sizes = "".join(f"{row[key]:>14,}" for key in ("trainable", "stored", "active"))
-            print(
-                f"{name:20}{sizes}{row['multiple']:>10.3f}{_megabytes(row['activation_bytes'])}{_megabytes(row['peak_bytes'])}"
-            )
+            memory = _megabytes(row["activation_bytes"]) + _megabytes(row["peak_bytes"])
+            alpha = "-" if row["alpha"] is None else f"{row['alpha']:.3f}"
+            print(f"{name:20}{sizes}{row['multiple']:>10.3f}{memory}{alpha:>7}")
         return rows
+
+    def _alpha(self, name: str) -> float | None:
+        value = getattr(self.task(name).net, "alpha_value", lambda: math.nan)()
+        return None if math.isnan(value) else value
 
     # files
 

@@ -327,12 +327,14 @@ def _plain(matrix: Matrix) -> list[list[float | None]]:
 
 
 def table_of(result: Mapping[str, Any]) -> str:
-    """Return a result as lines for people."""
+    """Return a result as lines for people: scores of tasks and, where there is one, the weight of the base in each."""
     names, values = result["tasks"], result["per_task"]
+    alphas = [f"{name} {value:.2f}" for name, value in zip(names, result["alpha"], strict=True) if value is not None]
+    relevance = f"\nalpha: {'  '.join(alphas)}" if alphas else ""
     if result["measure"] == "accuracy":
         cells = "  ".join(f"{name} {100 * value:.1f}" for name, value in zip(names, values, strict=True))
         mean, lost = 100 * result["mean_accuracy"], 100 * result["forgetting"]
-        return f"{result['method']}: mean accuracy {mean:.2f} %, forgetting {lost:.2f} points\n{cells}"
+        return f"{result['method']}: mean accuracy {mean:.2f} %, forgetting {lost:.2f} points\n{cells}{relevance}"
     cells = "  ".join(f"{name} {value:.4f}" for name, value in zip(names, values, strict=True))
     mean, lost = result["mean_loss"], result["forgetting"]
-    return f"{result['method']}: mean loss {mean:.4f}, forgetting {lost:.4f}\n{cells}"
+    return f"{result['method']}: mean loss {mean:.4f}, forgetting {lost:.4f}\n{cells}{relevance}"

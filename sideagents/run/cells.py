@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sideagents.errors import SideAgentsError
 from sideagents.run.provenance import git_commit
 
@@ -95,6 +97,7 @@ def run_cells(
             "config_hash": cell.config_hash,
             "commit": git_commit(),
             "seconds": round(time.monotonic() - begin, 1),
+            "threads": torch.get_num_threads(),
             **result,
         }
         append_row(path, row)
