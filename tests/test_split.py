@@ -28,7 +28,13 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize(
     ("name", "found", "width"),
-    [("fc", "fc", 6), ("head", "head", 6), ("classifier", "classifier.2", 6), ("projection", "", 10)],
+    [
+        ("fc", "fc", 6),
+        ("head", "head", 6),
+        ("classifier", "classifier.2", 6),
+        ("output", "output", 6),
+        ("projection", "", 10),
+    ],
 )
 def test_the_classifier_is_found_by_its_usual_names(name, found, width):
     net = Net(name)
@@ -48,6 +54,15 @@ def test_a_classifier_deep_inside_is_found():
     outer.add_module("backbone", Net("fc"))
     assert classifiers_of(outer) == ("backbone.fc",)
     assert as_base(outer, (8, 8)).out_shape == (6,)
+
+
+def test_a_layer_that_only_its_name_makes_the_last_is_asked_about():
+    net = Net("fc")
+    net.add_module("out", nn.Linear(10, 3))
+    with pytest.raises(BaseError, match="Net has a layer 'fc', and 'out' after it: say which one tasks replace"):
+        as_base(net, (8, 8))
+    assert as_base(net, (8, 8), "").out_shape == (10,)
+    assert as_base(net, (8, 8), "fc").out_shape == (6,)
 
 
 def test_it_can_be_named_or_named_wrongly():
@@ -102,3 +117,5 @@ def test_what_timm_calls_the_classifiers_is_taken():
 def test_what_is_no_network_is_refused():
     with pytest.raises(BaseError, match="adapt takes a network, a base, or a name for load_base, got int"):
         as_base(3)
+    with pytest.raises(BaseError, match=r"input_size is \(height, width\) of the images, got 16"):
+        as_base(Net("fc"), 16)

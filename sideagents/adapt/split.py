@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from sideagents.core.base import FrozenBase
 from sideagents.errors import BaseError, nearest
 
 _CLASSIFIERS = ("fc", "head", "heads", "classifier", "linear", "last_linear")  # as networks call theirs
+_OUTERMOST = ("out", "output", "logits")  # and, where it is no part of a part
 
 
 def as_base(
@@ -20,10 +22,10 @@ def as_base(
     """Return a model without its classifier, frozen; bases, and names for `load_base`, are taken as they are.
 
     input_size: (height, width) of the model's images, by default what timm's configuration says, or 224 x 224.
-    classifier: dotted name of the layer that each task replaces, by default those that timm names, else the last
-    linear layer or convolution of a part called `fc`, `head`, `heads`, `classifier` or `linear`; a model without one
-    gives features already. The model reads its inputs as they are given, normalised as it was trained. Its parameters
-    are shared with the base and stop requiring gradients.
+    classifier: dotted name of the layer that each task replaces, "" for none, by default those that timm names, else
+    the last linear layer or convolution if its name says so (`fc`, `head`, `heads`, `classifier`, `linear`, `out`,
+    `output`, `logits`); a model without one gives features already. The model reads its inputs as they are given,
+    normalised as it was trained. Its parameters are shared with the base and stop requiring gradients.
     Raises `BaseError`.
     """
     if isinstance(model, str):
@@ -34,7 +36,9 @@ def as_base(
         return model
     if not isinstance(model, nn.Module):
         raise BaseError(f"adapt takes a network, a base, or a name for load_base, got {type(model).__name__}")
-    names = classifiers_of(model) if classifier is None else (classifier,)
+    if input_size is not None and not (isinstance(input_size, Sequence) and len(input_size) == 2):
+        raise BaseError(f"input_size is (height, width) of the images, got {input_size!r}")
+    names = classifiers_of(model) if classifier is None else (classifier,) if classifier else ()
     body = copy.deepcopy(model, {id(p): p for p in model.parameters()})
     for name in names:
         _drop(body, name)
@@ -44,7 +48,8 @@ def as_base(
 def classifiers_of(model: nn.Module) -> tuple[str, ...]:
     """Return the dotted names of a network's classifiers: those that timm names, else the one found by its name.
 
-    More than one, where heads are averaged (distilled transformers); none, where a model gives features already.
+    More than one, where heads are averaged (distilled transformers); none, where a model gives features already. Raises
+    `BaseError` where a name says so of a layer that is not the last.
     """
     parts = dict(model.named_modules())
     config: Any = getattr(model, "pretrained_cfg", None) or {}
@@ -52,11 +57,14 @@ def classifiers_of(model: nn.Module) -> tuple[str, ...]:
     told = (told,) if isinstance(told, str) else tuple(told or ())
     if told and all(name in parts for name in told):
         return tuple(name for name in told if not isinstance(parts[name], nn.Identity))
-    kinds = (nn.Linear, nn.Conv2d)
-    named = [
-        n for n, part in parts.items() if isinstance(part, kinds) and not set(n.split(".")).isdisjoint(_CLASSIFIERS)
-    ]
-    return tuple(named[-1:])
+    layers = [name for name, part in parts.items() if isinstance(part, nn.Linear | nn.Conv2d) and name]
+    named = [name for name in layers if not set(name.split(".")).isdisjoint(_CLASSIFIERS)]
+    if named and named[-1] != layers[-1]:
+        raise BaseError(
+            f"{type(model).__name__} has a layer {named[-1]!r}, and {layers[-1]!r} after it: say which one tasks "
+            'replace, by classifier=NAME, or "" for none'
+        )
+    return tuple(name for name in layers[-1:] if name in named or name.split(".")[0] in _OUTERMOST)
 
 
 def _drop(body: nn.Module, name: str) -> None:
