@@ -25,9 +25,9 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """Return the object of that name; raises `SideAgentsError` with the known names."""
-        if name not in self._targets:
+        if not isinstance(name, str) or name not in self._targets:
             known = ", ".join(self.names())
-            raise SideAgentsError(f"unknown {self.kind} {name!r}{nearest(name, self._targets)} (known: {known})")
+            raise SideAgentsError(f"unknown {self.kind} {name!r}{nearest(str(name), self._targets)} (known: {known})")
         target = self._targets[name]
         if isinstance(target, str):
             module, _, attribute = target.partition(":")

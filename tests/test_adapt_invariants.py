@@ -260,9 +260,10 @@ def test_bases_that_own_their_normalisation_are_adapted_too(case: tuple[str, Ada
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.rand(2, 3, 16), r"ResNet26 takes float images \(B, 3, H, W\), got torch.float32 \(2, 3, 16\)"),
+        (torch.rand(2, 3, 16), r"ResNet26 takes float32 images \(B, 3, H, W\), got torch.float32 \(2, 3, 16\)"),
         (torch.rand(2, 1, 16, 16), r"got torch.float32 \(2, 1, 16, 16\)"),
-        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "takes float images"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "takes float32 images"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.float64), "takes float32 images"),
         (torch.rand(2, 3, 2, 2), "ResNet26 of 16x16 images cannot read those of 2x2: "),
     ],
 )

@@ -43,6 +43,9 @@ def test_the_task_is_given_or_set_or_the_only_one():
         ("cats", {"classes": 3}, "there is a task 'cats' already"),
         ("a.b", {}, "a task's name is letters, digits, - and _, got 'a.b'"),
         ("new", {"classes": 0}, "task 'new': give classes"),
+        ("new", {"classes": "3"}, "task 'new': give classes .at least 1. or a readout, got classes='3'"),
+        ("new", {"classes": 3.0}, "got classes=3.0"),
+        (3, {}, "a task's name is letters, digits, - and _, got 3"),
         ("new", {"classes": 2, "readout": nn.Identity()}, "task 'new': give classes"),
         ("new", {"taw": 0.2}, r"method 'taps' has no option 'taw', did you mean 'tau'\? \(allowed: tau, start"),
         ("new", {"layers": "laier"}, "layers='laier' matches none of 25 layers"),
@@ -60,6 +63,8 @@ def test_a_task_that_cannot_be_added_is_one_line(name, options, message):
 def test_unknown_methods_and_options():
     with pytest.raises(SideAgentsError, match="unknown method 'tabs', did you mean 'taps'"):
         adapt(network(), "tabs", input_size=(16, 16))
+    with pytest.raises(SideAgentsError, match=r"unknown method 3 \(known: "):
+        adapt(network(), 3, input_size=(16, 16))
     with pytest.raises(SideAgentsError, match="method 'features' has no option 'side'"):
         adapt(network(), "features", input_size=(16, 16), side="conv")
 
@@ -94,8 +99,7 @@ def test_a_task_reads_images_in_its_own_way(method, tmp_path):
         other.load_task(tmp_path)
         assert torch.equal(other.eval()(images), made(images, "own"))
         assert torch.equal(copy.deepcopy(made)(images, "own"), made(images, "own"))
-        if method != "sidetune":
-            assert torch.allclose(made.export("own")(images), made(images, "own"), atol=1e-5)
+        assert torch.allclose(made.export("own")(images), made(images, "own"), atol=1e-5)
     assert made.costs("own", 1)["active"] == made.costs("plain", 1)["active"]
 
 
@@ -143,8 +147,8 @@ def test_a_side_given_as_an_object_cannot_be_named_in_a_file(tmp_path):
     made.add_task("a", classes=2, side=nn.Sequential(nn.Flatten(), nn.Linear(768, 32)))
     with pytest.raises(SideAgentsError, match="task 'a' was built from side given as objects"):
         made.save_task("a", tmp_path)
-    with pytest.raises(SideAgentsError, match="SideTuning has no plain form: its network is used as it is"):
-        made.export("a")
+    images = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(made.export("a")(images), made.eval()(images, "a"))
 
 
 def test_a_file_that_names_code_is_loaded_only_when_it_is_trusted(tmp_path, monkeypatch):

@@ -164,6 +164,8 @@ def test_wrong_calls_are_one_clear_line():
         fisher_information(model, parameters, model, images, kind="empirical")
     with pytest.raises(SideAgentsError, match=r"7 images need labels of shape \(7,\), got \(3,\)"):
         fisher_information(model, parameters, model, images, labels[:3])
+    with pytest.raises(SideAgentsError, match="Fisher: labels are from 0 to "):
+        fisher_information(model, parameters, model, images, labels + 12, "empirical")
     with pytest.raises(SideAgentsError, match="at least 1, got 0 images"):
         fisher_information(model, parameters, model, images[:0])
     with pytest.raises(SideAgentsError, match="samples=0"):

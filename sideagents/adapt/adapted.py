@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, SupportsIndex, cast
 
 import torch
 from torch import Tensor, nn
@@ -105,12 +106,15 @@ class Adapted(nn.Module):
         named base alone. options: of the method, over those of `adapt`. Raises `SideAgentsError` for a name that is
         taken or no word, and for unknown options.
         """
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise SideAgentsError(f"a task's name is letters, digits, - and _, got {name!r}")
         if name in self.tasks:
             raise SideAgentsError(f"there is a task {name!r} already (tasks: {', '.join(self.tasks)})")
-        if classes is not None and (readout is not None or classes < 1):
-            raise SideAgentsError(f"task {name!r}: give classes (at least 1) or a readout, got classes={classes}")
+        if classes is not None:
+            whole = isinstance(classes, SupportsIndex) and not isinstance(classes, bool)
+            if readout is not None or not whole or operator.index(classes) < 1:
+                raise SideAgentsError(f"task {name!r}: give classes (at least 1) or a readout, got classes={classes!r}")
+            classes = operator.index(classes)  # numpy's numbers too
         options = self.options | options
         self.adaptation.check_options(self.method, options)
         reading = _reading(name, images or {})
@@ -154,8 +158,9 @@ class Adapted(nn.Module):
     def forward(self, images: Tensor, task: str | None = None) -> Tensor:
         """Return the task's outputs for images as the base takes them; raises `SideAgentsError` for other images."""
         found, base = self.task(task), self.base
-        if images.dim() != 4 or images.shape[1] != base.channels or (base.raw and not images.is_floating_point()):
-            kind = "float" if base.raw else "uint8 or float"
+        odd = base.raw and (not images.is_floating_point() or images.dtype == torch.float64)
+        if images.dim() != 4 or images.shape[1] != base.channels or odd:
+            kind = "float32" if base.raw else "uint8 or float"
             raise SideAgentsError(
                 f"{base.name} takes {kind} images (B, {base.channels}, H, W), got {images.dtype} {tuple(images.shape)}"
             )

@@ -66,8 +66,7 @@ class ConvSide(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Encode images (B, in_channels, H, W) in [0, 1] to codes (B, *out_shape)."""
         x = self.stem((2.0 * images - 1.0).contiguous(memory_format=torch.channels_last))
-        if tuple(x.shape[-2:]) != self.grid:
-            x = functional.adaptive_avg_pool2d(x, self.grid)
+        x = functional.adaptive_avg_pool2d(x, self.grid)  # on the grid already, it changes no bit
         code = self.body(x) + self.skip(x)
         return cast(Tensor, code.mean(dim=(2, 3)) if len(self.out_shape) == 1 else code.contiguous())
 

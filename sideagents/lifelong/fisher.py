@@ -59,7 +59,7 @@ def fisher_information(
     images, labels = _draw(images, labels, samples, generator)
     if kind != "exact":
         with _evaluating(module, images):
-            _require_classes(logits, images)
+            _require_classes(logits, images, labels)
         size = 1 if kind == "empirical" else batch_size
 
         def loss(index: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def fisher_information(
         return squared_gradients(module, parameters, loss, len(images), size, images.device)
     totals = {name: _wide(torch.zeros_like(p)) for name, p in trained.items()}
     with _evaluating(module, images):
-        _require_classes(logits, images)
+        _require_classes(logits, images, labels)
         for index in range(len(images) if trained else 0):
             for root in _roots(logits(images[index : index + 1])[0]):
                 _add_squares(totals, root, trained)
@@ -163,11 +163,14 @@ def _draw(
     return images[chosen], None if labels is None else labels[chosen]
 
 
-def _require_classes(logits: Callable[[Tensor], Tensor], images: Tensor) -> None:
+def _require_classes(logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor | None) -> None:
     with torch.no_grad():
         found = logits(images[:1])
     if found.dim() != 2 or len(found) != 1:
         raise SideAgentsError(f"Fisher: logits must map one image to shape (1, classes), got {_size(found)}")
+    low, high = (0, 0) if labels is None else (int(labels.min()), int(labels.max()))
+    if low < 0 or high >= found.shape[1]:
+        raise SideAgentsError(f"Fisher: labels are from 0 to {found.shape[1] - 1}, got {low} to {high}")
 
 
 def _wanted(labels: Tensor | None) -> Tensor:
