@@ -267,7 +267,7 @@ CALLS: dict[str, tuple[Callable[[Adapted, Path], object], str]] = {
         lambda made, here: LabelledImages(IMAGES, torch.tensor([0, 1]), ("a", "b")), "images must be uint8 (N, 3, H, W)"
     ),
     "a label too few": (lambda made, here: LabelledImages(PIXELS, torch.tensor([0]), ("a", "b")), "one for each image"),
-    "images without channels": (lambda made, here: made(IMAGES[:, 0], "dogs"), "takes float32 images (B, 3, H, W), got"),
+    "images without channels": (lambda made, here: made(IMAGES[:, 0], "dogs"), "takes float32 images (B, 3, H"),
     "images of bytes": (lambda made, here: made(PIXELS, "dogs"), "takes float32 images (B, 3, H, W), got torch.uint8"),
     "images too small": (
         lambda made, here: sized().forward(torch.zeros(2, 3, 8, 8)), "of 16x16 images cannot read those of 8x8"

@@ -10,7 +10,8 @@ import pytest
 from test_adapt_run import configured
 from test_lifelong_run import data  # noqa: F401
 
-from sideagents.errors import SideAgentsError
+from sideagents.adapt.run import absent_data, adapt_run
+from sideagents.errors import ConfigError, SideAgentsError
 from sideagents_policies import reproduce_vision as module
 from sideagents_policies.reproduce_vision import MADE, TABLES, main, settings_of, table_of
 
@@ -69,6 +70,11 @@ def test_a_stack_is_trained_floor_by_floor(data: Path, tmp_path: Path) -> None: 
     tasks = [json.loads((tmp_path / f"adapt_{n}" / "task" / "task.json").read_text()) for n in (1, 2)]
     assert tasks[1]["base"] == f"{tasks[0]['base']}+side"
     assert tasks[0]["fingerprint"] != tasks[1]["fingerprint"]
+    flat, _ = adapt_run(configured(data, tmp_path, name="flat"))
+    with pytest.raises(ConfigError, match=r"stack_on: .* is a run of features, only side-tuned networks are stacked"):
+        configured(data, tmp_path, stack_on=str(flat))
+    absent = list(absent_data(config.model_copy(update={"stack_on": str(tmp_path / "none")})))
+    assert absent == [f"stack_on: {tmp_path / 'none'} is no folder of a finished run"]
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

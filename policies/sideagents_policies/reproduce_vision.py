@@ -15,17 +15,14 @@ import argparse
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from sideagents.adapt.adapted import adapt
 from sideagents.adapt.config import AdaptConfig
-from sideagents.adapt.run import absent_data, adapt_run, base_of
+from sideagents.adapt.run import absent_data, adapt_run
 from sideagents.bases import load_base
-from sideagents.core.boosting import stacked
-from sideagents.core.sidetuned import SideTuned
 from sideagents.errors import SideAgentsError
 from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_tables
 from sideagents.run.config import config_hash, load_config
@@ -34,7 +31,6 @@ from sideagents_policies.checks import read_adapt
 from sideagents_policies.paths import config_path
 from sideagents_policies.tables import markdown_table
 
-CONFIG = "vision/transfer"
 MADE = {  # bases that do not ship: how to make them
     "segmentation": "sideagents pretrain task=segmentation data=simtaskonomy/train held_out=simtaskonomy/val epochs=40",
     "curvature_small": "sideagents pretrain task=curvature name=curvature_small width=16 "
@@ -49,14 +45,9 @@ METHODS = {
 }
 FEW = ["images=100", "epochs=100"]
 WIDTHS = (8, 16, 32, 64)
-_AMOUNTS: dict[int, list[str]] = {100: FEW, 2000: []}
-_ALPHA_RATE = "alpha_learning_rate=1.0e-2"
+MANY = ["images=2000", "epochs=10"]
+_AMOUNTS: dict[int, list[str]] = {100: FEW, 2000: MANY}
 _STACK = (1, 2, 3, 4)
-_CIFAR = [
-    "reader=cifar", "data=cifar100", "held_out_data=null", "images=0", "held_out_images=0", "domain=null", "size=32",
-    "classes=10", "base=cifar:resnet44", "base_weights=checkpoints/resnet44-cifar.safetensors", "batch_size=128",
-    "augment=none",
-]  # fmt: skip
 SMALL = 8  # width of a stack's sides
 
 Key = Mapping[str, str | int | float]
@@ -98,8 +89,8 @@ def _sizes() -> Cells:
 
 def _starts() -> Cells:
     starts = {
-        "copy of the base": [],
-        "low_energy": ["options.side_init=low_energy"],
+        "copy of the base": ["options={side: copy}"],
+        "low_energy": [],
         "fresh weights": ["options.side_init=random"],
     }
     return {
@@ -112,18 +103,18 @@ def _starts() -> Cells:
 
 def _stacks() -> Cells:
     sides = {f"{count} x {SMALL}": SMALL for count in _STACK} | {"1 x 16": 16, "1 x 24": 24}
-    return {_cell(sides=name): [*_CIFAR, *_conv(width)] for name, width in sides.items()}
+    return {_cell(sides=name): _conv(width) for name, width in sides.items()}
 
 
 def _updates() -> Cells:
     kinds = {
-        "adam, clipped at 1": [],
-        "adam, clipped at 0.1": ["max_grad_norm=0.1"],
-        "adam": ["max_grad_norm=1.0e+9"],
-        "radam": ["optimizer=radam", "max_grad_norm=1.0e+9"],
+        "adam, clipped at 1": ["optimizer=adam", "max_grad_norm=1.0"],
+        "adam, clipped at 0.1": ["optimizer=adam", "max_grad_norm=0.1"],
+        "adam": ["optimizer=adam"],
+        "radam": [],
     }
     return {
-        _cell(updates=name, target=target): [f"domain={target}", *FEW, *METHODS["finetune"], *words]
+        _cell(updates=name, target=target): [f"domain={target}", *words]
         for name, words in kinds.items()
         for target in TARGETS
     }
@@ -131,7 +122,7 @@ def _updates() -> Cells:
 
 def _alphas() -> Cells:
     return {
-        _cell(base=base, target=target): [f"base={base}", f"domain={target}", "options.side=conv", _ALPHA_RATE]
+        _cell(base=base, target=target): [f"base={base}", f"domain={target}"]
         for base in ("curvature", "denoising", "depth", "autoencoding", "edges", "random")
         for target in TARGETS
     }
@@ -158,7 +149,7 @@ def words_of(table: str, key: Key, bases: Mapping[str, str]) -> list[str]:
 def settings_of(table: str, key: Key, bases: Mapping[str, str]) -> str:
     """Return the digest of a cell's configuration as written and, for bases that do not ship, of their weights."""
     name = str(key.get("base", ""))
-    config = load_config(AdaptConfig, config_path(CONFIG), words_of(table, key, {}))
+    config = load_config(AdaptConfig, config_path(f"vision/{table}"), words_of(table, key, {}))
     parts = [config_hash(config)]
     if name in bases:
         parts.append(load_base(bases[name]).fingerprint)
@@ -167,7 +158,7 @@ def settings_of(table: str, key: Key, bases: Mapping[str, str]) -> str:
 
 def work(table: str, cell: Cell, bases: Mapping[str, str]) -> dict[str, Any]:
     """Run one cell; return its row."""
-    config = read_adapt(CONFIG, words_of(table, cell.key, bases))
+    config = read_adapt(f"vision/{table}", words_of(table, cell.key, bases))
     require(absent_data(config))
     count = int(str(cell.key["sides"]).split(" x ")[0]) if table == "boosting" else 1
     result = _boosted(config, count) if count > 1 else adapt_run(config)[1]
@@ -177,16 +168,13 @@ def work(table: str, cell: Cell, bases: Mapping[str, str]) -> dict[str, Any]:
 
 def _boosted(config: AdaptConfig, count: int) -> dict[str, Any]:
     """Train one side after another, each on what is below it, frozen."""
-    base = base_of(config)
     trainable = 0
     result: dict[str, Any] = {}
     for floor in range(count):
         seed = int(np.random.SeedSequence([config.seed, floor]).generate_state(1)[0])
-        run, result = adapt_run(config.model_copy(update={"seed": seed}), base=base)
+        run, result = adapt_run(config.model_copy(update={"seed": seed}))
+        config = config.model_copy(update={"stack_on": str(run)})
         trainable += result["trainable"]
-        adapted = adapt(base, config.method, **config.options)
-        adapted.load_task(run / "task", "floor")
-        base = stacked(cast(SideTuned, adapted.task("floor").net))
     return {**result, "trainable": trainable}
 
 

@@ -48,6 +48,11 @@ class AdaptConfig(RunConfig, RenderedConfig):
 
     base: str = Field("resnet26", description="as in `model.base`")
     base_weights: str | None = Field(None, description="weights file of the base, as given or below SIDEAGENTS_DATA")
+    stack_on: str | None = Field(
+        None,
+        description="boosting: folder of a side-tuned run, whose network, frozen, is the base in place of `base`",
+        json_schema_extra=NEUTRAL,
+    )
     base_options: dict[str, Any] = Field(
         default_factory=dict, description="of the base, such as `input_size: [64, 64]` for larger images"
     )

@@ -18,6 +18,7 @@ from sideagents.adapt.plots import plot_epochs, plot_own_layers, plot_shares
 from sideagents.bases import load_base
 from sideagents.bases.files import architecture_of, save_base
 from sideagents.core.base import FrozenBase
+from sideagents.core.boosting import stacked
 from sideagents.core.sidetuned import SideTuned
 from sideagents.core.trainable import TrainableBase
 from sideagents.data.cifar import load_cifar
@@ -29,7 +30,7 @@ from sideagents.data.images import LabelledImages
 from sideagents.data.mosaics import load_mosaics
 from sideagents.data.targets import TARGETS, outputs_of
 from sideagents.errors import ConfigError, SideAgentsError, nearest
-from sideagents.run.config import config_hash, dump_config
+from sideagents.run.config import config_hash, dump_config, load_config
 from sideagents.run.devices import device_here, missing_device
 from sideagents.run.files import absent, absent_folder, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
@@ -51,8 +52,9 @@ def checked(config: AdaptConfig) -> AdaptConfig:
     """
     config = for_domain(config)
     found = {"data": find_data(config.data), "base": find_file(config.base), "runs": os.path.expanduser(config.runs)}
-    if config.cache is not None:
-        found["cache"] = os.path.expanduser(config.cache)
+    for key in ("cache", "stack_on"):
+        if getattr(config, key) is not None:
+            found[key] = os.path.expanduser(getattr(config, key))
     for key in ("base_weights", "held_out_data"):
         if getattr(config, key) is not None:
             found[key] = find_data(getattr(config, key))
@@ -89,7 +91,10 @@ def absent_data(config: AdaptConfig) -> Iterator[str]:
     for key, folder in {"data": config.data, "held_out_data": config.held_out_data}.items():
         if folder is not None and not Path(folder).exists():
             yield f"{key}: {absent_folder(folder)}"
-    yield from absent({"base_weights": config.base_weights, "base": config.base})
+    if config.stack_on is None:
+        yield from absent({"base_weights": config.base_weights, "base": config.base})
+    elif not (Path(config.stack_on) / TASK / "task.json").is_file():
+        yield f"stack_on: {config.stack_on} is no folder of a finished run"
     if _distilled(config):
         yield from absent_teachers(config.distil)
     if line := missing_device(config.device):
@@ -155,31 +160,43 @@ def _read(config: AdaptConfig, split: str) -> LabelledImages:
 
 
 def base_of(config: AdaptConfig) -> FrozenBase:
-    """Load the base as the configuration says; with `bf16` it computes in bfloat16."""
+    """Load the base as the configuration says; with `bf16` it computes in bfloat16.
+
+    Raises `SideAgentsError` where `stack_on` is no finished side-tuned run.
+    """
+    if config.stack_on is not None:
+        return _stack(Path(config.stack_on))
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in config.base_options.items()}
     if config.bf16:
         options.setdefault("dtype", "bfloat16")
     return load_base(config.base, weights=config.base_weights, **options)
 
 
-def adapt_run(config: AdaptConfig, resume: bool = False, base: FrozenBase | None = None) -> tuple[Path, dict[str, Any]]:
+def _stack(folder: Path) -> FrozenBase:
+    """Return the network of a side-tuned run as a base."""
+    run = RunFolder.open(folder)
+    below = load_config(AdaptConfig, run.config_path)
+    if below.method != "sidetune":
+        raise SideAgentsError(f"stack_on: {folder} is a run of {below.method}, only side-tuned networks are stacked")
+    adapted = adapt(base_of(below), below.method, **_options(below))
+    readout = _readout(below, adapted.base, None).get("readout")
+    return stacked(cast(SideTuned, adapted.load_task(run.path / TASK, TASK, readout).net))
+
+
+def adapt_run(config: AdaptConfig, resume: bool = False) -> tuple[Path, dict[str, Any]]:
     """Adapt the base to the data; return the run's folder and its result.
 
     The result holds `accuracy` (None for maps) and `loss` at the end, `measure` (which of them counts), `epochs` (that
     after each), `alpha`, and the costs of `Adapted.costs`. The run's folder holds the task (`task/`, for
     `Adapted.load_task`), with `save_base` `base.safetensors`, and with `side_init: distilled` the side as it began,
     `student.safetensors`. `resume` goes on with the newest run of that name
-    after its last finished epoch. base: takes the place of the configuration's, and its name
-    stands in the run's. A task of `taskonomy` has a readout of its own, which `load_task` must be given:
+    after its last finished epoch. A task of `taskonomy` has a readout of its own, which `load_task` must be given:
     `make_readout(base.out_shape, outputs)`. Raises `SideAgentsError`.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     train, test = read_data(config)
-    if base is None:
-        base = base_of(config)
-    else:
-        config = config.model_copy(update={"base": base.name, "base_weights": None})
+    base = base_of(config)
     seed_everything(config.seed)
     adapted = adapt(base, config.method, **_options(config))
     adapted.add_task(TASK, images=_images(config), **_readout(config, base, train))
