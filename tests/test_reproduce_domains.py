@@ -50,7 +50,8 @@ def test_settings_know_the_base_and_the_method(base: Path) -> None:
 def test_the_table_by_hand(tmp_path: Path) -> None:
     def row(method: str, domain: str, seed: int, accuracy: float, multiple: float) -> dict[str, Any]:
         return {
-            "cell": {"method": method, "domain": domain, "seed": seed}, "accuracy": accuracy, "multiple": multiple
+            "cell": {"method": method, "domain": domain, "seed": seed}, "accuracy": accuracy, "multiple": multiple,
+            "judged": 2500,
         }  # fmt: skip
 
     rows = [row("finetune", domain, 1, 0.5, 2.0) for domain in DOMAINS]
@@ -59,8 +60,8 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
         cells[0]: cells[1:]
         for cells in ([w.strip() for w in line.split("|")[1:-1]] for line in table_of(rows).splitlines())
     }
-    assert lines["finetune"] == ["50.00", "50.00", "50.00", "50.00", "55.00 ± 7.07", "6.00"]
-    assert lines["parallel"] == ["25.00", "-", "-", "-", "-", f"{1 + 5 * 0.125:.2f}"]
+    assert lines["finetune"] == [*["50.00 [48.04, 51.96]"] * 4, "55.00 ± 7.07", "6.00"]  # 1.96 * 50 / 50
+    assert lines["parallel"][1:] == ["-", "-", "-", "-", f"{1 + 5 * 0.125:.2f}"]
     assert module.plot(rows, tmp_path / "trade.png").stat().st_size > 1000
 
 
@@ -77,6 +78,14 @@ def test_parallel_adapters_and_their_compression(
     with pytest.raises(SideAgentsError, match="run these cells"):
         work(cells[2], base)
     rows = [work(cell, base) for cell in cells]
+    monkeypatch.setattr(module, "_DRAWN", "taps_1")
+    drawn = ["--show", "--base", str(base), "--results", str(tmp_path), "--layers", str(tmp_path / "layers.png")]
+    with pytest.raises(SideAgentsError, match="`taps_1` is needed in every domain, run these cells here first"):
+        main(drawn)
+    for domain in ("a", "b"):
+        work(Cell({"domain": domain, "method": "taps_1", "seed": 1}, "", 0.0), base)
+    assert main(drawn) == 0
+    assert (tmp_path / "layers.png").stat().st_size > 1000
     assert rows[0]["classes"] == 2
     assert rows[2]["trainable"] < rows[0]["trainable"]
     assert rows[2]["multiple"] < rows[0]["multiple"]

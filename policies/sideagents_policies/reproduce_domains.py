@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sideagents.adapt.adapted import Adapted, adapt
 from sideagents.adapt.config import AdaptConfig
+from sideagents.adapt.plots import plot_own_layers
 from sideagents.adapt.run import absent_data, adapt_run, read_data
 from sideagents.adapt.svd import compress_adapters
 from sideagents.bases import load_base
@@ -58,7 +59,8 @@ METHODS: dict[str, list[str]] = {
 SVD = "svd"  # after `parallel` in every domain
 OFTEN = ("finetune", "parallel", "taps_0.5")  # run with three seeds
 _MINUTES = {"cifar": 18.0, "cifar_few": 2.5, "gtsrb": 9.0, "omniglot": 4.5, "mnist": 5.5}
-_SVD_EPOCHS = 3
+_SVD_EPOCHS, _SVD_RATE = 3, 0.1  # of fine-tuning after the compression, beside `parallel`'s own
+_DRAWN = "taps_0.5"
 
 Key = Mapping[str, str | int | float]
 Row = Mapping[str, Any]
@@ -84,7 +86,9 @@ def words_of(key: Key, base: Path) -> list[str]:
 def settings_of(key: Key, base: Path) -> str:
     """Return the digest of a cell's configuration as written and of the base's weights."""
     config = load_config(AdaptConfig, config_path(CONFIG), [*words_of(key, base), "base=resnet26"])
-    parts = (config_hash(config), str(key["method"]), load_base(str(base)).fingerprint)
+    parts = [config_hash(config), str(key["method"]), load_base(str(base)).fingerprint]
+    if key["method"] == SVD:
+        parts.append(f"{_SVD_EPOCHS} epochs at {_SVD_RATE} of the rate")
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
@@ -93,26 +97,19 @@ def work(cell: Cell, base: Path) -> dict[str, Any]:
     config = read_adapt(CONFIG, words_of(cell.key, base))
     require(absent_data(config))
     result = _compressed(cell.key, config, base) if cell.key["method"] == SVD else adapt_run(config)[1]
-    kept = ("accuracy", "images", "classes", "trainable", "stored", "multiple", "activation_bytes", "peak_bytes")
+    costs = ("trainable", "stored", "multiple", "activation_bytes", "peak_bytes")
+    kept = ("accuracy", "images", "judged", "classes", *costs)
     return {name: result[name] for name in kept}
 
 
 def _compressed(key: Key, config: AdaptConfig, base: Path) -> dict[str, Any]:
     """Load every domain's parallel adapters, compress them together, and fine-tune one domain's own half."""
     seed_everything(config.seed)
-    adapted = adapt(load_base(str(base)), "residual_adapters")
-    for domain in DOMAINS:
-        name = f"domains_parallel_{domain}_{key['seed']}"
-        folders = sorted(Path(config.runs).glob(f"{name}_*/task"), key=lambda path: path.stat().st_mtime)
-        if not folders:
-            raise SideAgentsError(
-                f"{config.runs}/{name}_*: svd compresses the tasks of `parallel`, run these cells here"
-            )
-        adapted.load_task(folders[-1], domain)
+    adapted = _loaded("residual_adapters", "parallel", int(key["seed"]), Path(config.runs), base)
     compress_adapters(adapted)
     task = str(key["domain"])
     train, test = read_data(config)
-    gentler = config.model_copy(update={"learning_rate": config.learning_rate / 10})
+    gentler = config.model_copy(update={"learning_rate": config.learning_rate * _SVD_RATE})
 
     def answer(images: Tensor, index: Tensor) -> Tensor:
         return cast(Tensor, adapted(images, task))
@@ -123,7 +120,20 @@ def _compressed(key: Key, config: AdaptConfig, base: Path) -> dict[str, Any]:
     fit(adapted.task(task), loss, len(train), gentler, epochs=_SVD_EPOCHS, seed=config.seed, title=f"svd, {task}")
     accuracy = judge(answer, test, config.bf16).accuracy
     own = adapted.costs(task, batch=32)
-    return {**own, "accuracy": accuracy, "images": len(train), "classes": train.outputs[0], **_shared(adapted, own)}
+    about = {"images": len(train), "judged": len(test), "classes": train.outputs[0]}
+    return {**own, **about, "accuracy": accuracy, **_shared(adapted, own)}
+
+
+def _loaded(method: str, named: str, seed: int, runs: Path, base: Path) -> Adapted:
+    """Return the tasks of every domain, as a method's newest runs left them; raises `SideAgentsError` without one."""
+    adapted = adapt(load_base(str(base)), method)
+    for domain in DOMAINS:
+        name = f"domains_{named}_{domain}_{seed}"
+        folders = sorted(runs.glob(f"{name}_*/task"), key=lambda path: path.stat().st_mtime)
+        if not folders:
+            raise SideAgentsError(f"{runs}/{name}_*: `{named}` is needed in every domain, run these cells here first")
+        adapted.load_task(folders[-1], domain)
+    return adapted
 
 
 def _shared(adapted: Adapted, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +145,10 @@ def _shared(adapted: Adapted, own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table_of(rows: Sequence[Row]) -> str:
-    """Return accuracies by method and domain, in percent, and the multiple of the base for all domains together."""
+    """Return accuracies by method and domain, in percent, and the multiple of the base for all domains together.
+
+    Of one seed with its 95 % interval over the test images, of several with their standard deviation.
+    """
     domains = list(DOMAINS)
     lines = []
     for method in (*METHODS, SVD):
@@ -144,11 +157,19 @@ def table_of(rows: Sequence[Row]) -> str:
             continue
         cells = []
         for domain in domains:
-            values = [100 * row["accuracy"] for row in found if row["cell"]["domain"] == domain]
-            spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.2f}{spread}" if values else "-")
+            cells.append(_accuracy([row for row in found if row["cell"]["domain"] == domain]))
         lines.append([method, *cells, f"{_multiple(found):.2f}"])
     return markdown_table(["method", *domains, "times the base"], lines) if lines else ""
+
+
+def _accuracy(rows: Sequence[Row]) -> str:
+    if not rows:
+        return "-"
+    values = [100 * row["accuracy"] for row in rows]
+    if len(values) > 1 or "judged" not in rows[0]:
+        return f"{np.mean(values):.2f}" + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
+    half = 1.96 * float(np.sqrt(values[0] * (100 - values[0]) / rows[0]["judged"]))
+    return f"{values[0]:.2f} [{values[0] - half:.2f}, {values[0] + half:.2f}]"
 
 
 def _multiple(rows: Sequence[Row]) -> float:
@@ -181,6 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_cell_options(parser, "domain=gtsrb")
     parser.add_argument("--base", type=Path, default=BASE, help=f"the base's weights (default {BASE})")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the trade-off of accuracy and weights")
+    parser.add_argument("--layers", type=Path, metavar="FILE", help=f"draw each domain's own layers by {_DRAWN}")
     args = parser.parse_args(argv)
     path = args.results / "domains.jsonl"
     if not args.show:
@@ -192,4 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table_of(rows) or "no cell is done yet")
     if args.plot is not None and rows:
         print(f"wrote {plot(rows, args.plot)}")
+    if args.layers is not None:
+        runs = Path(load_config(AdaptConfig, config_path(CONFIG), []).runs)
+        print(f"wrote {plot_own_layers(_loaded('taps', _DRAWN, 1, runs, args.base), args.layers)}")
     return 0

@@ -273,6 +273,7 @@ def _train(
         "epochs": [row[f"eval/{measure}"] for row in rows],
         "alpha": None if math.isnan(alpha) else alpha,
         "images": len(train),
+        "judged": len(test),
         "classes": train.outputs[0] if len(train.outputs) == 1 else None,
         **adapted.costs(batch=_SUMMARISED),
     }
