@@ -18,7 +18,7 @@ from test_ladder import INPUTS, MODELS, SMALL, bert, ladder, llama, t5, vit
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, T5Config
 
-from sideagents.errors import CheckpointError
+from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder import LadderModel
 from sideagents.run.tensors import load_tensors
 
@@ -98,6 +98,12 @@ _T5 = {
     "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4, "vocab_size": 60, "decoder_start_token_id": 0
 }  # fmt: skip
 _SLIDING = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+_BART = {
+    "d_model": 32, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64, "decoder_ffn_dim": 48, "vocab_size": 60, "max_position_embeddings": 32, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": None,
+    "decoder_layerdrop": 0.5,
+}  # fmt: skip
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "electra": ("Electra", "SequenceClassification", SMALL | {"embedding_size": 24, "num_labels": 3}),
     "roberta": ("Roberta", "SequenceClassification", SMALL | {"num_labels": 3}),
@@ -110,6 +116,8 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gemma": ("Gemma", "CausalLM", _DECODER | {"head_dim": 16}),
     "gemma2": ("Gemma2", "CausalLM", _DECODER | {"head_dim": 16, "sliding_window": 4}),
     "smollm3": ("SmolLM3", "CausalLM", _DECODER | {"pad_token_id": 0}),
+    "bart": ("Bart", "ConditionalGeneration", _BART),
+    "mbart": ("MBart", "ConditionalGeneration", _BART),
     "mt5": ("MT5", "ConditionalGeneration", _T5),
     "umt5": ("UMT5", "ConditionalGeneration", _T5),
     "t5 v1.1": (
@@ -284,3 +292,16 @@ def test_results_by_place_and_hidden_states(make: Any) -> None:
         if make is not vit:  # whose last state is of before its norm
             assert torch.equal(states[-1], last[0])
             assert torch.equal(frozen[-1], last[1])
+
+
+def test_bart_s_side_never_drops_layers_reads_by_attention_and_has_no_adapters() -> None:
+    model = LadderModel.from_backbone(_of("bart"), 4).train()
+    model(**INPUTS[t5]).loss.backward()
+    assert all(p.grad is not None for p in model.trainable_parameters())
+    reader = LadderModel.from_backbone(_of("bart"), 4, fusion="cross_attention", down="slice", mix="residual").eval()
+    nn.init.normal_(reader.up.weight)
+    words = {key: INPUTS[t5][key] for key in ("input_ids", "attention_mask")}
+    settings = {"max_new_tokens": 5, "num_beams": 3, "do_sample": False}
+    assert torch.equal(reader.generate(**words, **settings), reader.generate(**words, **settings, use_cache=False))
+    with pytest.raises(SideAgentsError, match="block='adapter' is not known for a bart: take 'transformer'"):
+        LadderModel.from_backbone(_of("bart"), 4, block="adapter")

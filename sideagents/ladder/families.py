@@ -22,7 +22,8 @@ class Stack:
     itself. layers: of the list of layers, below the tower. count: the configuration's key for their number. embeddings:
     of what makes the first hidden state, below the tower; a twin needs none. takes: the argument that a twin gets the
     state by. runs_embeddings: whether the tower runs its embeddings on that argument too, whose place in a twin is then
-    taken by what hands the state on.
+    taken by what hands the state on. around: positions and a norm that the tower puts around its embeddings, which a
+    twin goes without: its first state has been through them. heads: the configuration's key for the number of heads.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Stack:
     embeddings: str
     takes: str = "inputs_embeds"
     runs_embeddings: bool = False
+    around: tuple[str, ...] = ()
+    heads: str = "num_attention_heads"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Family:
     bias: str = ""  # where the first layer has a bias by position, which it takes as its second argument too
     sees: bool = False  # whether the first tower's side can read images beside words
     rotary: bool = False  # whether positions turn pairs of a head's dimensions
+    adapters: bool = True  # whether block="adapter" can take the place of its layers
 
     def narrow(self, config: Any, stack: Stack, reduction: int, kept: Sequence[int], attends: bool = True) -> Any:
         """Return the configuration of a tower's twin: width / r, as many heads, the kept layers, no vocabulary.
@@ -65,7 +69,9 @@ class Family:
             if value % reduction:
                 raise SideAgentsError(f"reduction={reduction} does not divide the backbone's {key}={value}")
             setattr(narrow, key, value // reduction)
-        heads: Any = getattr(config, "num_attention_heads", None) or getattr(config, "num_heads", 1)
+        if not attends and not self.adapters:
+            raise SideAgentsError(f"block='adapter' is not known for a {config.model_type}: take 'transformer'")
+        heads = int(getattr(config, stack.heads))
         inner = getattr(narrow, self.width)
         if "d_kv" not in self.divided and inner % heads:
             raise SideAgentsError(f"reduction={reduction} leaves a width of {inner}, which {heads} heads do not divide")
@@ -132,6 +138,21 @@ _T5 = Family(
     bias="layer.0.SelfAttention",
     sees=True,
 )
+_AROUND = ("embed_positions", "layernorm_embedding")
+_BART = Family(
+    (
+        Stack("encoder", "encoder", "layers", "encoder_layers", "embed_tokens", around=_AROUND),
+        Stack(
+            "decoder", "decoder", "layers", "decoder_layers", "embed_tokens",
+            around=_AROUND, heads="decoder_attention_heads",
+        ),
+    ),
+    ("d_model", "encoder_ffn_dim", "decoder_ffn_dim"),
+    "d_model",
+    (),
+    {"vocab_size": 1, "pad_token_id": 0, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0},
+    adapters=False,
+)  # fmt: skip
 _VIT = Family(
     (Stack("encoder", "", "layers", "num_hidden_layers", "embeddings", "pixel_values", runs_embeddings=True),),
     ("hidden_size", "intermediate_size"),
@@ -146,6 +167,8 @@ FAMILIES: dict[str, Family] = {
     "t5": _T5,
     "mt5": _T5,
     "umt5": replace(_T5, bias="", sees=False),  # each layer has its own bias
+    "bart": _BART,
+    "mbart": _BART,
     "bert": _BERT,
     "roberta": _BERT,
     "xlm-roberta": _BERT,

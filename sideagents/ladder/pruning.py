@@ -30,7 +30,7 @@ _VALUE = re.compile(r"(?:^|\.)(?:v|value|v_proj|value_proj)$")
 _OUT = re.compile(r"(?:^|\.)(?:o|o_proj|out_proj|attention\.output\.dense)$")
 _UP = re.compile(r"(?:^|\.)(?:wi|wi_0|wi_1|intermediate\.dense|gate_proj|up_proj|fc1)$")
 _DOWN = re.compile(r"(?:^|\.)(?:wo|down_proj|fc2|output\.dense)$")
-_CROSS = "EncDecAttention"
+_CROSS = ("EncDecAttention", "encoder_attn")
 _HEAD_NORM = re.compile(r"(?:^|\.)[qk]_norm\.weight$")
 
 
@@ -165,7 +165,8 @@ def _copy_layers(
     ]
     stream = _stream(layers, importance, width)
     for layer in layers:
-        sets = {f"{name}.": kept for name, kept in _rows_and_columns(layer, importance, stream, memory, tower).items()}
+        found = _rows_and_columns(layer, importance, stream, memory, tower, stack)
+        sets = {f"{name}.": kept for name, kept in found.items()}
         _copy(layer.wide, layer.narrow, sets, stream)
     own, first = (dict(layer.named_parameters()) for layer in (layers[0].wide, wide_layers[0]))
     for name, target in layers[0].narrow.named_parameters():
@@ -209,7 +210,7 @@ def _stream(layers: Sequence[_Layer], importance: Importance, width: int) -> Ten
 
 
 def _rows_and_columns(
-    layer: _Layer, importance: Importance, stream: Tensor, memory: Tensor | None, tower: nn.Module
+    layer: _Layer, importance: Importance, stream: Tensor, memory: Tensor | None, tower: nn.Module, stack: Stack
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return for each linear layer the rows and the columns that are kept."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
@@ -223,7 +224,8 @@ def _rows_and_columns(
         values = [name for name in names if _VALUE.search(name)]
         out = next(name for name in names if _OUT.search(name))
         query = next(name for name in scores if _QUERY.search(name))
-        heads, groups = _heads(tower, of(query).shape[0], of(values[0]).shape[0])
+        heads = int(getattr(cast(Any, tower).config, stack.heads))
+        groups = heads * of(values[0]).shape[0] // of(query).shape[0]  # of keys and values
         size = cast(nn.Linear, narrow[query]).out_features // heads
         rotated = hasattr(tower, "rotary_emb")
         kept_scores = _dimensions(
@@ -244,13 +246,6 @@ def _rows_and_columns(
         kept = inner.topk(cast(nn.Linear, narrow[name]).in_features).indices.sort().values
         found[name] = (stream, kept)
     return found
-
-
-def _heads(tower: Any, queries: int, keys: int) -> tuple[int, int]:
-    """Return how many heads ask, and how many groups of keys and values answer."""
-    config = tower.config
-    heads = int(getattr(config, "num_attention_heads", None) or config.num_heads)
-    return heads, heads * keys // queries
 
 
 def _dimensions(found: Sequence[tuple[Tensor, int]], size: int, rotated: bool) -> Tensor:

@@ -80,7 +80,7 @@ class Twin(nn.Module):
     def _reader(self, number: int, narrow: Any) -> Reader | None:
         if self.design.fusion == "gate":
             return None
-        heads = int(getattr(narrow, "num_attention_heads", None) or narrow.num_heads)
+        heads = int(getattr(narrow, self.stack.heads))
         causal = self.stack.name == "decoder" or bool(getattr(narrow, "is_decoder", False))
         return Reader(self.width, heads, len(self.kept) + number, causal)
 
@@ -90,6 +90,9 @@ class Twin(nn.Module):
     def _drop_embeddings(self) -> None:
         """Put in place of the tower's embeddings what needs no weights."""
         setattr(self.tower, self.stack.embeddings, _Given() if self.stack.runs_embeddings else nn.Identity())
+        for name in self.stack.around:
+            if hasattr(self.tower, name):
+                setattr(self.tower, name, _Nowhere() if "position" in name else nn.Identity())
 
     def alphas(self) -> tuple[nn.Parameter, ...]:
         """Return the gates' one parameter (layers,), or none, for `sideagents.core.groups`."""
@@ -143,6 +146,13 @@ class _Given(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         return FEED.get().start
+
+
+class _Nowhere(nn.Module):
+    """Stands where positions were looked up, and adds nothing."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return torch.zeros(())
 
 
 def checked_layers(kept: Sequence[int], layers: int, key: str) -> tuple[int, ...]:
