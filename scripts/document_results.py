@@ -121,6 +121,7 @@ def language_cost(results: Path) -> str:
         "activations",
         "saved",
         "saved above weights",
+        "process, GB",
         "s a step",
     ]
     lines = [
@@ -129,6 +130,7 @@ def language_cost(results: Path) -> str:
             f"{row['peak_bytes_total'] / 1e9:.2f}",
             *(f"{row[key] / 1e9:.2f}" for key in ("weight_bytes", "state_bytes", "activation_bytes")),
             *(f"{100 * row[key]:.0f} %" for key in ("saved_total", "saved_above_weights")),
+            f"{row['rss_bytes'] / 1e9:.2f}",
             f"{row['seconds_per_step']:.1f}",
         ]
         for row in _benchmark(results / "benchmark_nlp.json")
