@@ -101,6 +101,9 @@ def test_the_table_by_hand(tmp_path):
     assert picture.stat().st_size > 1000
     put(tmp_path / "icifar_first.jsonl", [{"cell": {"method": "psp", "seed": 1}, "loss": [0.5, 0.25]}])
     assert f"{math.log(2) / 2:.3f}" in table_of("icifar", tmp_path)
+    put(tmp_path / "icifar_choice.jsonl", [row("no augmentation", [], [0.5, 0.75]) | {"seconds": 1234.0}])
+    last = [cell.strip() for cell in table_of("icifar", tmp_path).splitlines()[-1].split("|")[1:-1]]
+    assert last == ["no augmentation", "62.50 [50.00, 75.00]", "1,000", "1,234"]
 
 
 def test_a_cell_that_was_run_again_counts_once(tmp_path):

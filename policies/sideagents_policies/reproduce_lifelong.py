@@ -10,6 +10,7 @@ methods       the comparison
 first         each task trained first, which rigidity is measured against; only what depends on a task's turn is run:
               psp, and pnn where its columns read all earlier ones (finetune and ewc are `independent` there, the
               others do not depend on it)
+choice        what that recipe was chosen among, on three tasks and images that are held out of training (icifar)
 variants      of side-tuning: the recipe that reaches furthest with no more weights (icifar); merges, and the side
               without its base, the base alone being `features` (simtaskonomy)
 """
@@ -42,7 +43,8 @@ Key = Mapping[str, str | int | float]
 Row = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]
 _FIRST = {"finetune": "independent", "ewc": "independent"}  # what a task trained first is, by method
-TABLES = ("ewc", "methods", "first", "variants")
+TABLES = ("ewc", "methods", "first", "choice", "variants")
+_HELD = ["held_out=50", "order=[0, 4, 8]"]  # of every class; every fourth task
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Comparison:
     variants: Mapping[str, Sequence[str]] = field(default_factory=dict)
     configs: Mapping[str, str] = field(default_factory=dict)  # of methods that have a configuration of their own
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)  # rows of further tables
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)  # recipes, overrides of `best`
     first: Sequence[str] = ("psp",)  # methods whose tasks are trained first in runs of their own
 
 
@@ -74,6 +77,12 @@ COMPARISONS = {
         variants={"best": []},
         configs={"sidetune_mlp": "lifelong/icifar_demo", "best": "lifelong/icifar_best"},
         groups={"recipe": ("sidetune", "sidetune_mlp", "best")},
+        choices={
+            "side inside the base": [],
+            "a third of the rate": ["learning_rate=1.0e-3"],
+            "no augmentation": ["augment=none"],
+            "side beside the base": ["side=fcn4"],
+        },
     ),
     "simtaskonomy": Comparison(
         "lifelong/simtaskonomy",
@@ -102,16 +111,20 @@ def keys_of(name: str, table: str, seeds: Sequence[int]) -> list[dict[str, str |
     compared = COMPARISONS[name]
     if table == "ewc":
         return [{"table": table, "method": "ewc", "strength": strength, "seed": 1} for strength in compared.strengths]
-    methods = {"methods": list(compared.methods), "first": compared.first, "variants": list(compared.variants)}[table]
+    if table == "choice":
+        return [{"table": table, "method": choice, "seed": 1} for choice in compared.choices]
+    methods = {"methods": compared.methods, "first": compared.first, "variants": compared.variants}[table]
     return [{"table": table, "method": method, "seed": seed} for method in methods for seed in seeds]
 
 
 def words_of(name: str, key: Key, results: Path) -> tuple[str, list[str]]:
     """Return configuration and overrides of one cell; EWC's strength is the best of the table `ewc`."""
     compared, method = COMPARISONS[name], str(key["method"])
-    words = [f"seed={key['seed']}", f"name={name}_{key['table']}_{method}"]
+    words = [f"seed={key['seed']}", f"name={name}_{key['table']}_{method.replace(' ', '-')}"]
     if key["table"] == "ewc":
         return compared.config, [*words, "method=ewc", f"ewc.strength={key['strength']}", *compared.search]
+    if key["table"] == "choice":
+        return compared.configs["best"], [*words, *_HELD, *compared.choices[method]]
     if key["table"] == "variants":
         return compared.configs.get(method, compared.config), [*words, *compared.variants[method]]
     if method == "ewc":
@@ -181,6 +194,8 @@ def table_of(name: str, results: Path) -> str:
         if len(found) > 1:
             asked = all("mean_accuracy" in row for rows in found.values() for row in rows)
             tables.append(_methods_table(found, {}) if asked else _ranks_table(title, found))
+    if chosen := newest_rows(results / f"{name}_choice.jsonl"):
+        tables.append(_choice_table(chosen))
     return "\n\n".join(tables)
 
 
@@ -257,6 +272,14 @@ def _ranks_table(title: str, by_method: Mapping[str, Sequence[Row]]) -> str:
         [name, f"{ranks[name]:.2f}", *(f"{value:.4f}" for value in _errors(found))] for name, found in by_method.items()
     ]
     return markdown_table([title, "average rank", *tasks], lines)
+
+
+def _choice_table(rows: Sequence[Row]) -> str:
+    lines = []
+    for row in rows:
+        weights, seconds = float(np.mean(row["weights_per_task"])), float(row["seconds"])
+        lines.append([row["cell"]["method"], _accuracy([row])[0], f"{weights:,.0f}", f"{seconds:,.0f}"])
+    return markdown_table(["recipe, on held-out images", "accuracy, %", "weights per task", "seconds"], lines)
 
 
 def _trained_first(name: str, rows: Sequence[Row], alone: Sequence[Row]) -> dict[tuple[str, int], list[float]]:
