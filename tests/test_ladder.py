@@ -162,7 +162,7 @@ def test_nothing_of_the_backbone_is_kept_but_what_the_ladder_reads(make: Any) ->
     rungs = sum(1 + len(twin.kept) for twin in model.twins.values())
     states = [shape for shape in found.values() if shape[-1] == wide]
     assert len(states) == rungs
-    # no attention maps, no keys, no inner states; the rotary angles of the side's own positions are drawn without gradient
+    # no attention maps, no keys, no inner states; angles of the side's own rotary positions want no gradient either
     others = [tuple(shape) for shape in found.values() if shape[-1] != wide]
     assert others == ([(1, 1, 7, 4)] * 2 if make is llama else [])
 

@@ -158,6 +158,17 @@ def test_every_family_learns(kind: str, init: Any, tmp_path: Path) -> None:
     assert torch.equal(LadderModel.from_pretrained(tmp_path, _of(kind)).eval()(**inputs).loss, loss)
 
 
+def test_what_trainers_ask_for_is_shown() -> None:
+    model = ladder(t5)
+    shifted = model.prepare_decoder_input_ids_from_labels(INPUTS[t5]["labels"])
+    assert torch.equal(shifted, model.backbone.prepare_decoder_input_ids_from_labels(INPUTS[t5]["labels"]))
+    assert not hasattr(ladder(bert), "prepare_decoder_input_ids_from_labels")
+    model.gradient_checkpointing_enable()  # the older name
+    assert any(getattr(part, "gradient_checkpointing", False) for part in model.twins.modules())
+    model.gradient_checkpointing_disable()
+    assert not any(getattr(part, "gradient_checkpointing", False) for part in model.twins.modules())
+
+
 def test_side_layers_attend_as_the_layers_they_belong_to() -> None:
     model = LadderModel.from_backbone(_of("qwen2"), 4, keep_decoder=[0, 2])
     types = model.backbone.config.layer_types
