@@ -92,10 +92,14 @@ def adaptation_cost(results: Path) -> str:
     lines = []
     for name in names:
         step, kept = rows[f"adapt_step_ms_{name}"], rows[f"adapt_activation_mb_{name}"]["value"]
-        peak, weights = rows[f"adapt_peak_mb_{name}"]["value"], rows[f"adapt_trainable_{name}"]["value"]
+        peak, total = rows[f"adapt_peak_mb_{name}"]["value"], rows[f"adapt_total_mb_{name}"]["value"]
+        weights = rows[f"adapt_trainable_{name}"]["value"]
         spread = f"{step['value']:.0f} [{step['low']:.0f}, {step['high']:.0f}]"
-        lines.append([name, spread, f"{step['ratio']:.2f}", f"{kept:.1f}", f"{peak:.1f}", f"{weights:,}"])
-    header = ["method", "ms a step", "of fine-tuning", "kept for the backward pass, MB", "peak, MB", "trained weights"]
+        lines.append(
+            [name, spread, f"{step['ratio']:.2f}", f"{kept:.1f}", f"{peak:.1f}", f"{total:.1f}", f"{weights:,}"]
+        )
+    sizes = ["kept for the backward pass, MB", "peak, MB", "and weights and momentum, MB"]
+    header = ["method", "ms a step", "of fine-tuning", *sizes, "trained weights"]
     table = markdown_table(header, lines)
     if "adapt_cached_codes" not in rows:
         return table

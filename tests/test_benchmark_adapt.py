@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sideagents.adapt.benchmark import benchmark_adapt, benchmark_cached_codes, benchmark_cached_epoch
+from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
 
@@ -20,8 +21,13 @@ def test_rows_of_chosen_methods_and_of_fine_tuning():
     said: list[str] = []
     rows = benchmark_adapt(["features", "taps"], "cifar:resnet20", batch=4, repeats=2, progress=said.append)
     values = {row["name"]: row for row in rows}
-    assert len(rows) == 12
+    assert len(rows) == 15
     assert values["adapt_peak_mb_taps"]["value"] > values["adapt_activation_mb_taps"]["value"]
+    base = 4e-6 * sum(p.numel() for p in load_base("cifar:resnet20").parameters())
+    held = values["adapt_total_mb_features"]["value"] - values["adapt_peak_mb_features"]["value"]
+    assert base < held < 1.2 * base  # and a readout, which learns
+    held = values["adapt_total_mb_finetune"]["value"] - values["adapt_peak_mb_finetune"]["value"]
+    assert 3.0 * base < held < 3.4 * base  # the base, its copy and the copy's momentum
     assert values["adapt_step_ms_finetune"]["ratio"] == 1.0
     assert values["adapt_step_ms_features"]["ratio"] < 1.0
     assert values["adapt_step_ms_features"]["low"] <= values["adapt_step_ms_features"]["value"]

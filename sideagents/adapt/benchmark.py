@@ -19,6 +19,7 @@ from sideagents.data.codes import cached_codes
 from sideagents.errors import SideAgentsError
 
 _OPTIONS: dict[str, dict[str, Any]] = {"sidetune": {"side": "conv"}}
+_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {"series_adapters": ("residual_adapters", {"kind": "series"})}
 _REFERENCE = "finetune"
 _CLASSES = 50
 
@@ -34,18 +35,20 @@ def benchmark_adapt(
 
     methods: by default all that can be built here; fine-tuning is always among them. Rows: `adapt_step_ms_METHOD` (the
     median, with `low`, `high` and `ratio` to fine-tuning), `adapt_activation_mb_METHOD` (kept for the backward pass),
-    `adapt_peak_mb_METHOD` (the most at one time, gradients included) and `adapt_trainable_METHOD` (weights without the
-    readout's); without a choice of methods also `adapt_cached_codes`, see `benchmark_cached_codes`, and
-    `adapt_cached_epoch`, see `benchmark_cached_epoch`. Raises `SideAgentsError` for unknown methods.
+    `adapt_peak_mb_METHOD` (the most at one time, gradients included), `adapt_total_mb_METHOD` (weights and momentum
+    too) and `adapt_trainable_METHOD` (weights without the readout's); without a choice of methods also
+    `adapt_cached_codes`, see `benchmark_cached_codes`, and `adapt_cached_epoch`, see `benchmark_cached_epoch`. Raises
+    `SideAgentsError` for unknown methods.
     """
-    names = list(dict.fromkeys([_REFERENCE, *(methods or ADAPTATIONS.names())]))
+    names = list(dict.fromkeys([_REFERENCE, *(methods or (*ADAPTATIONS.names(), *_VARIANTS))]))
     network = load_base(base)
     images = torch.rand(batch, network.channels, *network.input_size, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(batch) % _CLASSES
     steps: dict[str, Callable[[], None]] = {}
     costs: dict[str, dict[str, Any]] = {}
     for name in names:
-        adapted = adapt(network, name, **_OPTIONS.get(name, {}))
+        method, options = _VARIANTS.get(name, (name, _OPTIONS.get(name, {})))
+        adapted = adapt(network, method, **options)
         try:
             adapted.add_task("task", classes=_CLASSES)
         except SideAgentsError as error:
@@ -53,7 +56,7 @@ def benchmark_adapt(
                 raise
             progress(f"{name} is left out: {error}")
             continue
-        costs[name] = adapted.costs(batch=batch)
+        costs[name] = adapted.costs(batch=batch) | {"held": _held(adapted)}
         steps[name] = _step_of(adapted.train(), images, labels)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(repeats + 1):
@@ -68,16 +71,25 @@ def benchmark_adapt(
     rows: list[dict[str, Any]] = []
     for name, samples in seconds.items():
         kept, weights = costs[name]["activation_bytes"] / 1e6, costs[name]["trainable"]
+        peak = costs[name]["peak_bytes"] / 1e6
         spread = {"low": 1e3 * min(samples), "high": 1e3 * max(samples)}
         median = float(np.median(samples))
         ratio = median / reference
         rows += [
             {"name": f"adapt_step_ms_{name}", "value": 1e3 * median, "unit": "ms", **spread, "ratio": ratio, **about},
             {"name": f"adapt_activation_mb_{name}", "value": kept, "unit": "MB", **about},
-            {"name": f"adapt_peak_mb_{name}", "value": costs[name]["peak_bytes"] / 1e6, "unit": "MB", **about},
+            {"name": f"adapt_peak_mb_{name}", "value": peak, "unit": "MB", **about},
+            {"name": f"adapt_total_mb_{name}", "value": peak + costs[name]["held"] / 1e6, "unit": "MB", **about},
             {"name": f"adapt_trainable_{name}", "value": weights, "unit": "weights", **about},
         ]
     return rows if methods else [*rows, benchmark_cached_codes(batch, repeats), benchmark_cached_epoch(batch, repeats)]
+
+
+def _held(adapted: Adapted) -> int:
+    """Return the bytes of all weights, and of the momentum of those that are trained."""
+    weights = {id(p): p for part in (adapted, adapted.base) for p in part.parameters()}
+    momentum = sum(p.nbytes for p in weights.values() if p.requires_grad)
+    return sum(p.nbytes for p in weights.values()) + momentum
 
 
 def benchmark_cached_codes(batch: int = 32, repeats: int = 7) -> dict[str, Any]:
