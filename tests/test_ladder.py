@@ -326,6 +326,15 @@ def test_the_side_is_saved_alone_and_comes_back(make: Any, tmp_path: Path) -> No
     assert torch.equal(again(**INPUTS[make]).loss, loss)
     with pytest.raises(CheckpointError, match=r"was saved for backbone '.*' with fingerprint"):
         LadderModel.from_pretrained(tmp_path, make(seed=9))
+    if make in (bert, vit):
+        other = make()
+        for part in other.modules():
+            if hasattr(part, "config"):
+                part.config.num_attention_heads = 2
+        with pytest.raises(
+            CheckpointError, match=r"was saved for \{'encoder': 4\} attention heads, not \{'encoder': 2\}"
+        ):
+            LadderModel.from_pretrained(tmp_path, other)
     about = json.loads((tmp_path / "ladder.json").read_text())
     for change in ({"format": 2}, {"kept": {"encoder": [9]}}, {"reduction": None}, {"reduction": 0}):
         (tmp_path / "ladder.json").write_text(json.dumps(about | change))

@@ -260,6 +260,7 @@ class LadderModel(Passing):
             **asdict(self.design),
             "backbone_dtype": _dtype_of(self.backbone),
             "dtype": str(self.up.weight.dtype).removeprefix("torch."),
+            "heads": self._counts(),
             "kept": {name: list(cast(Twin, twin).kept) for name, twin in self.twins.items()},
         }
         save_tensors(folder / "side.safetensors", self.state_dict())
@@ -296,8 +297,14 @@ class LadderModel(Passing):
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{folder / 'ladder.json'}: is damaged ({error})") from None
         with made._detached_on_error():
+            if about.get("heads", made._counts()) != made._counts():  # no tensor's shape tells
+                raise CheckpointError(f"{folder}: was saved for {about['heads']} attention heads, not {made._counts()}")
             restore_tensors(made.state_dict(), tensors, folder / "side.safetensors")
         return made
+
+    def _counts(self) -> dict[str, int]:
+        """Return how many attention heads each tower has."""
+        return {stack.name: int(getattr(self._tower(stack).config, stack.heads)) for stack in self._stacks}
 
     @contextmanager
     def _detached_on_error(self) -> Iterator[None]:
