@@ -169,7 +169,7 @@ def test_mistakes_are_one_line_before_anything_is_written(data: Path, tmp_path: 
 
     assert "the key 'task' is missing" in fault(f"data={data}")
     assert "did you mean 'curvature'?" in fault("task=curvatur", f"data={data}")
-    assert "no such data folder" in fault("task=depth", "data=nowhere")
+    assert "no such folder nowhere" in fault("task=depth", "data=nowhere")
     assert "has no folder normal" in fault("task=normals", f"data={data}")
     assert "did you mean 'epochs'?" in fault("task=depth", f"data={data}", "epoch=3")
     assert "size must be a multiple of 8" in fault("task=depth", f"data={data}", "size=65")
