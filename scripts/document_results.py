@@ -8,9 +8,11 @@ and nlp_TABLE.jsonl are rows of the scripts `reproduce_*.py`; benchmark_*.json a
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sideagents.errors import SideAgentsError
 from sideagents.language.plots import plot_memory
 from sideagents.run.cells import newest_rows
 from sideagents.run.files import read_json, write_text
@@ -187,8 +189,8 @@ def draw(results: Path = RESULTS, folder: Path = ROOT / "docs" / "img") -> list[
         drawn.append(plot_memory(rows, folder / "ladder_memory.png"))
     if (results / "nlp_curves.jsonl").is_file():
         drawn.append(reproduce_nlp.plot(results, folder / "nlp_curves.png"))
-    if rows := newest_rows(results / "domains.jsonl"):
-        drawn.append(reproduce_domains.plot(rows, folder / "domains.png"))
+    with suppress(SideAgentsError):  # before a method is measured in every domain
+        drawn.append(reproduce_domains.plot(newest_rows(results / "domains.jsonl"), folder / "domains.png"))
     for name in reproduce_lifelong.COMPARISONS:
         if (results / f"{name}_methods.jsonl").is_file():
             drawn.append(reproduce_lifelong.plot(name, results, folder / f"{name}.png"))

@@ -388,8 +388,9 @@ def test_what_is_no_backbone_and_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SideAgentsError, match="is a file; a side is saved to a folder"):
         model.save_pretrained(tmp_path / "file")
+    swapped: Any = (bert(), tmp_path)
     with pytest.raises(SideAgentsError, match="from_pretrained takes the folder first, then the model"):
-        LadderModel.from_pretrained(bert(), tmp_path)  # type: ignore[arg-type]
+        LadderModel.from_pretrained(*swapped)
 
 
 def test_arguments_given_by_place_reach_the_side() -> None:

@@ -63,6 +63,8 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     assert lines["finetune"] == [*["50.00 [48.04, 51.96]"] * 4, "55.00 ± 7.07", "6.00"]  # 1.96 * 50 / 50
     assert lines["parallel"][1:] == ["-", "-", "-", "-", f"{1 + 5 * 0.125:.2f}"]
     assert module.plot(rows, tmp_path / "trade.png").stat().st_size > 1000
+    with pytest.raises(SideAgentsError, match="no method is measured in every domain yet"):
+        module.plot(rows[1:], tmp_path / "none.png")
 
 
 def test_parallel_adapters_and_their_compression(

@@ -166,8 +166,10 @@ def _accuracy(rows: Sequence[Row]) -> str:
     if not rows:
         return "-"
     values = [100 * row["accuracy"] for row in rows]
-    if len(values) > 1 or "judged" not in rows[0]:
-        return f"{np.mean(values):.2f}" + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
+    if len(values) > 1:
+        return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+    if "judged" not in rows[0]:  # measured before rows said so
+        return f"{values[0]:.2f}"
     half = 1.96 * float(np.sqrt(values[0] * (100 - values[0]) / rows[0]["judged"]))
     return f"{values[0]:.2f} [{values[0] - half:.2f}, {values[0] + half:.2f}]"
 
@@ -179,17 +181,23 @@ def _multiple(rows: Sequence[Row]) -> float:
 
 
 def plot(rows: Sequence[Row], path: Path) -> Path:
-    """Draw mean accuracy against the multiple of the base, a point for each method that is measured in every domain."""
-    figure = new_figure(6.0, 4.2)
-    axis = figure.subplots()
+    """Draw mean accuracy against the multiple of the base, a point for each method that is measured in every domain.
+
+    Raises `SideAgentsError` where there is none.
+    """
+    points = {}
     for method in (*METHODS, SVD):
         found = [row for row in rows if row["cell"]["method"] == method]
         by_domain = {d: [row["accuracy"] for row in found if row["cell"]["domain"] == d] for d in DOMAINS}
-        if not all(by_domain.values()):
-            continue
-        mean = 100 * float(np.mean([np.mean(values) for values in by_domain.values()]))
-        axis.plot(_multiple(found), mean, "o")
-        axis.annotate(method, (_multiple(found), mean), textcoords="offset points", xytext=(5, 4), fontsize="small")
+        if all(by_domain.values()):
+            points[method] = _multiple(found), 100 * float(np.mean([np.mean(values) for values in by_domain.values()]))
+    if not points:
+        raise SideAgentsError("no method is measured in every domain yet")
+    figure = new_figure(6.0, 4.2)
+    axis = figure.subplots()
+    for method, point in points.items():
+        axis.plot(*point, "o")
+        axis.annotate(method, point, textcoords="offset points", xytext=(5, 4), fontsize="small")
     axis.set_xlabel("weights for all domains, times the base")
     axis.set_ylabel("mean accuracy, %")
     axis.grid(alpha=0.3)
@@ -212,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_cells(path, select(cells, args.only), lambda cell: work(cell, args.base), limit_s=60 * args.minutes)
     rows = newest_rows(path)
     print(table_of(rows) or "no cell is done yet")
-    if args.plot is not None and rows:
+    if args.plot is not None:
         print(f"wrote {plot(rows, args.plot)}")
     if args.layers is not None:
         runs = Path(load_config(AdaptConfig, config_path(CONFIG), []).runs)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, SupportsIndex, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,8 @@ from typing_extensions import Self
 from sideagents.adapt.choice import Choice
 from sideagents.adapt.method import ADAPTATIONS, Adaptation, copy_into
 from sideagents.adapt.split import as_base
-from sideagents.core.alpha import Alpha
+from sideagents.arguments import whole_number
+from sideagents.core.alpha import curricula
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
 from sideagents.core.groups import parameter_groups
@@ -110,11 +110,9 @@ class Adapted(nn.Module):
             raise SideAgentsError(f"a task's name is letters, digits, - and _, got {name!r}")
         if name in self.tasks:
             raise SideAgentsError(f"there is a task {name!r} already (tasks: {', '.join(self.tasks)})")
-        if classes is not None:
-            whole = isinstance(classes, SupportsIndex) and not isinstance(classes, bool)
-            if readout is not None or not whole or operator.index(classes) < 1:
-                raise SideAgentsError(f"task {name!r}: give classes (at least 1) or a readout, got classes={classes!r}")
-            classes = operator.index(classes)  # numpy's numbers too
+        if classes is not None and (readout is not None or (whole_number(classes) or 0) < 1):
+            raise SideAgentsError(f"task {name!r}: give classes (at least 1) or a readout, got classes={classes!r}")
+        classes = whole_number(classes)
         options = self.options | options
         self.adaptation.check_options(self.method, options)
         reading = _reading(name, images or {})
@@ -182,9 +180,13 @@ class Adapted(nn.Module):
 
         For training loops of your own: without it alpha stays 1, and the side learns nothing.
         """
-        for part in self.task(task).modules():
-            if isinstance(part, Alpha):
-                part.set_progress(fraction, epochs)
+        for alpha in curricula(self.task(task)):
+            alpha.set_progress(fraction, epochs)
+
+    def alpha(self, task: str | None = None) -> float | None:
+        """Return the weight of the base in a task, how much of it the task has kept; None where the method has none."""
+        value = getattr(self.task(task).net, "alpha_value", lambda: math.nan)()
+        return None if math.isnan(value) else value
 
     def trainable_parameters(self, task: str | None = None) -> Iterator[nn.Parameter]:
         """Yield what an optimizer of the task should see."""
@@ -230,10 +232,9 @@ class Adapted(nn.Module):
     def summary(self, batch: int = 32) -> dict[str, dict[str, Any]]:
         """Print a table of all tasks' costs and return it; the memory is that of a training step of `batch` images.
 
-        `alpha`: the weight of the base, how much of it the task has kept; None where the method has none.
         Kept: for the backward pass; peak: the most at one time, gradients included, weights not.
         """
-        rows = {name: self.costs(name, batch) | {"alpha": self._alpha(name)} for name in self.tasks}
+        rows = {name: self.costs(name, batch) | {"alpha": self.alpha(name)} for name in self.tasks}
         frozen = weights_of(self.base)
         own = [self.adaptation.stored(self.task(name).net).values() for name in self.tasks]
         together = {id(tensor): tensor.numel() for tensors in own for tensor in tensors if tensor.is_floating_point()}
@@ -248,10 +249,6 @@ class Adapted(nn.Module):
             alpha = "-" if row["alpha"] is None else f"{row['alpha']:.3f}"
             print(f"{name:20}{sizes}{row['multiple']:>10.3f}{memory}{alpha:>7}")
         return rows
-
-    def _alpha(self, name: str) -> float | None:
-        value = getattr(self.task(name).net, "alpha_value", lambda: math.nan)()
-        return None if math.isnan(value) else value
 
     # files
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -263,7 +262,6 @@ def _train(
             "fingerprint": adapted.base.fingerprint,
         },
     ).rows
-    alpha = getattr(task.net, "alpha_value", lambda: math.nan)()
     measure = "accuracy" if test.asks_classes else "loss"
     return {
         "method": config.method,
@@ -271,7 +269,7 @@ def _train(
         "accuracy": rows[-1]["eval/accuracy"] if test.asks_classes else None,
         "loss": rows[-1]["eval/loss"],
         "epochs": [row[f"eval/{measure}"] for row in rows],
-        "alpha": None if math.isnan(alpha) else alpha,
+        "alpha": adapted.alpha(),
         "images": len(train),
         "judged": len(test),
         "classes": train.outputs[0] if len(train.outputs) == 1 else None,

@@ -126,6 +126,11 @@ class HyperbolicAlpha(_Curriculum):
         return self.k / (self.k + epochs)
 
 
+def curricula(module: nn.Module) -> list[Alpha]:
+    """Return the alphas in a module that follow `set_progress`."""
+    return [part for part in module.modules() if isinstance(part, Alpha) and part.moves]
+
+
 ALPHAS: Registry[Callable[..., Alpha]] = Registry("alpha")
 ALPHAS.register("learned", LearnedAlpha)
 ALPHAS.register("fixed", FixedAlpha)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
-from typing import Any, Literal, SupportsIndex, get_args
+from typing import Any, Literal, get_args
 
+from sideagents.arguments import whole_number
 from sideagents.errors import SideAgentsError, nearest
 
 Orientation = Literal["paper", "code"]
@@ -38,10 +38,11 @@ class Design:
 
 
 def _whole(value: Any, least: int, what: str) -> int:
-    """Return a whole number of whatever type as Python's own; raises `SideAgentsError` for others and smaller ones."""
-    if not isinstance(value, SupportsIndex) or isinstance(value, bool) or operator.index(value) < least:
+    """Return a whole number as Python's own; raises `SideAgentsError` for others and smaller ones."""
+    found = whole_number(value)
+    if found is None or found < least:
         raise SideAgentsError(f"{what} a whole number, at least {least}, got {value!r}")
-    return operator.index(value)
+    return found
 
 
 def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:

@@ -190,8 +190,6 @@ FAMILIES: dict[str, Family] = {
 
 def family_of(backbone: nn.Module) -> Family:
     """Return the family of a Hugging Face model; raises `SideAgentsError` for one that is not known."""
-    if hasattr(backbone, "twins"):
-        raise SideAgentsError("the backbone is a ladder already: give its own, ladder.backbone, or detach it first")
     kind = str(getattr(getattr(backbone, "config", None), "model_type", type(backbone).__name__))
     if kind not in FAMILIES:
         known = ", ".join(FAMILIES)

@@ -65,6 +65,8 @@ class LadderModel(Passing):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(backbone, Passing):
+            raise SideAgentsError("the backbone is a ladder already: give its own, ladder.backbone, or detach it first")
         self.family, self.design = family_of(backbone), design
         self.__class__ = cast(Any, signed_as(type(self), type(backbone), _VISUAL if design.visual else ()))
         self._key = uuid.uuid4().hex

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, SupportsIndex, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from sideagents.arguments import whole_number
 from sideagents.errors import SideAgentsError
 from sideagents.ladder.blocks import FEED, Bottleneck, Feed, Reader, Rung, Slice, as_weights
 from sideagents.ladder.design import Design
@@ -158,7 +158,7 @@ class _Nowhere(nn.Module):
 def checked_layers(kept: Sequence[int], layers: int, key: str) -> tuple[int, ...]:
     """Return the numbers of kept layers; raises `SideAgentsError` unless they ascend and are of such a tower."""
     given = list(kept) if isinstance(kept, Iterable) else []
-    found = tuple(operator.index(number) for number in given if isinstance(number, SupportsIndex))
+    found = tuple(number for one in given if (number := whole_number(one)) is not None)
     if not found or len(found) < len(given) or list(found) != sorted(set(found)) or found[0] < 0 or found[-1] >= layers:
         raise SideAgentsError(
             f"{key}: give a list of numbers of layers from 0 to {layers - 1}, ascending, at least one, got {kept!r}"

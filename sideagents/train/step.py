@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from sideagents.core.alpha import Alpha
+from sideagents.core.alpha import curricula
 from sideagents.core.groups import parameter_groups
 from sideagents.errors import SideAgentsError
 
@@ -61,7 +61,7 @@ class Stepper:
         self.optimizer = _optimizer(config, groups)
         self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._per_epoch = per_epoch
-        self._curricula = [part for part in trained.modules() if isinstance(part, Alpha) and part.moves]
+        self._curricula = curricula(trained)
         self._device = groups[0]["params"][0].device.type
 
     def step(self, *losses: Callable[[], Tensor]) -> float:
