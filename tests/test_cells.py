@@ -37,7 +37,7 @@ def test_runs_each_cell_once(tmp_path: Path) -> None:
     rows = run_cells(path, CELLS[:2], work, say=lambda _: None)
     assert [row["score"] for row in rows] == [0.5, 0.5]
     assert rows[0]["cell"] == {"method": "side", "seed": 1}
-    assert {"config_hash", "commit", "seconds"} <= rows[0].keys()
+    assert {"config_hash", "commit", "seconds", "threads", "device"} <= rows[0].keys()
     run_cells(path, CELLS, work, say=lambda _: None)
     assert seen == ["side", "side", "fine", "fine"]
 

@@ -25,7 +25,7 @@ from sideagents.lifelong.ewc import EWC
 from sideagents.lifelong.learners import LEARNERS
 from sideagents.lifelong.stream import StreamTask
 from sideagents.run import devices
-from sideagents.run.devices import device_here, device_of, has_device, missing_device
+from sideagents.run.devices import device_here, device_name, device_of, finished, has_device, missing_device
 from sideagents.train.distil import encode_all
 from sideagents.train.supervised import example_loss, judge
 
@@ -48,6 +48,20 @@ def test_what_is_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     monkeypatch.setattr(devices.torch.cuda, "device_count", lambda: 1)
     assert (has_device("cuda:0"), has_device("cuda:1")) == (True, False)
     assert device_here("auto") == torch.device("cuda")
+
+
+def test_a_gpu_is_named_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(devices.torch.cuda, "synchronize", waited.append)
+    finished(torch.device("cpu"))
+    assert waited == []
+    finished(torch.device("cuda", 1))
+    assert waited == [torch.device("cuda", 1)]
+    monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: False)
+    assert device_name() == "cpu"
+    monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(devices.torch.cuda, "get_device_name", lambda: "a GPU")
+    assert device_name() == "a GPU"
 
 
 def test_where_a_network_is() -> None:

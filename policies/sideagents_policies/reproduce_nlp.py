@@ -3,8 +3,9 @@
 search  learning rates on a tenth of the training data; the dev set stays unread
 glue    CoLA, MRPC, RTE, SST-2 (5,000 rows) and STS-B at the best rate; the epoch is chosen on the same tenth, the dev
         set read once (Ladder Side-Tuning paper, Table 1)
-memory  what a training step of each method holds, 32 texts of 128 tokens, with torch's fused attention as transformers
-        has it by default (training uses the plain one, which is faster on a CPU: the same sums), in `curves` too
+memory  what a training step of each method holds on the CPU, 32 texts of 128 tokens, with torch's fused attention as
+        transformers has it by default (training uses the plain one, which is faster there: the same sums), in `curves`
+        too
 paired  the difference to LoRA on the same dev rows, by bootstrap; only what stands in `glue`
 curves  score against memory on one task: reductions and dropped layers of the side beside ranks of LoRA (figures 5, 6),
         at the rates that `search` chose for r = 8 and rank 32
@@ -116,7 +117,7 @@ def words_of(key: Key, results: Path) -> tuple[str, list[str]]:
         return "nlp/squad", [f"seed={key['seed']}", f"name=nlp_squad_{method}", *SQUAD[method]]
     words = [f"seed={key['seed']}", f"task={task}", "rows=5000" if task == "SST-2" else "rows=0"]
     if table == "memory":
-        return "nlp/glue", [*words, f"name=nlp_memory_{method}", _FUSED, *METHODS[method]]
+        return "nlp/glue", [*words, f"name=nlp_memory_{method}", _FUSED, "device=cpu", *METHODS[method]]
     if table == "curves":
         rate = best_rate(task, "lst_random" if method.startswith("lst") else "lora", results)
         name = "".join(letter if letter.isalnum() else "-" for letter in method)
@@ -156,7 +157,7 @@ def work(cell: Cell, results: Path) -> dict[str, Any]:
     _, result = nlp(config, resume=_trained(config), test=cell.key["table"] != "search")
     if cell.key["table"] == "curves":
         name, words = words_of(cell.key, results)
-        result |= measured(read_nlp(name, [*words, _FUSED]))
+        result |= measured(read_nlp(name, [*words, _FUSED, "device=cpu"]))
     return {name: result[name] for name in _KEPT if name in result}
 
 

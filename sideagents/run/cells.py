@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from sideagents.errors import SideAgentsError
+from sideagents.run.devices import device_name
 from sideagents.run.provenance import git_commit
 
 Key = Mapping[str, str | int | float]
@@ -98,6 +99,7 @@ def run_cells(
             "commit": git_commit(),
             "seconds": round(time.monotonic() - begin, 1),
             "threads": torch.get_num_threads(),
+            "device": device_name(),
             **result,
         }
         append_row(path, row)

@@ -28,6 +28,17 @@ def missing_device(device: str) -> str:
     return "" if has_device(device) else f"device: torch finds no {device} here (device: auto takes what there is)"
 
 
+def device_name() -> str:
+    """Return what `auto` computes on here: `cpu`, or the name of a GPU."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def finished(device: torch.device) -> None:
+    """Wait for all that was asked of a device: a GPU's kernels run on behind the call that starts them."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Return where a network computes: a frozen base says so itself, another one by its weights."""
     own = getattr(module, "device", None)
