@@ -37,16 +37,17 @@ from sideagents_policies.tables import markdown_table
 
 GLUE = ("RTE", "MRPC", "CoLA", "STS-B", "SST-2")
 _LST = "options={reduction: 8, init: %s}"
+_GATES = "alpha_learning_rate=1e-2"  # of gates, and of side-tuning's alpha
 METHODS: dict[str, list[str]] = {
     "full": ["method=full", "options={}"],
     "features": ["method=features", "options={}"],
     "lora": ["method=lora", "options={rank: 32}"],
     "bitfit": ["method=bitfit", "options={}"],
     "adapters": ["method=adapters", "options={width: 48}"],
-    "sidetune": ["method=sidetune", "options={}", "alpha_learning_rate=1e-2"],
-    "lst_random": ["method=lst", _LST % "random"],
-    "lst_magnitude": ["method=lst", _LST % "magnitude"],
-    "lst_fisher": ["method=lst", _LST % "fisher"],
+    "sidetune": ["method=sidetune", "options={}", _GATES],
+    "lst_random": ["method=lst", _LST % "random", _GATES],
+    "lst_magnitude": ["method=lst", _LST % "magnitude", _GATES],
+    "lst_fisher": ["method=lst", _LST % "fisher", _GATES],
 }
 RATES: dict[str, tuple[float, ...]] = {
     "full": (5e-5, 2e-4),
@@ -67,7 +68,7 @@ _LADDERS = {f"r={r}": f"options={{reduction: {r}}}" for r in (2, 4, 8, 16, 32)} 
     f"r=8, {len(kept)} layers": f"options={{reduction: 8, keep_encoder: {list(kept)}}}"
     for kept in ((0, 1, 2, 3, 5), (1, 3, 4, 5), (1, 3, 5), (2, 5), (5,))
 }
-CURVES: dict[str, list[str]] = {f"lst {name}": ["method=lst", words] for name, words in _LADDERS.items()} | {
+CURVES: dict[str, list[str]] = {f"lst {name}": ["method=lst", words, _GATES] for name, words in _LADDERS.items()} | {
     f"lora r={rank}": ["method=lora", f"options={{rank: {rank}}}"] for rank in (4, 8, 16, 32)
 }
 SQUAD: dict[str, list[str]] = {
