@@ -53,7 +53,8 @@ METHODS: dict[str, list[str]] = {
     "taps_0.25": ["method=taps", "options.lam=0.25", "penalty_warmup=2"],
     "taps_0.5": ["method=taps", "options.lam=0.5", "penalty_warmup=2"],
     "taps_1": ["method=taps", "options.lam=1.0", "penalty_warmup=2"],
-    "sidetune": ["method=sidetune", "options.side=conv", "optimizer=adamw", "learning_rate=0.002", "weight_decay=1e-4"],
+    "sidetune": ["method=sidetune", "options.side=conv"],
+    "sidetune_copy": ["method=sidetune", "options.side=copy"],
     "lora": ["method=lora"],
 }
 SVD = "svd"  # after `parallel` in every domain
