@@ -35,7 +35,7 @@ def configured(data: Path, runs: Path, **changes: Any) -> AdaptConfig:  # noqa: 
     method = changes.get("method", "features")
     values: dict[str, Any] = {
         "data": str(data), "runs": str(runs), "base": "cifar:resnet20", "method": method, "epochs": 3,
-        "batch_size": 16, "learning_rate": 0.01, "threads": 1, "options": OPTIONS.get(method, {}),
+        "batch_size": 16, "learning_rate": 0.01, "threads": 1, "device": "cpu", "options": OPTIONS.get(method, {}),
         "cache": str(data / "codes"),
     }  # fmt: skip
     return checked(AdaptConfig.model_validate(values | changes))

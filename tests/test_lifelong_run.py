@@ -54,7 +54,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def configured(data: Path, runs: Path, **changes: Any) -> LifelongConfig:
     values: dict[str, Any] = {
         "data": str(data), "runs": str(runs), "cache": str(data / "codes"), "tasks": 2, "steps": 8, "batch_size": 16,
-        "base": "cifar:resnet20", "learning_rate": 0.01, "threads": 1, "ewc": {"samples": 4},
+        "base": "cifar:resnet20", "learning_rate": 0.01, "threads": 1, "device": "cpu", "ewc": {"samples": 4},
     }  # fmt: skip
     return checked(LifelongConfig.model_validate(values | changes))
 

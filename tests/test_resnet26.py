@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sideagents.bases.resnet26 import ResNet26
+from sideagents.bases.resnet26 import ResNet26, resnet26_base
+from sideagents.core.feedback import FeedbackSide
 
 
 def test_weights_and_shapes():
@@ -33,3 +34,13 @@ def test_the_stem_has_no_non_linearity():
     net.layer1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     net(torch.randn(1, 3, 16, 16))
     assert (seen[0] < 0).any()
+
+
+def test_its_activations_make_the_code_and_a_side_can_read_them():
+    net = ResNet26(factor=0.25).eval()
+    images = torch.rand(2, 3, 32, 32)
+    taps = net.taps(images)
+    assert [tuple(tap.shape[1:]) for tap in taps] == [(8, 32, 32), (16, 16, 16), (32, 8, 8), (64, 4, 4)]
+    assert torch.equal(net.from_taps(taps), net(images))
+    base = resnet26_base("resnet26")
+    assert FeedbackSide(base, base.out_shape)(images).shape == (2, 256)

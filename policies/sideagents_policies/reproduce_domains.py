@@ -50,10 +50,12 @@ METHODS: dict[str, list[str]] = {
     "features": ["method=features"],
     "parallel": ["method=residual_adapters"],
     "series": ["method=residual_adapters", "options.kind=series"],
+    "taps_0.05": ["method=taps", "options.lam=0.05", "penalty_warmup=2"],
     "taps_0.25": ["method=taps", "options.lam=0.25", "penalty_warmup=2"],
     "taps_0.5": ["method=taps", "options.lam=0.5", "penalty_warmup=2"],
     "taps_1": ["method=taps", "options.lam=1.0", "penalty_warmup=2"],
     "sidetune": ["method=sidetune", "options.side=conv"],
+    "sidetune_feedback": ["method=sidetune", "options.side=feedback"],
     "sidetune_copy": ["method=sidetune", "options.side=copy"],
     "lora": ["method=lora"],
 }

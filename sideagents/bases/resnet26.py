@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -32,7 +33,7 @@ class ResNet26(nn.Module):
     """25 convolutions of 3x3 and a classifier: images (B, 3, H, W), H and W multiples of 8, -> (B, classes).
 
     The stem has no non-linearity, the first block of every stage halves, BatchNorm and ReLU stand before the pooling.
-    5,806,944 convolution weights; `factor` widens all layers. Without `classes` it gives the vectors (B, 256 factor).
+    5,806,944 convolution weights; `factor` widens all layers. `taps` is for networks that read its activations. Without `classes` it gives the vectors (B, 256 factor).
     """
 
     def __init__(self, classes: int | None = None, factor: float = 1.0) -> None:
@@ -55,12 +56,20 @@ class ResNet26(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
+    def taps(self, images: Tensor) -> list[Tensor]:
+        """Return the activations after stem and stages: of (B, 3, 32, 32) images 32, 16, 8 and 4 pixels wide."""
+        found = [self.bn1(self.conv1(images))]
+        for stage in (self.layer1, self.layer2, self.layer3):
+            found.append(stage(found[-1]))
+        return found
+
+    def from_taps(self, taps: Sequence[Tensor]) -> Tensor:
+        """Return the vectors (B, 256 factor) that go with activations of `taps`."""
+        return functional.relu(self.end_bn(taps[-1])).mean(dim=(2, 3))
+
     def forward(self, images: Tensor) -> Tensor:
         """Classify normalised images."""
-        x = self.bn1(self.conv1(images))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        x = functional.relu(self.end_bn(x)).mean(dim=(2, 3))
-        return cast(Tensor, self.fc(x))
+        return cast(Tensor, self.fc(self.from_taps(self.taps(images))))
 
 
 def resnet26_base(
