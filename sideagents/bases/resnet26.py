@@ -33,7 +33,8 @@ class ResNet26(nn.Module):
     """25 convolutions of 3x3 and a classifier: images (B, 3, H, W), H and W multiples of 8, -> (B, classes).
 
     The stem has no non-linearity, the first block of every stage halves, BatchNorm and ReLU stand before the pooling.
-    5,806,944 convolution weights; `factor` widens all layers. `taps` is for networks that read its activations. Without `classes` it gives the vectors (B, 256 factor).
+    5,806,944 convolution weights; `factor` widens all layers. Without `classes` it gives the vectors
+    (B, 256 factor). `taps` is for networks that read its activations.
     """
 
     def __init__(self, classes: int | None = None, factor: float = 1.0) -> None:
