@@ -196,13 +196,13 @@ def plot(rows: Sequence[Row], path: Path) -> Path:
             points[method] = _multiple(found), 100 * float(np.mean([np.mean(values) for values in by_domain.values()]))
     if not points:
         raise SideAgentsError("no method is measured in every domain yet")
-    figure = new_figure(6.0, 4.2)
+    figure = new_figure(6.6, 4.0)
     axis = figure.subplots()
-    for method, point in points.items():
-        axis.plot(*point, "o")
-        axis.annotate(method, point, textcoords="offset points", xytext=(5, 4), fontsize="small")
+    for number, (method, point) in enumerate(points.items()):
+        axis.plot(*point, "os^D"[number // 10 + 2 * (number % 2)], label=method)  # ten colours
     axis.set_xlabel("weights for all domains, times the base")
-    axis.set_ylabel("mean accuracy, %")
+    axis.set_ylabel("mean accuracy over domains, %")
+    axis.legend(loc="lower right", fontsize="small", ncols=2)
     axis.grid(alpha=0.3)
     return save_figure(figure, path)
 
