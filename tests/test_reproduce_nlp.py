@@ -14,13 +14,11 @@ from sideagents.errors import SideAgentsError
 from sideagents.run.cells import Cell
 from sideagents_policies import reproduce_nlp as module
 from sideagents_policies.checks import read_nlp
+from sideagents_policies.nlp_methods import CURVES, DESIGNS, GLUE, METHODS, RATES
 from sideagents_policies.reproduce_nlp import (
-    CURVES,
-    GLUE,
-    METHODS,
-    RATES,
     best_rate,
     curves_table,
+    designs_table,
     glue_table,
     keys_of,
     main,
@@ -47,7 +45,7 @@ def searched(tmp_path: Path) -> Path:
 
 
 def test_every_cell_can_run_and_has_settings_of_its_own(searched: Path) -> None:
-    for table in ("search", "glue", "memory", "curves", "squad"):
+    for table in ("search", "glue", "memory", "curves", "designs", "squad"):
         keys = keys_of(table, [1, 2])
         for key in keys:
             read_nlp(*words_of(key, searched))
@@ -88,6 +86,21 @@ def test_tables_by_hand(searched: Path) -> None:
         file.write(json.dumps(old) + "\n")
     assert "full" not in glue_table(searched)
     assert glue_table(searched / "empty") == curves_table(searched / "empty") == squad_table(searched / "empty") == ""
+
+
+def test_other_sides_stand_below_the_rival_at_its_better_rate(searched: Path) -> None:
+    for task in ("CoLA", "MRPC", "STS-B"):
+        for rate, value in zip(RATES["lora"], (0.5, 0.4), strict=True):
+            key = {"table": "search", "task": task, "method": "lora", "rate": rate, "seed": 1}
+            put(searched, "search", key, held_out=[value, 0.1])
+    assert designs_table(searched) == ""
+    for key in keys_of("designs", [1]):
+        if (key["method"], key["task"]) != ("r=2", "MRPC"):
+            put(searched, "designs", key, held_out=[0.2, 0.3, 0.1])
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in designs_table(searched).splitlines()]
+    assert lines[2] == ["lora", "50.0", "50.0", "50.0", "50.0", "1,000"]
+    assert lines[3] == ["r=8", "30.0", "30.0", "30.0", "30.0", "1,000"]
+    assert len(lines) == 2 + len(DESIGNS)  # one is not whole
 
 
 def test_pairs_are_resampled_together(searched: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ memory  what a training step of each method holds on the CPU, 32 texts of 128 to
 paired  the difference to LoRA on the same dev rows, by bootstrap; only what stands in `glue`
 curves  score against memory on one task: reductions and dropped layers of the side beside ranks of LoRA (figures 5, 6),
         at the rates that `search` chose for r = 8 and rank 32
+designs other sides of Ladder Side-Tuning on the same tenth of three tasks, one rate for all; the dev set stays unread
 squad   SQuAD 2.0, 25 articles to train on and 10 to judge by (side-tuning paper, section 4.3)
 """
 
@@ -32,54 +33,27 @@ from sideagents.run.figures import new_figure, save_figure
 from sideagents.run.files import find_data, require
 from sideagents.run.folder import RunFolder
 from sideagents_policies.checks import read_nlp
+from sideagents_policies.nlp_methods import (
+    CURVE,
+    CURVES,
+    DESIGNS,
+    FUSED,
+    GATES,
+    GLUE,
+    JUDGED,
+    METHODS,
+    OFTEN,
+    RATES,
+    RIVAL,
+    SQUAD,
+)
 from sideagents_policies.paths import config_path
 from sideagents_policies.tables import markdown_table
 
-GLUE = ("RTE", "MRPC", "CoLA", "STS-B", "SST-2")
-_LST = "options={reduction: 8, init: %s}"
-_GATES = "alpha_learning_rate=1e-2"  # of gates, and of side-tuning's alpha
-METHODS: dict[str, list[str]] = {
-    "full": ["method=full", "options={}"],
-    "features": ["method=features", "options={}"],
-    "lora": ["method=lora", "options={rank: 32}"],
-    "bitfit": ["method=bitfit", "options={}"],
-    "adapters": ["method=adapters", "options={width: 48}"],
-    "sidetune": ["method=sidetune", "options={}", _GATES],
-    "lst_random": ["method=lst", _LST % "random", _GATES],
-    "lst_magnitude": ["method=lst", _LST % "magnitude", _GATES],
-    "lst_fisher": ["method=lst", _LST % "fisher", _GATES],
-}
-RATES: dict[str, tuple[float, ...]] = {
-    "full": (5e-5, 2e-4),
-    "features": (1e-3, 5e-3),
-    "lora": (5e-4, 2e-3),
-    "bitfit": (1e-3, 4e-3),
-    "adapters": (5e-4, 2e-3),
-    "sidetune": (1e-4, 4e-4),
-    "lst_random": (1e-3, 2e-3),
-    "lst_magnitude": (1e-3, 2e-3),
-    "lst_fisher": (1e-3, 2e-3),
-}
-_FUSED = "model_options={attn_implementation: sdpa}"
-OFTEN = ("full", "features", "lora", "lst_random")  # with three seeds
-RIVAL = "lora"
-CURVE = "CoLA"
-_LADDERS = {f"r={r}": f"options={{reduction: {r}}}" for r in (2, 4, 8, 16, 32)} | {
-    f"r=8, {len(kept)} layers": f"options={{reduction: 8, keep_encoder: {list(kept)}}}"
-    for kept in ((0, 1, 2, 3, 5), (1, 3, 4, 5), (1, 3, 5), (2, 5), (5,))
-}
-CURVES: dict[str, list[str]] = {f"lst {name}": ["method=lst", words, _GATES] for name, words in _LADDERS.items()} | {
-    f"lora r={rank}": ["method=lora", f"options={{rank: {rank}}}"] for rank in (4, 8, 16, 32)
-}
-SQUAD: dict[str, list[str]] = {
-    "full": ["method=full", "options={}", "learning_rate=1e-4"],
-    "features": ["method=features", "options={}", "learning_rate=1e-3"],
-    "scratch": ["method=scratch", "options={}", "learning_rate=1e-4"],
-    "sidetune": [],
-}
 _MINUTES = {"RTE": 1.3, "MRPC": 1.5, "CoLA": 1.3, "STS-B": 1.5, "SST-2": 1.0}  # of an epoch of full fine-tuning
 _SHARE = {"features": 0.1, "lora": 0.8, "bitfit": 0.7, "adapters": 0.8, "sidetune": 1.0}  # of that; a ladder's is 0.4
-TABLES = ("search", "glue", "memory", "paired", "curves", "squad")
+TABLES = ("search", "glue", "memory", "paired", "curves", "designs", "squad")
+_UNREAD = ("search", "designs")  # do not judge by the dev set
 _COSTS = ("trainable", "percent", "peak_bytes_total", "peak_bytes_above_weights", "seconds_per_step")
 _KEPT = ("score", "metrics", "held_out", "epoch", "shares", "answers", "train_seconds", "cached", *_COSTS)
 
@@ -98,6 +72,8 @@ def keys_of(table: str, seeds: Sequence[int]) -> list[dict[str, str | int | floa
         ]
     if table == "curves":
         return [{"table": table, "task": CURVE, "method": method, "seed": 1} for method in CURVES]
+    if table == "designs":
+        return [{"table": table, "task": task, "method": name, "seed": 1} for name in DESIGNS for task in JUDGED]
     if table == "memory":
         return [{"table": table, "task": GLUE[0], "method": method, "seed": 1} for method in METHODS]
     if table == "squad":
@@ -118,10 +94,13 @@ def words_of(key: Key, results: Path) -> tuple[str, list[str]]:
         return "nlp/squad", [f"seed={key['seed']}", f"name=nlp_squad_{method}", *SQUAD[method]]
     words = [f"seed={key['seed']}", f"task={task}", "rows=5000" if task == "SST-2" else "rows=0"]
     if table == "memory":
-        return "nlp/glue", [*words, f"name=nlp_memory_{method}", _FUSED, "device=cpu", *METHODS[method]]
+        return "nlp/glue", [*words, f"name=nlp_memory_{method}", FUSED, "device=cpu", *METHODS[method]]
+    name = "".join(letter if letter.isalnum() else "-" for letter in method)
+    if table == "designs":
+        words += [f"name=nlp_{task}_{name}", "learning_rate=1e-3", GATES]
+        return "nlp/glue", [*words, f"options={{{DESIGNS[method]}}}"]
     if table == "curves":
         rate = best_rate(task, "lst_random" if method.startswith("lst") else "lora", results)
-        name = "".join(letter if letter.isalnum() else "-" for letter in method)
         return "nlp/glue", [*words, f"name=nlp_curve_{name}", f"learning_rate={rate}", *CURVES[method]]
     rate = float(key["rate"]) if table == "search" else best_rate(task, method, results)
     return "nlp/glue", [*words, f"name=nlp_{task}_{method}_{rate:g}", f"learning_rate={rate}", *METHODS[method]]
@@ -155,10 +134,10 @@ def work(cell: Cell, results: Path) -> dict[str, Any]:
     require(absent_data(config))
     if cell.key["table"] == "memory":
         return measured(config)
-    _, result = nlp(config, resume=_trained(config), test=cell.key["table"] != "search")
+    _, result = nlp(config, resume=_trained(config), test=cell.key["table"] not in _UNREAD)
     if cell.key["table"] == "curves":
         name, words = words_of(cell.key, results)
-        result |= measured(read_nlp(name, [*words, _FUSED, "device=cpu"]))
+        result |= measured(read_nlp(name, [*words, FUSED, "device=cpu"]))
     return {name: result[name] for name in _KEPT if name in result}
 
 
@@ -227,8 +206,8 @@ def cells_of(table: str, keys: Sequence[Key], results: Path) -> list[Cell]:
 
 def _minutes(key: Key) -> float:
     table, method = key["table"], str(key["method"])
-    if table in ("paired", "memory"):
-        return 0.2
+    if table in ("paired", "memory", "designs"):
+        return 1.7 if table == "designs" else 0.2
     if table == "squad":
         return 8.0 if method == "features" else 35.0
     share = 1.0 if method in ("full", "sidetune") else 0.4 if method.startswith("lst") else _SHARE[method.split()[0]]
@@ -248,7 +227,8 @@ def glue_table(results: Path) -> str:
         by_task = {task: [100 * row["score"] for row in found if row["cell"]["task"] == task] for task in GLUE}
         whole = all(by_task.values())
         mean = f"{np.mean([np.mean(values) for values in by_task.values()]):.1f}" if whole else "-"
-        apart = {task: [r for r in paired if _is(r["cell"], task, method)] for task in GLUE}
+        own = [row for row in paired if row["cell"]["method"] == method]
+        apart = {task: [row for row in own if row["cell"]["task"] == task] for task in GLUE}
         lines.append(
             [
                 method,
@@ -262,10 +242,6 @@ def glue_table(results: Path) -> str:
         )
     head = ["method", *GLUE, "mean", f"less {RIVAL}", "trained", "a step's memory, MB", f"of {RIVAL}'s"]
     return markdown_table(head, lines) if lines else ""
-
-
-def _is(cell: Key, task: str, method: str) -> bool:
-    return (cell["task"], cell["method"]) == (task, method)
 
 
 def _difference(rows: Mapping[str, Sequence[Row]]) -> str:
@@ -302,6 +278,21 @@ def curves_table(results: Path) -> str:
     return markdown_table([f"method, on {CURVE}", "trained", "a step's memory, MB", "score"], lines) if lines else ""
 
 
+def designs_table(results: Path) -> str:
+    """Return held-out scores of the sides, at their best epochs, below the rival's at its better rate."""
+    rows = {(row["cell"]["method"], row["cell"]["task"]): row for row in _rows(results, "designs")}
+    searched = [row for row in _rows(results, "search") if row["cell"]["method"] == RIVAL]
+    for row in sorted(searched, key=lambda row: float(max(row["held_out"]))):
+        rows[RIVAL, row["cell"]["task"]] = row
+    lines = []
+    for name in (RIVAL, *DESIGNS):
+        found = [rows[name, task] for task in JUDGED if (name, task) in rows]
+        if len(found) == len(JUDGED):
+            scores = [100 * max(row["held_out"]) for row in found]
+            lines.append([name, *(f"{x:.1f}" for x in scores), f"{np.mean(scores):.1f}", f"{found[0]['trainable']:,}"])
+    return markdown_table(["side, on held-out rows", *JUDGED, "mean", "trained"], lines) if len(lines) > 1 else ""
+
+
 def squad_table(results: Path) -> str:
     """Return exact match and F1 of SQuAD by method."""
     rows = {row["cell"]["method"]: row for row in _rows(results, "squad")}
@@ -315,7 +306,12 @@ def squad_table(results: Path) -> str:
     return markdown_table(head, lines) if lines else ""
 
 
-SHOWN: dict[str, Callable[[Path], str]] = {"glue": glue_table, "curves": curves_table, "squad": squad_table}
+SHOWN: dict[str, Callable[[Path], str]] = {
+    "glue": glue_table,
+    "curves": curves_table,
+    "designs": designs_table,
+    "squad": squad_table,
+}
 
 
 def plot(results: Path, path: Path) -> Path:
