@@ -8,8 +8,9 @@ import pytest
 import torch
 from test_ladder import INPUTS, bert, llama, t5
 
+from sideagents.core.memory import peak_bytes
 from sideagents.errors import SideAgentsError
-from sideagents.language.methods import METHODS, adapters, lora
+from sideagents.language.methods import METHODS, adapters, lora, lst
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "adapters": {"width": 4}, "lora": {"rank": 2}, "lst": {"reduction": 4}, "prompt": {"tokens": 3},
@@ -47,6 +48,22 @@ def test_it_starts_at_the_pretrained_model(make: Any, method: str) -> None:
     expected = make().eval()(**INPUTS[make]).logits
     model = METHODS.get(method)(make(), **OPTIONS.get(method, {})).eval()
     torch.testing.assert_close(model(**INPUTS[make]).logits, expected)
+
+
+@pytest.mark.parametrize("make", [t5, bert])
+def test_a_ladder_that_recomputes_learns_the_same_and_keeps_less(make: Any) -> None:
+    gradients, peaks = [], []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = lst(make(), reduction=4, recompute=recompute).train()
+        wide = {name: t.repeat(16, *[1] * (t.dim() - 1)) for name, t in INPUTS[make].items()}
+        torch.manual_seed(0)
+        peaks.append(
+            peak_bytes(lambda m=model, x=wide: m(**x).loss.backward(), [*model.parameters(), *model.buffers()])
+        )
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(gradients[1], gradients[0])
+    assert peaks[1] < peaks[0]
 
 
 def test_adapters_stand_in_every_part() -> None:

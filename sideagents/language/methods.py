@@ -81,11 +81,15 @@ def lst(
     block: Block = "transformer",
     fusion: Fusion = "gate",
     down: Down = "linear",
+    recompute: bool = False,
     importance: Mapping[str, Tensor] | None = None,
     batches: Iterable[Mapping[str, Tensor]] | None = None,
 ) -> nn.Module:
-    """Ladder Side-Tuning, see `LadderModel.from_backbone`; a pooler before a task's head learns."""
-    return LadderModel.from_backbone(
+    """Ladder Side-Tuning, see `LadderModel.from_backbone`; a pooler before a task's head learns.
+
+    recompute: compute the side's layers again in the backward pass, in place of keeping their activations.
+    """
+    ladder = LadderModel.from_backbone(
         model,
         reduction,
         keep_encoder,
@@ -99,6 +103,9 @@ def lst(
         down=down,
         train_pooler=len(learned_heads(model)) > len(task_heads(model)),
     )
+    if recompute:
+        ladder.activation_checkpointing_enable()
+    return ladder
 
 
 def bitfit(model: Any) -> nn.Module:
