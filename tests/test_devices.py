@@ -25,7 +25,7 @@ from sideagents.lifelong.ewc import EWC
 from sideagents.lifelong.learners import LEARNERS
 from sideagents.lifelong.stream import StreamTask
 from sideagents.run import devices
-from sideagents.run.devices import device_here, device_name, device_of, finished, has_device, missing_device
+from sideagents.run.devices import device_here, device_name, device_of, has_device, missing_device, synchronize
 from sideagents.train.distil import encode_all
 from sideagents.train.supervised import example_loss, judge
 
@@ -53,9 +53,9 @@ def test_what_is_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 def test_a_gpu_is_named_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[torch.device] = []
     monkeypatch.setattr(devices.torch.cuda, "synchronize", waited.append)
-    finished(torch.device("cpu"))
+    synchronize(torch.device("cpu"))
     assert waited == []
-    finished(torch.device("cuda", 1))
+    synchronize(torch.device("cuda", 1))
     assert waited == [torch.device("cuda", 1)]
     monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: False)
     assert device_name() == "cpu"

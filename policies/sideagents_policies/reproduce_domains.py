@@ -172,8 +172,6 @@ def _accuracy(rows: Sequence[Row]) -> str:
     values = [100 * row["accuracy"] for row in rows]
     if len(values) > 1:
         return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
-    if "judged" not in rows[0]:  # measured before rows said so
-        return f"{values[0]:.2f}"
     half = 1.96 * float(np.sqrt(values[0] * (100 - values[0]) / rows[0]["judged"]))
     return f"{values[0]:.2f} [{values[0] - half:.2f}, {values[0] + half:.2f}]"
 
@@ -200,7 +198,7 @@ def plot(rows: Sequence[Row], path: Path) -> Path:
     figure = new_figure(6.6, 4.0)
     axis = figure.subplots()
     for number, (method, point) in enumerate(points.items()):
-        axis.plot(*point, "os^D"[number // 10 + 2 * (number % 2)], label=method)  # ten colours
+        axis.plot(*point, "o" if number < 10 else "s", label=method)  # ten colours
     axis.set_xlabel("weights for all domains, times the base")
     axis.set_ylabel("mean accuracy over domains, %")
     axis.legend(loc="lower right", fontsize="small", ncols=2)

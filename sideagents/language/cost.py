@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sideagents.core.memory import peak_bytes
-from sideagents.run.devices import finished
+from sideagents.run.devices import synchronize
 
 _WARM = 1  # steps before the one that is told: it makes the optimizer's state
 
@@ -29,14 +29,14 @@ def training_cost(model: nn.Module, inputs: Mapping[str, Tensor], bf16: bool = F
 
     def steps() -> None:
         for _ in range(_WARM + 1):
-            finished(device)
+            synchronize(device)
             begin = time.perf_counter()
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
                 loss = model(**inputs).loss
             loss.backward()
             optimizer.step()
-            finished(device)
+            synchronize(device)
             seconds.append(time.perf_counter() - begin)
 
     weights = sum(tensor.numel() * tensor.element_size() for tensor in {id(t): t for t in model.parameters()}.values())

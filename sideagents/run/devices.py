@@ -33,7 +33,7 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
-def finished(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait for all that was asked of a device: a GPU's kernels run on behind the call that starts them."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
