@@ -52,6 +52,7 @@ from sideagents_policies.tables import markdown_table
 
 _MINUTES = {"RTE": 1.3, "MRPC": 1.5, "CoLA": 1.3, "STS-B": 1.5, "SST-2": 1.0}  # of an epoch of full fine-tuning
 _SHARE = {"features": 0.1, "lora": 0.8, "bitfit": 0.7, "adapters": 0.8, "sidetune": 1.0}  # of that; a ladder's is 0.4
+_EACH = {"paired": 0.2, "memory": 0.2, "designs": 1.7}  # of any cell of these tables
 TABLES = ("search", "glue", "memory", "paired", "curves", "designs", "squad")
 _UNREAD = ("search", "designs")  # do not judge by the dev set
 _COSTS = ("trainable", "percent", "peak_bytes_total", "peak_bytes_above_weights", "seconds_per_step")
@@ -206,8 +207,8 @@ def cells_of(table: str, keys: Sequence[Key], results: Path) -> list[Cell]:
 
 def _minutes(key: Key) -> float:
     table, method = key["table"], str(key["method"])
-    if table in ("paired", "memory", "designs"):
-        return 1.7 if table == "designs" else 0.2
+    if table in _EACH:
+        return _EACH[str(table)]
     if table == "squad":
         return 8.0 if method == "features" else 35.0
     share = 1.0 if method in ("full", "sidetune") else 0.4 if method.startswith("lst") else _SHARE[method.split()[0]]
