@@ -17,7 +17,7 @@ from sideagents_envs.navmesh import cached_navmesh
 
 SMALL = [
     "workers=1",
-    "bf16=false",
+    "precision=float32",
     "camera.width=32",
     "camera.height=32",
     "task.max_steps=15",

@@ -130,7 +130,7 @@ def test_domains_of_the_decathlon_share_a_base_and_see_images_in_their_own_way(t
         shared.load_task(run / "task", domain)
         assert shared.task(domain).base.input_size == (size, size)
         assert shared.task(domain).base.mean == pytest.approx(DOMAINS[domain].mean)
-        found = judge(lambda images, _, domain=domain: shared.eval()(images, domain), test, config.bf16)
+        found = judge(lambda images, _, domain=domain: shared.eval()(images, domain), test, config.precision)
         assert found.accuracy == result["accuracy"]
         with torch.no_grad():
             images = test.images.float() / 255
@@ -220,7 +220,7 @@ def test_the_base_reads_larger_images_when_told(data: Path, tmp_path: Path) -> N
 
 
 def test_a_run_in_bfloat16_computes_its_base_in_it(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    config = configured(data, tmp_path, bf16=True, method="sidetune")
+    config = configured(data, tmp_path, precision="bfloat16", method="sidetune")
     assert run_module.base_of(config).dtype == torch.bfloat16
     assert run_module.base_of(configured(data, tmp_path)).dtype is None
     run, result = adapt_run(config)
@@ -230,7 +230,7 @@ def test_a_run_in_bfloat16_computes_its_base_in_it(data: Path, tmp_path: Path) -
     loaded = adapt(load_base("cifar:resnet20", dtype="bfloat16"), "sidetune", side="fcn4")
     loaded.load_task(run / "task")
     _, test = read_data(config)
-    found = judge(lambda images, _: loaded.eval()(images), test, bf16=True)
+    found = judge(lambda images, _: loaded.eval()(images), test, precision="bfloat16")
     assert found.accuracy == result["accuracy"]
 
 

@@ -40,7 +40,7 @@ def images() -> Tensor:
 
 
 def settings(**changes: object) -> DistilConfig:
-    values: dict[str, object] = {"epochs": 40, "batch_size": 16, "learning_rate": 2e-2, "bf16": False}
+    values: dict[str, object] = {"epochs": 40, "batch_size": 16, "learning_rate": 2e-2, "precision": "float32"}
     return DistilConfig.model_validate(values | changes)
 
 

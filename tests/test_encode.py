@@ -88,7 +88,7 @@ def test_bfloat16_changes_the_code_a_little_only():
     def code(**kwargs):
         return EncodeOnce(TinyVec(2), "random", **kwargs).reset()["base"]
 
-    exact, rough = code(), code(bf16=True)
+    exact, rough = code(), code(precision="bfloat16")
     assert not np.array_equal(exact, rough)
     assert np.abs(exact - rough).max() < 0.1 * np.abs(exact).max()
 

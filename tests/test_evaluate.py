@@ -14,6 +14,7 @@ from PIL import Image, ImageSequence
 from small_agent import homes  # noqa: F401
 
 from sideagents.errors import SideAgentsError
+from sideagents.run.devices import processor_name
 from sideagents_envs.episodes import read_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_policies.checks import default_config
@@ -89,6 +90,13 @@ def test_same_run_same_result(run: Path) -> None:
     rows = rows_of(run)
     assert evaluate_run(run, overrides=["eval.n_envs=3"])["metrics"] == first["metrics"]
     assert rows_of(run) == rows
+
+
+def test_a_result_says_what_it_was_computed_in(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for word in ("float32", "bfloat16"):
+        monkeypatch.setattr("sideagents.run.precision._fast", lambda device, word=word: word)
+        found = evaluate_run(run)
+        assert (found["precision"], found["processor"]) == (word, processor_name())
 
 
 def test_argmax_is_kept_apart(run: Path) -> None:

@@ -25,6 +25,7 @@ from sideagents.language.models import import_transformers, load_tokenizer
 from sideagents.language.run import LEARNED, checked, load_nlp, nlp, summary_of
 from sideagents.language.tasks import GlueTexts, read_task
 from sideagents.run.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from sideagents.run.precision import autocast
 from sideagents.run.tensors import load_tensors
 from sideagents_policies.checks import read_nlp
 from sideagents_policies.cli.main import main
@@ -94,7 +95,7 @@ def test_every_method_runs_and_stores_what_it_learned_alone(config: NlpConfig, m
     assert f"{method}, RTE: accuracy" in summary_of(result)
     model, tokenizer = load_nlp(run)
     texts = read_task(config, tokenizer).test
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+    with torch.no_grad(), autocast(config.precision):
         answers = [int(model(**texts.batch(torch.tensor([n]), targets=False)).logits.argmax()) for n in range(16)]
     assert answers == result["answers"]
 
@@ -217,7 +218,7 @@ def test_the_best_epoch_is_kept_and_the_test_data_read_when_asked(
 
 
 def test_it_learns_what_can_be_learned(config: NlpConfig) -> None:
-    found = nlp(checked(config.model_copy(update={"epochs": 12, "held_out": 0.0, "bf16": False})))[1]
+    found = nlp(checked(config.model_copy(update={"epochs": 12, "held_out": 0.0, "precision": "float32"})))[1]
     assert found["held_out"] == []
     assert found["epoch"] == 12
     assert found["score"] >= 0.9
@@ -225,7 +226,7 @@ def test_it_learns_what_can_be_learned(config: NlpConfig) -> None:
 
 def test_questions(config: NlpConfig, data: Path) -> None:
     more = {"task": "squad", "data": str(data / "squad.json.gz"), "test_articles": ("article_3",), "stride": 4}
-    config = checked(config.model_copy(update=more | {"epochs": 15, "bf16": False, "learning_rate": 5e-3}))
+    config = checked(config.model_copy(update=more | {"epochs": 15, "precision": "float32", "learning_rate": 5e-3}))
     found = nlp(config)[1]
     assert {"exact", "f1", "f1_answerable", "f1_unanswerable"} <= set(found["metrics"])
     assert len(found["answers"]) == 6

@@ -123,7 +123,7 @@ def test_weights_of_a_task(played: Any) -> None:
         assert result["multiple"] == pytest.approx((base + trained) / base)
 
 
-AUGMENTED: dict[str, Any] = {"augment": "flip_crop", "bf16": True}
+AUGMENTED: dict[str, Any] = {"augment": "flip_crop", "precision": "bfloat16"}
 CHANGES: list[tuple[str, dict[str, Any]]] = [
     *((method, {}) for method in LEARNERS.names()),
     ("finetune", AUGMENTED),

@@ -16,7 +16,7 @@ from sideagents.train.loop import FitConfig, fit
 
 
 def settings(**changes: object) -> FitConfig:
-    values: dict[str, object] = {"epochs": 4, "batch_size": 8, "learning_rate": 0.05, "bf16": False}
+    values: dict[str, object] = {"epochs": 4, "batch_size": 8, "learning_rate": 0.05, "precision": "float32"}
     return FitConfig.model_validate(values | changes)
 
 
@@ -84,9 +84,9 @@ def test_vectors_and_alpha_do_not_decay(tmp_path: Path) -> None:
     assert groups == {"weights": 0.3, "vectors": 0.0, "alpha": 0.0}
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_resume_equals_not_stopping(tmp_path: Path, bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = settings(bf16=bf16)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_resume_equals_not_stopping(tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings(precision=precision)
     whole = RunFolder.create(tmp_path, "whole", "")
     expected = run_fit(config, whole)
     stopped = RunFolder.create(tmp_path, "stopped", "")

@@ -130,10 +130,10 @@ def test_other_extractors_get_sb3s_preprocessing():
 
 
 def test_policy_save_and_load(tmp_path):
-    policy = make(alpha_lr=0.02, bf16=True)
+    policy = make(alpha_lr=0.02, precision="bfloat16")
     policy.save(str(tmp_path / "policy.pt"))
     loaded = SideTunedPolicy.load(str(tmp_path / "policy.pt"))
-    assert (loaded.alpha_lr, loaded.bf16) == (0.02, True)
+    assert (loaded.alpha_lr, loaded.precision) == (0.02, "bfloat16")
     assert np.array_equal(loaded.logits(observations()), policy.logits(observations()))
 
 
@@ -156,8 +156,8 @@ def test_evaluate_agrees_with_sb3s_own_methods():
     assert np.array_equal(policy.logits(observations()), scores.detach().numpy())
 
 
-def test_bf16_covers_the_extractor_and_leaves_heads_in_float32():
-    exact, rough = make(), make(bf16=True)
+def test_bfloat16_covers_the_extractor_and_leaves_heads_in_float32():
+    exact, rough = make(), make(precision="bfloat16")
     values, log_prob, _ = rough.evaluate_actions(tensors(), torch.zeros(4, dtype=torch.long))
     expected, _, _ = exact.evaluate_actions(tensors(), torch.zeros(4, dtype=torch.long))
     assert values.dtype == log_prob.dtype == torch.float32

@@ -202,7 +202,7 @@ def test_a_state_of_other_environments_is_refused():
 
 
 def test_bfloat16_trains_to_nearly_the_same_weights():
-    exact, rough = make(noise=True), make(policy={"bf16": True})
+    exact, rough = make(noise=True), make(policy={"precision": "bfloat16"})
     for model in (exact, rough):
         model.learn(ENVS * STEPS)
     assert not same(weights(exact), weights(rough))

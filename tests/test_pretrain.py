@@ -57,7 +57,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(data: Path, folder: Path, **changes: Any) -> PretrainConfig:
     values: dict[str, Any] = {
         "task": "depth", "data": str(data), "runs": str(folder), "size": SIZE, "width": 8, "epochs": 3,
-        "batch_size": 16, "learning_rate": 5e-3, "bf16": False, "threads": 1, "pictures": 3,
+        "batch_size": 16, "learning_rate": 5e-3, "precision": "float32", "threads": 1, "pictures": 3,
     }  # fmt: skip
     return PretrainConfig(**(values | changes))
 
@@ -65,7 +65,7 @@ def config(data: Path, folder: Path, **changes: Any) -> PretrainConfig:
 def test_a_base_is_learned_and_leaves_its_papers(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/x/bin/sideagents", "pretrain", "task=depth", f"data={Path.cwd()}/d"])
     out = tmp_path / "out"
-    path = pretrain(config(data, tmp_path, epochs=12, out=str(out), bf16=True))
+    path = pretrain(config(data, tmp_path, epochs=12, out=str(out), precision="bfloat16"))
     card = json.loads((out / "depth.json").read_text())
     assert card["reduction_percent"] >= 30  # bfloat16 rounds differently from machine to machine
     assert 0 < card["held_out_loss"] < card["mean_image_loss"] < card["mean_value_loss"]

@@ -19,11 +19,11 @@ def regression(net: nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "radam"])
-@pytest.mark.parametrize("bf16", [False, True])
-def test_every_optimizer_learns(optimizer: str, bf16: bool) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_every_optimizer_learns(optimizer: str, precision: str) -> None:
     torch.manual_seed(0)
     net = nn.Linear(3, 1)
-    config = StepConfig.model_validate({"optimizer": optimizer, "learning_rate": 0.05, "bf16": bf16})
+    config = StepConfig.model_validate({"optimizer": optimizer, "learning_rate": 0.05, "precision": precision})
     stepper = Stepper(config, net, 80, 8)
     losses = [stepper.step(lambda: regression(net)) for _ in range(80)]
     assert stepper.done == 80
@@ -33,8 +33,8 @@ def test_every_optimizer_learns(optimizer: str, bf16: bool) -> None:
 
 def test_autocast_surrounds_the_loss_alone() -> None:
     net, seen = nn.Linear(3, 1), []
-    for bf16 in (False, True):
-        stepper = Stepper(StepConfig(bf16=bf16), net, 1, 1)
+    for precision in ("float32", "bfloat16"):
+        stepper = Stepper(StepConfig(precision=precision), net, 1, 1)
 
         def loss() -> Tensor:
             seen.append(net(torch.ones(1, 3)).dtype)

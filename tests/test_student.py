@@ -28,7 +28,7 @@ from sideagents.train.distil import code_error
 from sideagents.train.student import StudentConfig, absent_teachers, distil_side, load_classifier, load_decoder
 
 IMAGES = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-QUICK = {"epochs": 2, "batch_size": 8, "bf16": False}
+QUICK = {"epochs": 2, "batch_size": 8, "precision": "float32"}
 
 
 def test_teachers_are_read_from_their_files(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from small_agent import SMALL, _leave_generators_as_they_were, homes  # noqa: F4
 from sideagents.bases import load_base, save_base
 from sideagents.errors import CheckpointError, ConfigError
 from sideagents.run.checkpoint import load_checkpoint
+from sideagents.run.devices import processor_name
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
 from sideagents_envs.errors import EnvsError
@@ -28,6 +29,7 @@ from sideagents_policies.checks import default_config
 from sideagents_policies.cli.main import main
 from sideagents_policies.evaluate import evaluate_run
 from sideagents_policies.ppo import SideTunedPPO
+from sideagents_policies.session import reopen
 from sideagents_policies.train import resume, train
 
 
@@ -231,6 +233,19 @@ def test_own_networks_are_imported_when_the_command_names_them(homes, tmp_path, 
     assert main(["eval", str(run), "model.side=small_agent:DropoutSide", "--episodes", "1"]) == 0
     assert main(["eval", str(run), "model={side: small_agent:DropoutSide}", "--episodes", "1"]) == 0
     assert main(["eval", str(run), "model.base=small_agent:DropoutSide_", "--episodes", "1"]) == 2
+
+
+def test_only_what_goes_on_keeps_its_precision(whole, monkeypatch):
+    """The run of float32 on a machine where bfloat16 is fast."""
+    monkeypatch.setattr("sideagents.run.precision._fast", lambda device: "bfloat16")
+    assert load_agent(whole).config.precision == "bfloat16"
+    assert load_agent(whole, ["precision=float32"]).config.precision == "float32"
+    assert reopen(whole, None, [])[1].precision == "float32"
+    assert reopen(whole, str(whole / "config.yaml"), [])[1].precision == "float32"
+    assert reopen(whole, None, ["precision=auto"])[1].precision == "bfloat16"
+    config = default_config(["precision=auto"])
+    assert config.precision == "bfloat16"
+    assert json.loads((whole / "versions.json").read_text())["processor"] == processor_name()
 
 
 def test_nothing_left_to_do(whole, capsys):

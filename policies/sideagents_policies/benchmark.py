@@ -19,6 +19,7 @@ from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError, nearest
 from sideagents.run.config import dump_config
 from sideagents.run.files import read_json, write_text
+from sideagents.run.precision import resolved
 from sideagents_envs.buildings.generator import GENERATOR_VERSION
 from sideagents_envs.config import ScenesConfig, TaskConfig
 from sideagents_policies.benchmark_bases import BASES, benchmark_base
@@ -132,7 +133,7 @@ class _Contest:
 
 def _compete(config: AgentConfig, name: str, repeats: int) -> _Contest:
     """Time both ways and the parts in turns, in one process."""
-    base = benchmark_base(name, bf16=config.bf16)
+    base = benchmark_base(name, precision=config.precision)
     with ExitStack() as stack:
 
         def trainer(venv: VecEnv) -> Trainer:
@@ -258,7 +259,7 @@ def _about(config: AgentConfig, size: Size) -> Row:
         **asdict(size),
         "epochs": config.ppo.n_epochs,
         "threads": config.threads,
-        "precision": "bfloat16" if config.bf16 else "float32",
+        "precision": resolved(config.precision, config.device),
         "buildings": config.scenes.buildings,
         "image": f"{config.camera.width}x{config.camera.height}",
         "max_steps": config.task.max_steps,

@@ -12,6 +12,7 @@ from sideagents.bases.encoder import MidLevelEncoder
 from sideagents.bases.taskonomy import TaskonomyEncoder
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError, nearest
+from sideagents.run.precision import base_dtype
 
 CODE_CHANNELS = 8
 
@@ -46,14 +47,14 @@ _ENCODERS: dict[str, Callable[[], nn.Module]] = {
 BASES = tuple(_ENCODERS)
 
 
-def benchmark_base(name: str, *, bf16: bool = True, seed: int = 0) -> FrozenBase:
+def benchmark_base(name: str, *, precision: str = "auto", seed: int = 0) -> FrozenBase:
     """Make a base for 64 x 64 images: `bundled` (the shipped architecture), `resnet18`, `resnet50` (Taskonomy's).
 
-    bf16: compute in bfloat16, codes are float32 all the same. Raises `SideAgentsError` for another name.
+    precision: what it computes in; codes are float32 all the same. Raises `SideAgentsError` for another name.
     """
     if name not in _ENCODERS:
         raise SideAgentsError(f"unknown benchmark base {name!r}{nearest(name, BASES)} (known: {', '.join(BASES)})")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = _ENCODERS[name]()
-    return FrozenBase(encoder, name, dtype=torch.bfloat16 if bf16 else None)
+    return FrozenBase(encoder, name, dtype=torch.bfloat16 if base_dtype(precision) else None)

@@ -23,7 +23,7 @@ def main() -> int:
     config = load_config(AgentConfig, Path(path), [])
     world = parallel.init("cpu")
     torch.set_num_threads(config.threads)
-    base = benchmark_base("bundled", bf16=config.bf16)
+    base = benchmark_base("bundled", precision=config.precision)
     trainer = Trainer(config, build_venv(config, base=base, world=world), base, world)
     try:
         trainer.warm_up()

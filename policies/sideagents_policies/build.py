@@ -22,6 +22,7 @@ from sideagents.run.checkpoint import Checkpoint, check_tensors, load_checkpoint
 from sideagents.run.config import config_hash, load_config
 from sideagents.run.devices import device_here
 from sideagents.run.folder import RunFolder
+from sideagents.run.precision import base_dtype, sets_precision
 from sideagents_envs import batch, make_vec, occupancy
 from sideagents_policies import checks
 from sideagents_policies.config import AgentConfig
@@ -89,7 +90,8 @@ def agent_base(config: AgentConfig) -> FrozenBase | None:
     """Load the base that the configuration names; None for a blind agent."""
     if not config.model.use_rgb:
         return None
-    return load_base(config.model.base, weights=config.model.base_weights, dtype="bfloat16" if config.bf16 else None)
+    dtype = base_dtype(config.precision, config.device)
+    return load_base(config.model.base, weights=config.model.base_weights, dtype=dtype)
 
 
 def sight_of(config: AgentConfig, base: FrozenBase | None) -> Sight:
@@ -215,7 +217,7 @@ def policy_kwargs(config: AgentConfig, base: FrozenBase | None) -> dict[str, Any
         },
         "optimizer_kwargs": {"eps": 1e-5, "amsgrad": config.ppo.amsgrad},
         "alpha_lr": config.ppo.alpha_learning_rate,
-        "bf16": config.bf16,
+        "precision": config.precision,
     }
 
 
@@ -285,14 +287,19 @@ class LoadedAgent:
         return World(device=self.policy.device)
 
 
-def open_run(path: Path, overrides: Sequence[str] = (), trusted: bool = False) -> tuple[RunFolder, AgentConfig]:
+def open_run(
+    path: Path, overrides: Sequence[str] = (), trusted: bool = False, to_use: bool = False
+) -> tuple[RunFolder, AgentConfig]:
     """Open a run and its configuration, with overrides; raises `CheckpointError` or `ConfigError`.
 
     Networks that the run names by a dotted path are imported only when `overrides` name them too, or when the run is
-    `trusted`, as one that this program has just begun.
+    `trusted`, as one that this program has just begun. A run that is opened `to_use` what it has learnt, not to go on,
+    computes in what is fast here, whatever it was trained in, unless `overrides` say a precision.
     """
     run = RunFolder.open(path)
     config = load_config(AgentConfig, run.config_path, list(overrides))
+    if to_use and not sets_precision(overrides):
+        config = config.model_copy(update={"precision": "auto"})
     if not trusted:
         checks.refuse_foreign_code(run.path, config, overrides)
     try:
@@ -312,7 +319,7 @@ def load_agent(path: Path, overrides: Sequence[str] = ()) -> LoadedAgent:
     Neither the buildings trained in nor the device trained on need be here.
     Raises `CheckpointError` when checkpoint, base and configuration do not belong together.
     """
-    run, config = open_run(path, overrides)
+    run, config = open_run(path, overrides, to_use=True)
     checks.require_networks(config)
     checkpoint = load_checkpoint(run.checkpoint())
     base = agent_base(config)

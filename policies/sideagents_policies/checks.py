@@ -25,6 +25,7 @@ from sideagents.lifelong.config import LifelongConfig
 from sideagents.run.config import differences, load_config
 from sideagents.run.devices import missing_device
 from sideagents.run.files import require
+from sideagents.run.precision import with_precision
 from sideagents_envs.episodes import content_files, read_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat import importing
@@ -44,6 +45,7 @@ MAY_CHANGE_ON_RESUME = (
     "runs",
     "threads",
     "device",
+    "precision",
     "eval.",
     "ppo.frames",
     "ppo.checkpoint_every_frames",
@@ -97,11 +99,11 @@ def default_config(overrides: Sequence[str] = ()) -> AgentConfig:
 
 
 def checked(config: AgentConfig) -> AgentConfig:
-    """Return the configuration with data looked up and Habitat's simulator chosen.
+    """Return the configuration with data looked up, Habitat's simulator and the precision chosen.
 
     Raises `ConfigError` when names or parts are wrong.
     """
-    config = locate(config)
+    config = with_precision(locate(config))
     if config.env == "habitat" and config.habitat_simulator == "auto":
         config = config.model_copy(update={"habitat_simulator": chosen_simulator("auto")})
     _check_names(config)

@@ -25,6 +25,7 @@ from sideagents.core.groups import parameter_groups
 from sideagents.errors import ConfigError
 from sideagents.run.checkpoint import Checkpoint, flatten_optimizer, load_checkpoint, restore_optimizer
 from sideagents.run.folder import RunFolder
+from sideagents.run.precision import told
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import capture_rng, restore_rng, seed_everything
 from sideagents_policies import parallel
@@ -198,6 +199,7 @@ class Cloner:
         on_disk = clone_.frames_in == "disk"
         buffers = {f"frames{' on disk' if on_disk else ''}": capacity * FrameStore.frame_bytes(space, stacks)}
         session.say(describe(self.policy, buffers, self.world.size))
+        session.say(told(self.config))
         for line in remarks(self.config):
             session.say(f"note: {line}")
         folder = session.folder / f"frames_process{self.world.rank}" if on_disk else None

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sideagents.run.config import NEUTRAL
 from sideagents.run.devices import DEVICES
+from sideagents.run.precision import WAS_BF16, Precision
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
 
 
@@ -142,7 +143,11 @@ class AgentConfig(_Section):
     workers: int = Field(1, ge=1, le=64, description="data-parallel training processes")
     threads: int = Field(1, ge=1, description="torch threads of each process")
     device: str = Field("auto", pattern=DEVICES)
-    bf16: bool = Field(True, description="bfloat16 autocast of the networks (losses stay float32)")
+    precision: Precision = Field(
+        "auto",
+        description="what networks compute in (losses stay float32); auto: what is fast here, by a short timing",
+        json_schema_extra=WAS_BF16,
+    )
     camera: CameraConfig = CameraConfig()
     task: TaskConfig = TaskConfig()
     scenes: ScenesConfig = ScenesConfig()

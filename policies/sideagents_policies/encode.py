@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError, nearest
+from sideagents.run.precision import base_dtype
 from sideagents_policies.stack import Observation, StepReturn
 
 
@@ -25,9 +26,9 @@ class EncodeOnce(VecEnvWrapper):
     A plain image space becomes a Dict {"rgb", "base"}. Put `StackKeys` outside: it stacks codes, not encodings.
 
     `base` is a name for `load_base` (with `weights` where the name needs a file) or a FrozenBase; `keep_rgb=False`
-    drops the image, for methods without a side network; `bf16` computes a base given by name in bfloat16; `dtype` is
-    that of the stored code, float32 or float16. Counters: `env_steps`; `base_forwards`, the frames encoded to act on;
-    `extra_forwards`, those of resets and of terminal observations.
+    drops the image, for methods without a side network; `precision` is what a base given by name computes in;
+    `dtype` is that of the stored code, float32 or float16. Counters: `env_steps`; `base_forwards`, the frames encoded
+    to act on; `extra_forwards`, those of resets and of terminal observations.
     Raises `SideAgentsError` when there is no image, `BaseError` when the base cannot take its channels.
     """
 
@@ -38,7 +39,7 @@ class EncodeOnce(VecEnvWrapper):
         *,
         weights: str | None = None,
         keep_rgb: bool = True,
-        bf16: bool = False,
+        precision: str = "float32",
         device: str | torch.device = "cpu",
         dtype: str = "float32",
         image_key: str = "rgb",
@@ -53,7 +54,7 @@ class EncodeOnce(VecEnvWrapper):
         if image.dtype != np.uint8 and float(image.high.max()) > 1.0:
             raise SideAgentsError(f"EncodeOnce: {image_key!r} must be uint8, or floats in [0, 1], got {image}")
         if isinstance(base, str):
-            base = load_base(base, weights=weights, dtype=torch.bfloat16 if bf16 else None)
+            base = load_base(base, weights=weights, dtype=base_dtype(precision, device))
         self.base = base.to(device)
         self.encoded = self.extra_forwards = self.env_steps = 0
         self._key, self._keep = image_key, keep_rgb

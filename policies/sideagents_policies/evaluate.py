@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
 from sideagents.run.config import config_hash, differences, load_config
+from sideagents.run.devices import processor_name
 from sideagents.run.files import write_json, write_text
 from sideagents.run.progress import Progress, Show
 from sideagents.run.seeding import untouched_rng
@@ -32,7 +33,7 @@ from sideagents_policies.tables import results_table
 Row = dict[str, Any]
 _REWARD = ("slack_reward", "distance_reward", "success_reward", "collision_penalty")
 # settings that are in the folder's name themselves, or that results do not depend on
-_WITHOUT_EFFECT = ("eval.", "device", "threads", "runs", "workers")
+_WITHOUT_EFFECT = ("eval.", "device", "precision", "threads", "runs", "workers")
 METRICS = ("success", "spl", "soft_spl", "nav_reward", "steps", "collisions", "distance_to_goal")
 
 
@@ -175,6 +176,8 @@ def _play_run(
         "checkpoint": loaded.run.checkpoint().name,
         "actions": mode,
         "temperature": config.eval.temperature,
+        "precision": config.precision,
+        "processor": processor_name(),
         "config_hash": config_hash(loaded.config),
         "overrides": list(overrides),
         **_result(rows, chosen, config),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sideagents.core.groups import parameter_groups
 from sideagents.errors import SideAgentsError
+from sideagents.run.precision import autocast
 from sideagents_policies.extractor import UNREAD, SideTunedExtractor
 
 OWN_RATE = "own_lr"  # key of a parameter group whose learning rate belongs to the group
@@ -78,9 +79,9 @@ class SideTunedPolicy(ActorCriticPolicy):
     Keys that hold labels for losses (`expert`) are no part of what it observes: its space has none, and they are
     ignored in the observations that it is given, so that no extractor can read them.
 
-    `bf16` runs the extractor under bfloat16 autocast; heads and losses stay float32. `net_arch` adds hidden layers to
-    the heads (none by default). `action_noise`, when set, takes the place of torch's generator in sampling;
-    `temperature` applies to `predict` only.
+    `precision` is what the extractor computes in (`float32`, `bfloat16` by autocast, `auto`: what is fast here); heads
+    and losses stay float32. `net_arch` adds hidden layers to the heads (none by default). `action_noise`, when set,
+    takes the place of torch's generator in sampling; `temperature` applies to `predict` only.
     """
 
     def __init__(
@@ -94,12 +95,12 @@ class SideTunedPolicy(ActorCriticPolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         share_features_extractor: bool = True,
         alpha_lr: float = 1e-3,
-        bf16: bool = False,
+        precision: str = "float32",
         **kwargs: Any,
     ) -> None:
         if not share_features_extractor:
             raise SideAgentsError("SideTunedPolicy: actor and critic share one extractor, False is not supported")
-        self.alpha_lr, self.bf16 = alpha_lr, bf16
+        self.alpha_lr, self.precision = alpha_lr, precision
         self.action_noise: PerEnvNoise | None = None
         self.temperature = 1.0
         # SB3's epsilon; the fused kernel does the same step several times faster
@@ -118,7 +119,7 @@ class SideTunedPolicy(ActorCriticPolicy):
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "alpha_lr": self.alpha_lr, "bf16": self.bf16}
+        return {**super()._get_constructor_parameters(), "alpha_lr": self.alpha_lr, "precision": self.precision}
 
     def _build(self, lr_schedule: Schedule) -> None:
         for alias in ("pi_features_extractor", "vf_features_extractor"):
@@ -150,7 +151,7 @@ class SideTunedPolicy(ActorCriticPolicy):
         """
         extractor = self.features_extractor if features_extractor is None else features_extractor
         obs = _without_labels(obs) if isinstance(obs, dict) else obs
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with autocast(self.precision, self.device):
             if isinstance(extractor, SideTunedExtractor):
                 features: Tensor = extractor(obs)
             else:

@@ -88,6 +88,7 @@ def work(cell: Cell) -> dict[str, Any]:
     result = evaluate_run(run)
     alpha = float(getattr(load_agent(run).policy.features_extractor, "alpha_value", lambda: math.nan)())
     return {
+        "precision": config.precision,
         "episodes": result["episodes"],
         "buildings": result["buildings"],
         "metrics": result["metrics"],

@@ -102,7 +102,7 @@ def work(cell: Cell, base: Path) -> dict[str, Any]:
     require(absent_data(config))
     result = _compressed(cell.key, config, base) if cell.key["method"] == SVD else adapt_run(config)[1]
     costs = ("trainable", "stored", "multiple", "activation_bytes", "peak_bytes")
-    kept = ("accuracy", "images", "judged", "classes", *costs)
+    kept = ("precision", "accuracy", "images", "judged", "classes", *costs)
     return {name: result[name] for name in kept}
 
 
@@ -122,7 +122,7 @@ def _compressed(key: Key, config: AdaptConfig, base: Path) -> dict[str, Any]:
         return example_loss(answer, train, config.augment, index, generator)
 
     fit(adapted.task(task), loss, len(train), gentler, epochs=_SVD_EPOCHS, seed=config.seed, title=f"svd, {task}")
-    accuracy = judge(answer, test, config.bf16).accuracy
+    accuracy = judge(answer, test, config.precision).accuracy
     own = adapted.costs(task, batch=32)
     about = {"images": len(train), "judged": len(test), "classes": train.outputs[0]}
     return {**own, **about, "accuracy": accuracy, **_shared(adapted, own)}

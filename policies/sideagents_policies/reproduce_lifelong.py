@@ -161,9 +161,10 @@ def work(name: str, cell: Cell, results: Path) -> dict[str, Any]:
     require(absent_data(config))
     if cell.key["table"] == "first":
         alone = [lifelong(config.model_copy(update={"order": (task,)}))[1] for task in range(config.count)]
-        return {"loss": [one["loss"][0][0] for one in alone], "accuracy": [one["accuracy"][0][0] for one in alone]}
+        scores = {key: [one[key][0][0] for one in alone] for key in ("loss", "accuracy")}
+        return {"precision": alone[0]["precision"], **scores}
     _, result = lifelong(config)
-    kept = ("tasks", "mean_accuracy", "mean_loss", "per_task", "forgetting", "accuracy", "loss", "alpha")
+    kept = ("precision", "tasks", "mean_accuracy", "mean_loss", "per_task", "forgetting", "accuracy", "loss", "alpha")
     return {key: result[key] for key in (*kept, "weights_per_task") if key in result}
 
 

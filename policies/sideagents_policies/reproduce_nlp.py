@@ -56,7 +56,7 @@ _EACH = {"paired": 0.2, "memory": 0.2, "designs": 1.7}  # of any cell of these t
 TABLES = ("search", "glue", "memory", "paired", "curves", "designs", "squad")
 _UNREAD = ("search", "designs")  # do not judge by the dev set
 _COSTS = ("trainable", "percent", "peak_bytes_total", "peak_bytes_above_weights", "seconds_per_step")
-_KEPT = ("score", "metrics", "held_out", "epoch", "shares", "answers", "train_seconds", "cached", *_COSTS)
+_KEPT = ("precision", "score", "metrics", "held_out", "epoch", "shares", "answers", "train_seconds", "cached", *_COSTS)
 
 Key = Mapping[str, str | int | float]
 Row = Mapping[str, Any]

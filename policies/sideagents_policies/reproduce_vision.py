@@ -162,7 +162,7 @@ def work(table: str, cell: Cell, bases: Mapping[str, str]) -> dict[str, Any]:
     require(absent_data(config))
     count = int(str(cell.key["sides"]).split(" x ")[0]) if table == "boosting" else 1
     result = _boosted(config, count) if count > 1 else adapt_run(config)[1]
-    kept = ("measure", "accuracy", "loss", "alpha", "images", "trainable")
+    kept = ("precision", "measure", "accuracy", "loss", "alpha", "images", "trainable")
     return {name: result[name] for name in kept}
 
 

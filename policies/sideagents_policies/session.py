@@ -21,6 +21,7 @@ from sideagents.run.config import dump_config, load_config
 from sideagents.run.files import write_text
 from sideagents.run.folder import RunFolder
 from sideagents.run.imports import import_words
+from sideagents.run.precision import sets_precision
 from sideagents_envs.errors import EnvsError
 from sideagents_policies import checks, parallel
 from sideagents_policies.build import identity, open_run
@@ -184,6 +185,8 @@ def reopen(path: Path, given: str | None, overrides: list[str]) -> tuple[RunFold
     else:
         run, now = RunFolder.open(path), checks.read_config(given, overrides)
     before = locate(load_config(AgentConfig, run.config_path))
+    if not sets_precision(overrides):
+        now = now.model_copy(update={"precision": before.precision})
     checks.refuse_changes(before, now)
     checks.require_data(now)
     if run.latest() is None:

@@ -16,6 +16,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from sideagents.core.base import FrozenBase
 from sideagents.run.checkpoint import Checkpoint, load_checkpoint
 from sideagents.run.folder import RunFolder
+from sideagents.run.precision import told
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import seed_everything
 from sideagents_policies import checks, parallel
@@ -94,6 +95,7 @@ def train_here(session: Session, start: Checkpoint | None) -> Path:
     base = agent_base(config)
     rollout = rollout_bytes(config, observation_space(config, base), stacked_keys(config, base))
     session.say(describe(build_policy(config, base), {"rollout": rollout}, world.size))
+    session.say(told(config))
     for line in checks.remarks(config):
         session.say(f"note: {line}")
     venv = build_venv(config, base=base, world=world)

@@ -33,6 +33,7 @@ from sideagents.run.config import config_hash, dump_config, load_config
 from sideagents.run.devices import device_here, missing_device
 from sideagents.run.files import absent, absent_folder, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
+from sideagents.run.precision import base_dtype, resolved, told, with_precision
 from sideagents.run.seeding import seed_everything
 from sideagents.train.loop import fit
 from sideagents.train.readouts import make_readout
@@ -57,7 +58,7 @@ def checked(config: AdaptConfig) -> AdaptConfig:
     for key in ("base_weights", "held_out_data"):
         if getattr(config, key) is not None:
             found[key] = find_data(getattr(config, key))
-    config = config.model_copy(update=found)
+    config = with_precision(config.model_copy(update=found))
     try:
         ADAPTATIONS.get(config.method)().check_options(config.method, config.options)
         if (config.reader in ("decathlon", "taskonomy")) != (config.domain is not None):
@@ -159,15 +160,14 @@ def _read(config: AdaptConfig, split: str) -> LabelledImages:
 
 
 def base_of(config: AdaptConfig) -> FrozenBase:
-    """Load the base as the configuration says; with `bf16` it computes in bfloat16.
+    """Load the base as the configuration says; it computes in the type of training.
 
     Raises `SideAgentsError` where `stack_on` is no finished side-tuned run.
     """
     if config.stack_on is not None:
         return _stack(Path(config.stack_on))
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in config.base_options.items()}
-    if config.bf16:
-        options.setdefault("dtype", "bfloat16")
+    options.setdefault("dtype", base_dtype(config.precision, config.device))
     return load_base(config.base, weights=config.base_weights, **options)
 
 
@@ -194,8 +194,11 @@ def adapt_run(config: AdaptConfig, resume: bool = False) -> tuple[Path, dict[str
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    if resume:
+        config = RunFolder.going_on(config, Path(config.runs), config.name)
     train, test = read_data(config)
     base = base_of(config)
+    print(told(config), flush=True)
     seed_everything(config.seed)
     adapted = adapt(base, config.method, **_options(config))
     adapted.add_task(TASK, images=_images(config), **_readout(config, base, train))
@@ -241,7 +244,7 @@ def _train(
     judged = answer(_codes(config, adapted, test))
 
     def evaluate() -> dict[str, float]:
-        found = judge(judged, test, config.bf16, device)
+        found = judge(judged, test, config.precision, device)
         return {"eval/accuracy": found.accuracy, "eval/loss": found.mean_loss}
 
     rows = fit(
@@ -265,6 +268,7 @@ def _train(
     measure = "accuracy" if test.asks_classes else "loss"
     return {
         "method": config.method,
+        "precision": resolved(config.precision, device),
         "measure": measure,
         "accuracy": rows[-1]["eval/accuracy"] if test.asks_classes else None,
         "loss": rows[-1]["eval/loss"],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sideagents.core.base import FrozenBase
+from sideagents.run.cache import cache_root
 from sideagents.run.files import write_json
 from sideagents.run.progress import Progress
 
@@ -53,6 +54,5 @@ def _compute(base: FrozenBase, images: Tensor, path: Path, shape: tuple[int, ...
 
 
 def cache_folder() -> Path:
-    """Return the folder for codes: below SIDEAGENTS_CACHE, or ~/.cache/sideagents."""
-    root = os.environ.get("SIDEAGENTS_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "sideagents") / "codes"
+    """Return the folder for codes, in the user's cache."""
+    return cache_root() / "codes"

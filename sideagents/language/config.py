@@ -57,7 +57,6 @@ class NlpConfig(RunConfig, StepConfig):
     learning_rate: float = Field(3e-3, gt=0.0, description="at its highest; LST wants ten times that of LoRA")
     warmup: float = Field(0.06, ge=0.0, lt=1.0, description="share of all steps in which the rate rises from 0")
     final_lr_fraction: float = Field(0.0, ge=0.0, le=1.0, description="cosine decay down to this share of the rate")
-    bf16: bool = Field(True, description="bfloat16 autocast, in training and when judged")
     cache: str | None = Field(
         None, description="folder for states of frozen layers, by default the user's cache", json_schema_extra=NEUTRAL
     )

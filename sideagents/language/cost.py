@@ -11,16 +11,17 @@ from torch import Tensor, nn
 
 from sideagents.core.memory import peak_bytes
 from sideagents.run.devices import synchronize
+from sideagents.run.precision import autocast
 
 _WARM = 1  # steps before the one that is told: it makes the optimizer's state
 
 
-def training_cost(model: nn.Module, inputs: Mapping[str, Tensor], bf16: bool = False) -> dict[str, Any]:
+def training_cost(model: nn.Module, inputs: Mapping[str, Tensor], precision: str = "float32") -> dict[str, Any]:
     """Take two steps (forward, backward, AdamW) and return what they cost; the model's weights move.
 
     `peak_bytes_total`, `peak_bytes_above_weights`, `weight_bytes`, `state_bytes` (gradients and AdamW's), what is left,
     `activation_bytes`; `seconds_per_step`, of the second one; and the number of `trainable` weights.
-    inputs: what the model takes, with targets. bf16: autocast.
+    inputs: what the model takes, with targets. precision: of autocast.
     """
     trained = [p for p in model.train().parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
@@ -32,7 +33,7 @@ def training_cost(model: nn.Module, inputs: Mapping[str, Tensor], bf16: bool = F
             synchronize(device)
             begin = time.perf_counter()
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            with autocast(precision, device):
                 loss = model(**inputs).loss
             loss.backward()
             optimizer.step()

@@ -30,6 +30,7 @@ from sideagents.run.devices import device_here, device_of, missing_device
 from sideagents.run.files import find_data, write_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.options import check_options
+from sideagents.run.precision import resolved, told, with_precision
 from sideagents.run.tensors import load_tensors, save_tensors
 from sideagents.train.loop import fit
 
@@ -44,7 +45,7 @@ def checked(config: NlpConfig) -> NlpConfig:
     found |= {key: os.path.expanduser(getattr(config, key)) for key in ("runs", "model")}
     found |= {"cache": os.path.expanduser(config.cache)} if config.cache is not None else {}
     found |= {"test_data": find_data(config.test_data)} if config.test_data is not None else {}
-    config = config.model_copy(update=found)
+    config = with_precision(config.model_copy(update=found))
     known = (*TASKS, SQUAD)
     if config.task not in known:
         raise ConfigError(
@@ -89,7 +90,10 @@ def nlp(config: NlpConfig, resume: bool = False, test: bool = True) -> tuple[Pat
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    if resume:
+        config = RunFolder.going_on(config, Path(config.runs), config.name)
     device = device_here(config.device)
+    print(told(config), flush=True)
     tokenizer = load_tokenizer(config.model)
     task = read_task(config, tokenizer)
     built = build(config, task.kind, task.outputs, tokenizer.pad_token_id, task.train, device)
@@ -103,7 +107,8 @@ def nlp(config: NlpConfig, resume: bool = False, test: bool = True) -> tuple[Pat
         result = _train(config, task, model, run, {"base": config.model, "fingerprint": built.fingerprint}, resume)
     finally:
         run.close()
-    result = {"method": config.method, "task": config.task, **result, **cost}
+    about = {"method": config.method, "task": config.task, "precision": resolved(config.precision, device)}
+    result = {**about, **result, **cost}
     if test:
         result |= _test(config, task, model, run)
     write_json(run.path / "result.json", result)
@@ -137,7 +142,7 @@ def _cost(config: NlpConfig, task: TextTask, built: Built) -> dict[str, Any]:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     inputs = moved(full_batch(task.train, config.batch_size, config.length), device_of(model))
     with torch.random.fork_rng(devices=[]):
-        cost = training_cost(model, inputs, config.bf16)
+        cost = training_cost(model, inputs, config.precision)
     restore_tensors(model.state_dict(), before, "the model before it was measured")
     model.zero_grad(set_to_none=True)
     return cost | {"percent": 100 * cost["trainable"] / built.pretrained}
@@ -199,7 +204,7 @@ def _calls(config: NlpConfig, task: TextTask, model: nn.Module) -> tuple[Call, C
 
     def asked(texts: Texts) -> Call:
         try:
-            states = cached_states(encoder, texts, numbers, config.bf16, folder)
+            states = cached_states(encoder, texts, numbers, config.precision, folder)
         except StatesTooLarge as error:
             print(f"{error}: they are computed anew in every epoch", flush=True)
             return _plain(model)
@@ -215,7 +220,7 @@ def _calls(config: NlpConfig, task: TextTask, model: nn.Module) -> tuple[Call, C
 
 
 def _asked(config: NlpConfig, task: TextTask, call: Call, texts: Texts) -> list[tuple[Tensor, ...]]:
-    return answers_of(call, texts, task.names, config.bf16, task.by_token, device_here(config.device).type)
+    return answers_of(call, texts, task.names, config.precision, task.by_token, device_here(config.device))
 
 
 def _plain(model: nn.Module) -> Call:

@@ -26,6 +26,7 @@ from sideagents.language.sidetuned import SideTunedText, tower_of
 from sideagents.language.texts import Texts, moved, split_by_length
 from sideagents.run.devices import device_of
 from sideagents.run.files import write_json
+from sideagents.run.precision import autocast, resolved
 from sideagents.run.progress import Progress
 from sideagents.run.tensors import digest_tensors
 
@@ -128,7 +129,7 @@ class CachedStates:
 
 
 def cached_states(
-    encoder: Encoder, texts: Texts, numbers: Sequence[int], bf16: bool = False, folder: Path | None = None
+    encoder: Encoder, texts: Texts, numbers: Sequence[int], precision: str = "float32", folder: Path | None = None
 ) -> CachedStates:
     """Return states of a frozen encoder for all texts; what is in FOLDER (the user's cache) is not computed again.
 
@@ -136,8 +137,10 @@ def cached_states(
     type that they are computed in; they are kept in half precision. Raises `StatesTooLarge` where that is too small.
     """
     folder = cache_folder() if folder is None else folder
+    device = device_of(encoder.tower)
     tensors = digest_tensors(hashlib.sha256(), encoder.tower.state_dict())
-    about = f"{tensors} {_function_of(encoder.tower.config)} {texts.digest()} {list(numbers)} {bf16}"
+    about = f"{tensors} {_function_of(encoder.tower.config)} {texts.digest()} {list(numbers)} "
+    about += resolved(precision, device)
     path = folder / f"{hashlib.sha256(about.encode()).hexdigest()[:40]}.states"
     first = torch.cat([torch.zeros(1, dtype=torch.long), texts.lengths().cumsum(0)])
     shape = (int(first[-1]), len(numbers), int(encoder.tower.config.hidden_size))
@@ -145,7 +148,7 @@ def cached_states(
         folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            _compute(encoder, texts, numbers, first, bf16, np.memmap(temporary, np.float16, "w+", shape=shape))
+            _compute(encoder, texts, numbers, first, precision, np.memmap(temporary, np.float16, "w+", shape=shape))
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -159,12 +162,12 @@ def _function_of(config: Any) -> str:
     return json.dumps({key: found[key] for key in sorted(found) if key not in _NAMES}, default=str)
 
 
-def _compute(encoder: Encoder, texts: Texts, numbers: Sequence[int], first: Tensor, bf16: bool, out: Any) -> None:
+def _compute(encoder: Encoder, texts: Texts, numbers: Sequence[int], first: Tensor, precision: str, out: Any) -> None:
     device = device_of(encoder.tower)
     with Progress(len(texts), "encoding", unit="text") as shown:
         for index in split_by_length(texts):
             inputs = moved(texts.batch(index, targets=False), device)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            with autocast(precision, device):
                 found = torch.stack(encoder.states(inputs, numbers), dim=2).half().cpu()
             if not torch.isfinite(found).all():
                 raise StatesTooLarge(f"states of {type(encoder.tower).__name__} are too large for half precision")

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sideagents.run.precision import autocast
+
+_CPU = torch.device("cpu")
 _ROUND = 8  # lengths are padded up to a multiple of it
 _AT_ONCE = 128  # judged in one batch
 _POOL = 50  # batches whose examples are sorted by length together
@@ -109,18 +112,18 @@ def answers_of(
     model: Callable[[Mapping[str, Tensor], Tensor], Any],
     texts: Texts,
     names: Sequence[str],
-    bf16: bool = False,
+    precision: str = "float32",
     by_token: bool = False,
-    device: str = "cpu",
+    device: torch.device = _CPU,
 ) -> list[tuple[Tensor, ...]]:
     """Return for each example the outputs of these names; `by_token` says that each token has one, padding has none.
 
-    model: takes a batch and the numbers of its examples; it must be in eval mode. device: the kind it computes on.
+    model: takes a batch and the numbers of its examples; it must be in eval mode. device: where it computes.
     """
     found: list[tuple[Tensor, ...]] = [()] * len(texts)
     for index in split_by_length(texts):
         inputs = texts.batch(index, targets=False)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
+        with autocast(precision, device):
             output = model(inputs, index)
         for row, number in enumerate(index.tolist()):
             length = len(texts.ids[number]) if by_token else None

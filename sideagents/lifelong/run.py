@@ -34,6 +34,7 @@ from sideagents.run.config import config_hash, dump_config
 from sideagents.run.devices import device_here, missing_device
 from sideagents.run.files import absent, absent_folder, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
+from sideagents.run.precision import base_dtype, resolved, told, with_precision
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import seed_everything
 from sideagents.train.distil import encode_all
@@ -58,8 +59,11 @@ def lifelong(config: LifelongConfig, resume: bool = False) -> tuple[Path, dict[s
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    if resume:
+        config = RunFolder.going_on(config, Path(config.runs), config.name)
     tasks = read_stream(config)
     base = _base_of(config)
+    print(told(config), flush=True)
     run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
     if resume:
         run.require_config(config, but=("device",))
@@ -82,7 +86,7 @@ def checked(config: LifelongConfig) -> LifelongConfig:
         found["cache"] = os.path.expanduser(config.cache)
     if config.base_weights is not None:
         found["base_weights"] = find_data(config.base_weights)
-    config = config.model_copy(update=found)
+    config = with_precision(config.model_copy(update=found))
     try:
         learner = LEARNERS.get(config.method)
         rendered = config.reader == "taskonomy"
@@ -114,8 +118,8 @@ def _started(config: LifelongConfig, student: Path | None) -> LifelongConfig:
 
 
 def _base_of(config: LifelongConfig) -> FrozenBase:
-    """Load the base; with `bf16` it computes in bfloat16 too."""
-    return load_base(config.base, weights=config.base_weights, dtype="bfloat16" if config.bf16 else None)
+    """Load the base; it computes in the type of training."""
+    return load_base(config.base, weights=config.base_weights, dtype=base_dtype(config.precision, config.device))
 
 
 def _answers(config: LifelongConfig) -> list[tuple[int, ...]]:
@@ -245,7 +249,7 @@ class TaskSequence:
         test = self.tasks[task].test
         if task not in self._test_codes:
             self._test_codes[task] = self._codes(test.images)
-        found = judge(self._answer(task, self._test_codes[task]), test, self.config.bf16, self.device)
+        found = judge(self._answer(task, self._test_codes[task]), test, self.config.precision, self.device)
         return found.accuracy, found.mean_loss
 
     def _codes(self, images: Tensor) -> Tensor | None:
@@ -308,6 +312,7 @@ class TaskSequence:
         measure, score = self._measure()
         return {
             "method": self.config.method,
+            "precision": resolved(self.config.precision, self.device),
             "tasks": [task.name for task in self.tasks],
             "measure": measure,
             f"mean_{measure}": final_mean(score),

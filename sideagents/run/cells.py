@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sideagents.errors import SideAgentsError
-from sideagents.run.devices import device_name
+from sideagents.run.devices import device_name, processor_name
 from sideagents.run.provenance import git_commit
 
 Key = Mapping[str, str | int | float]
@@ -100,6 +100,7 @@ def run_cells(
             "seconds": round(time.monotonic() - begin, 1),
             "threads": torch.get_num_threads(),
             "device": device_name(),
+            "processor": processor_name(),
             **result,
         }
         append_row(path, row)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,10 +38,13 @@ def load_config(model_cls: type[ModelT], path: Path | None, overrides: Sequence[
     A mapping is merged into a section of the configuration, and replaces a mapping whose keys are the user's own.
     Raises `ConfigError` with one line: file or override, key path, what is allowed, the nearest name.
     """
-    tree = {} if path is None else _read_yaml(path)
+    old = _old_keys(model_cls)
+    tree = {} if path is None else _renamed(_read_yaml(path), old, str(path))
     set_by: dict[KeyPath, str] = {}
     for override in overrides:
         key, value = _parse_override(override)
+        if key in old:
+            key, value = _new_name(old, key, value, f"override {override!r}")
         set_by[key] = override
         free = _check_known(model_cls, key, override)
         tree = _set(tree, key, value, replace=free)
@@ -57,35 +61,42 @@ def dump_config(model: BaseModel) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(_escape(model.model_dump(mode="json"))))
 
 
-NEUTRAL: dict[str, JsonValue] = {"neutral": True}  # the mark of keys that change nothing at their default
+# Marks of keys, in pydantic's `json_schema_extra` or a dataclass field's `metadata`. `neutral`: it changes nothing at
+# its default. `was`: {"key": its earlier name, "values": {value now: value then}}.
+NEUTRAL: dict[str, JsonValue] = {"neutral": True}
 
 
 def config_hash(model: BaseModel) -> str:
     """Return the sha256 hex digest of all values; the order of keys does not matter.
 
-    A key that is marked `neutral` (in pydantic's `json_schema_extra`, a dataclass field's `metadata`) is left out at
-    its default: so that a key which changes nothing there can be added without changing the digests of old runs.
+    A key that is marked `neutral` is left out at its default, and one that `was` another counts under its earlier name
+    and value: so that keys can be added and renamed without changing the digests of old runs.
     """
     values = model.model_dump(mode="json")
-    _drop_neutral(model, values)
+    _as_before(model, values)
     return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def _drop_neutral(owner: Any, values: dict[str, Any]) -> None:
-    """Remove neutral keys at their defaults from the dumped values of a model or dataclass."""
-    marks: dict[str, tuple[Any, Any]] = {}
-    if isinstance(owner, BaseModel):
-        for name, field in type(owner).model_fields.items():
-            marks[name] = (field.json_schema_extra, field.default)
-    elif dataclasses.is_dataclass(owner):
-        for part in dataclasses.fields(owner):
-            marks[part.name] = (part.metadata, part.default)
-    for name, (mark, default) in marks.items():
+def _as_before(owner: Any, values: dict[str, Any]) -> None:
+    """Remove neutral keys at their defaults from the dumped values of a model or dataclass; name others as before."""
+    for name, (mark, default) in _marks(type(owner)).items():
         value = getattr(owner, name)
-        if isinstance(mark, Mapping) and mark.get("neutral") and value == default:
+        if mark.get("neutral") and value == default:
             del values[name]
+        elif was := mark.get("was"):
+            values[was["key"]] = was["values"].get(values.pop(name))
         elif isinstance(values[name], dict):
-            _drop_neutral(value, values[name])
+            _as_before(value, values[name])
+
+
+def _marks(owner: type[Any]) -> dict[str, tuple[Mapping[str, Any], Any]]:
+    """Return the marks and the default of each key of a model or dataclass."""
+    found: dict[str, tuple[Any, Any]] = {}
+    if issubclass(owner, BaseModel):
+        found = {name: (field.json_schema_extra, field.default) for name, field in owner.model_fields.items()}
+    elif dataclasses.is_dataclass(owner):
+        found = {part.name: (part.metadata, part.default) for part in dataclasses.fields(owner)}
+    return {name: (mark if isinstance(mark, Mapping) else {}, default) for name, (mark, default) in found.items()}
 
 
 def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
@@ -102,6 +113,43 @@ def key_paths(model_cls: type[Any]) -> list[str]:
         paths.append(name)
         paths += [f"{name}.{rest}" for rest in key_paths(section)] if section is not None else []
     return paths
+
+
+# keys that have another name now
+
+
+def _old_keys(model_cls: type[Any]) -> dict[KeyPath, tuple[KeyPath, Mapping[str, Any]]]:
+    """Return `{earlier path: (path now, {value now: value then})}`."""
+    found: dict[KeyPath, tuple[KeyPath, Mapping[str, Any]]] = {}
+    marks = _marks(model_cls)
+    for name, section in _fields(model_cls).items():
+        if was := marks[name][0].get("was"):
+            found[(was["key"],)] = ((name,), was["values"])
+        for old, (new, values) in _old_keys(section).items() if section is not None else ():
+            found[(name, *old)] = ((name, *new), values)
+    return found
+
+
+def _renamed(tree: dict[str, Any], old: Mapping[KeyPath, Any], source: str) -> dict[str, Any]:
+    """Return a file's tree with its keys called as they are now; says so in a line for each."""
+    for key in old:
+        owner: Any = tree
+        for part in key[:-1]:
+            owner = owner.get(part) if isinstance(owner, dict) else None
+        if isinstance(owner, dict) and key[-1] in owner:
+            new, value = _new_name(old, key, owner.pop(key[-1]), source)
+            owner.setdefault(new[-1], value)
+    return tree
+
+
+def _new_name(old: Mapping[KeyPath, Any], key: KeyPath, value: Any, source: str) -> tuple[KeyPath, Any]:
+    new, values = old[key]
+    known = [now for now, then in values.items() if then is value]
+    if not known:
+        raise ConfigError(f"{source}: {_dotted(key)} is called {_dotted(new)} now, one of {', '.join(values)}")
+    said = f"{_dotted(key)}: {str(value).lower()} is called {_dotted(new)}: {known[-1]} now"
+    print(f"{source}: {said} ({', '.join(values)})", file=sys.stderr, flush=True)
+    return new, known[-1]
 
 
 # reading

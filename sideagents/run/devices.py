@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import platform
+import re
+from contextlib import suppress
+from pathlib import Path
+
 import torch
 from torch import nn
 
 DEVICES = r"^(auto|cpu|cuda(:\d+)?)$"  # what a configuration may say
+_BFLOAT16 = ("avx512_bf16", "amx_bf16")  # flags of processors that compute in it
 
 
 def has_device(device: str) -> bool:
@@ -31,6 +39,21 @@ def missing_device(device: str) -> str:
 def device_name() -> str:
     """Return what `auto` computes on here: `cpu`, or the name of a GPU."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+@functools.cache
+def processor_name() -> str:
+    """Return the processor's name, its cores, and the units for vectors and bfloat16 that torch may use.
+
+    Such as `AMD EPYC (2 cores, AVX2)`; `ATEN_CPU_CAPABILITY` counts, since torch is held to it.
+    """
+    name, flags = platform.processor() or platform.machine(), ""
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text()
+        models, units = re.search(r"^model name\s*: (.+)$", text, re.M), re.search(r"^flags\s*: (.+)$", text, re.M)
+        name, flags = models[1].strip() if models else name, units[1] if units else flags
+    found = [torch.backends.cpu.get_cpu_capability(), *(word for word in _BFLOAT16 if word in flags.split())]
+    return f"{name} ({os.cpu_count()} cores, {', '.join(found)})"
 
 
 def synchronize(device: torch.device) -> None:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -27,6 +27,8 @@ from sideagents.run.scalars import ScalarTable, Value
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -75,6 +77,15 @@ class RunFolder:
         raise CheckpointError(
             f"{root}: no run {name}_1, {name}_2, ... with a checkpoint to resume from; start one without --resume"
         )
+
+    @classmethod
+    def going_on(cls, config: ConfigT, root: Path, name: str) -> ConfigT:
+        """Return a configuration that computes in what the newest run of that name, which it resumes, computes in.
+
+        Raises as `create` with `resume`.
+        """
+        before: Any = load_config(type(config), cls._resume(root, name).config_path)
+        return config.model_copy(update={"precision": before.precision})
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sideagents.run.devices import processor_name
 from sideagents.run.imports import imported
 
 _PACKAGES = ("sideagents", "torch", "numpy", "stable-baselines3", "gymnasium", "safetensors", "numba", "embreex")
@@ -33,8 +34,9 @@ def command_line(argv: Sequence[str] | None = None) -> str:
 
 
 def versions() -> dict[str, Any]:
-    """Return the versions of Python, this toolkit and its libraries, the platform, git commit and `--import`s."""
+    """Return the versions of Python, this toolkit and its libraries, the machine, the git commit and `--import`s."""
     found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    found["processor"] = processor_name()
     for package in _PACKAGES:
         try:
             found[package] = version(package)

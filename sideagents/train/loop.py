@@ -39,7 +39,6 @@ class FitConfig(StepConfig):
     weight_decay: float = Field(1e-4, ge=0.0, description="not applied to vectors (norms, biases) and alpha")
     warmup: float = Field(0.05, ge=0.0, lt=1.0, description="share of all steps in which the rate rises from 0")
     final_lr_fraction: float = Field(0.01, ge=0.0, le=1.0, description="cosine decay down to this share of the rate")
-    bf16: bool = Field(True, description="bfloat16 autocast of the networks")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from sideagents.run.checkpoint import save_tensors
 from sideagents.run.config import dump_config, load_config
 from sideagents.run.files import find_data, read_json
 from sideagents.run.folder import RunFolder
+from sideagents.run.precision import autocast, told, with_precision
 from sideagents.run.provenance import command_line, versions
 from sideagents.run.seeding import seed_everything
 from sideagents.train.loop import FitConfig, fit
@@ -99,8 +100,11 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> Path:
     run of that name goes on where it stopped; its configuration must be the same. Raises `SideAgentsError` (data that
     is missing or broken, another configuration, a loss that explodes) with one line.
     """
+    root, name = Path(config.runs).expanduser(), f"pretrain-{config.base_name}"
+    config = RunFolder.going_on(config, root, name) if resume else with_precision(config)
     train, held_out = _read_data(config)
-    run = RunFolder.create(Path(config.runs).expanduser(), f"pretrain-{config.base_name}", dump_config(config), resume)
+    print(told(config), flush=True)
+    run = RunFolder.create(root, name, dump_config(config), resume)
     if resume:
         run.require_config(config)
         run.note_resume()
@@ -185,7 +189,7 @@ def held_out_loss(
     pixels = 0.0
     for index in torch.split(torch.arange(len(data)), 256):
         images, target, weight = data.batch(index)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+        with autocast(config.precision):
             predicted = model(model.corrupt(images, generator))
         for name, answer in {"model": predicted, **answers}.items():
             whole = answer if name == "model" else answer.expand(len(index), -1, *target.shape[2:])

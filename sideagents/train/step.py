@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sideagents.core.alpha import curricula
 from sideagents.core.groups import parameter_groups
 from sideagents.errors import SideAgentsError
+from sideagents.run.precision import WAS_BF16, Precision, autocast
 
 
 class StepConfig(BaseModel):
@@ -30,9 +31,10 @@ class StepConfig(BaseModel):
     warmup: float = Field(0.0, ge=0.0, lt=1.0, description="share of all steps in which the rate rises from 0")
     final_lr_fraction: float = Field(1.0, ge=0.0, le=1.0, description="cosine decay down to this share of the rate")
     max_grad_norm: float = Field(1.0, gt=0.0, description="gradients are scaled down to this norm")
-    bf16: bool = Field(
-        False,
-        description="compute in bfloat16, in training and when judged: what is trained by autocast, a frozen base too",
+    precision: Precision = Field(
+        "auto",
+        description="what is computed in, in training and when judged, by a frozen base too; auto: what is fast here",
+        json_schema_extra=WAS_BF16,
     )
 
 
@@ -62,7 +64,7 @@ class Stepper:
         self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._per_epoch = per_epoch
         self._curricula = curricula(trained)
-        self._device = groups[0]["params"][0].device.type
+        self._device = groups[0]["params"][0].device
 
     def step(self, *losses: Callable[[], Tensor]) -> float:
         """Take one step down the gradient of the sum of scalar losses; return that sum.
@@ -77,7 +79,7 @@ class Stepper:
         self._move_alpha()
         total = 0.0
         for loss in losses:
-            with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self.config.bf16):
+            with autocast(self.config.precision, self._device):
                 value = loss()
             found = float(value.detach())
             if not math.isfinite(found):

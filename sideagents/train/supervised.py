@@ -13,6 +13,7 @@ from torch.nn import functional
 from sideagents.data.examples import Examples, Judged
 from sideagents.data.images import LabelledImages
 from sideagents.errors import SideAgentsError
+from sideagents.run.precision import autocast
 from sideagents.train.step import StepConfig
 
 Answer = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, H, W) in [0, 1], their numbers (B,) -> (B, *outputs)
@@ -55,11 +56,11 @@ def example_loss(
 
 
 @torch.no_grad()
-def judge(answer: Answer, data: Examples, bf16: bool = False, device: torch.device = CPU) -> Judged:
-    """Judge answers about all examples, computed in bfloat16 where training was; the network must be in eval mode."""
+def judge(answer: Answer, data: Examples, precision: str = "float32", device: torch.device = CPU) -> Judged:
+    """Judge answers about all examples, computed in the type of training; the network must be in eval mode."""
     found = Judged()
     for index in torch.split(torch.arange(len(data)), _JUDGED_AT_ONCE):
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        with autocast(precision, device):
             answers = answer(data.images[index].to(device).float() / 255, index)
         found += data.judge(answers.float(), index)
     return found
