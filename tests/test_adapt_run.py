@@ -25,8 +25,8 @@ from sideagents.run.scalars import read_scalars
 from sideagents.train import loop
 from sideagents.train.readouts import make_readout
 from sideagents.train.supervised import judge
-from sideagents_policies.checks import read_adapt
 from sideagents_policies.cli.main import main
+from sideagents_policies.jobs import read_adapt
 
 OPTIONS: dict[str, dict[str, Any]] = {"sidetune": {"side": "fcn4"}}
 

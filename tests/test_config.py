@@ -17,7 +17,7 @@ from sideagents.core.methods import build_perception
 from sideagents.data.taskonomy import data_root
 from sideagents.errors import ConfigError
 from sideagents.run.config import dump_config, load_config
-from sideagents_policies import checks, paths
+from sideagents_policies import checks, jobs, paths
 from sideagents_policies.cli.main import main
 from sideagents_policies.config import AgentConfig
 
@@ -30,10 +30,10 @@ def test_every_bundled_file_is_a_complete_configuration(path):
     assert path.suffix == ".yaml"
     assert path.read_text().startswith("# ")
     readers = {
-        "lifelong": checks.read_lifelong,
-        "adapt": checks.read_adapt,
-        "nlp": checks.read_nlp,
-        "relevance": checks.read_relevance,
+        "lifelong": jobs.read_lifelong,
+        "adapt": jobs.read_adapt,
+        "nlp": jobs.read_nlp,
+        "relevance": jobs.read_relevance,
     }
     if (kind := paths.config_kind(path)) in readers:
         assert readers[kind](str(path)).name == path.stem

@@ -27,8 +27,8 @@ from sideagents.language.tasks import GlueTexts, read_task
 from sideagents.run.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from sideagents.run.precision import autocast
 from sideagents.run.tensors import load_tensors
-from sideagents_policies.checks import read_nlp
 from sideagents_policies.cli.main import main
+from sideagents_policies.jobs import read_nlp
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "adapters": {"width": 4},

@@ -13,7 +13,7 @@ import pytest
 from sideagents.errors import SideAgentsError
 from sideagents.run.cells import Cell
 from sideagents_policies import reproduce_nlp as module
-from sideagents_policies.checks import read_nlp
+from sideagents_policies.jobs import read_nlp
 from sideagents_policies.nlp_methods import CURVES, DESIGNS, GLUE, METHODS, RATES
 from sideagents_policies.reproduce_nlp import (
     best_rate,

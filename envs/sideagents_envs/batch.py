@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sideagents_envs.config import CameraConfig, TaskConfig
@@ -17,15 +16,20 @@ from sideagents_envs.errors import EnvsError, EpisodeError
 from sideagents_envs.expert import expert_action
 from sideagents_envs.geodesic import DistanceField
 from sideagents_envs.navmesh import NavMesh
-from sideagents_envs.occupancy import BACKGROUND, draw_maps, goal_readings
+from sideagents_envs.occupancy import draw_maps, goal_readings
 from sideagents_envs.simulator import Simulator
 from sideagents_envs.sources import EpisodeSource, Start
-
-Observation = dict[str, NDArray[Any]]
-
-FORWARD, LEFT, RIGHT, STOP = range(4)
-FURTHEST_GOAL_M = 10_000.0
-FURTHEST_DEPTH_M = 1_000.0
+from sideagents_envs.spaces import (
+    FORWARD,
+    FURTHEST_DEPTH_M,
+    LEFT,
+    MAP_BACKGROUND,
+    STOP,
+    Observation,
+    action_space,
+    checked_actions,
+    observation_space,
+)
 
 _COUNTERS = (
     "distances",
@@ -38,35 +42,6 @@ _COUNTERS = (
     "tracks",
     "track_lengths",
 )
-
-
-def observation_space(camera: CameraConfig, task: TaskConfig) -> spaces.Dict:
-    """Return the space of one observation: map, rgb uint8 (H, W, 3), goal float32 (3,), depth where it is asked for."""
-    shape = (camera.height, camera.width)
-    cells = task.map_cells
-    content: dict[str, spaces.Space[Any]] = {
-        "goal": spaces.Box(np.array([0, -1, -1], np.float32), np.array([FURTHEST_GOAL_M, 1, 1], np.float32)),
-        "map": spaces.Box(0, 255, (cells, cells, 3), np.uint8),
-    }
-    if task.rgb:
-        content["rgb"] = spaces.Box(0, 255, (*shape, 3), np.uint8)
-    if task.depth:
-        content["depth"] = spaces.Box(0.0, FURTHEST_DEPTH_M, (*shape, 1), np.float32)
-    return spaces.Dict(content)
-
-
-def action_space(task: TaskConfig) -> spaces.Discrete:
-    """Return forward, left, right, and with `stop: explicit` stop."""
-    return spaces.Discrete(4 if task.stop == "explicit" else 3)
-
-
-def checked_actions(actions: Any, n_envs: int, space: spaces.Discrete) -> NDArray[Any]:
-    """Return the actions as an array (N,); raises EnvsError when one is not an integer of the action space."""
-    array: NDArray[Any] = np.asarray(actions)
-    integers = array.shape == (n_envs,) and array.dtype.kind in "iu"
-    if not integers or array.min() < 0 or array.max() >= space.n:
-        raise EnvsError(f"actions must be {n_envs} integers from 0 to {space.n - 1}, got {array.tolist()}")
-    return array
 
 
 class StepResult(NamedTuple):
@@ -271,7 +246,7 @@ class PointNavBatch:
             key: np.zeros((len(chosen), *(space.shape or ())), space.dtype)
             for key, space in self.observation_space.spaces.items()
         }
-        content["map"][:] = BACKGROUND
+        content["map"][:] = MAP_BACKGROUND
         seen = np.flatnonzero([self.starts[env] is not None for env in chosen])
         if seen.size:
             index = chosen[seen]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_CONSTANTS = ("spaces.py",)  # hold numbers that are compiled into kernels
 _TOLD = "SIDEAGENTS_TOLD_OF_COMPILING"
 
 
@@ -31,8 +32,9 @@ def keep_kernels() -> None:
     if os.environ.get("NUMBA_CACHE_DIR"):
         return
     try:
-        sources = [file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))]
-        kernels = [source for source in sources if re.search(rb"^@.*njit", source, re.MULTILINE)]
+        sources = {file.name: file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))}
+        holds = re.compile(rb"^@.*njit", re.MULTILINE)
+        kernels = [source for name, source in sources.items() if name in _CONSTANTS or holds.search(source)]
         folder = cache_dir() / f"numba-{hashlib.sha256(b''.join(kernels)).hexdigest()[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # RuntimeError: there is no home folder

@@ -9,14 +9,16 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sideagents_envs.cache import atomic_path
 from sideagents_envs.errors import EpisodeError
-from sideagents_envs.simulator import Field, Walkable
+
+if TYPE_CHECKING:
+    from sideagents_envs.simulator import Field, Walkable
 
 Float = NDArray[np.float64]
 

@@ -14,11 +14,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from sideagents_envs.spaces import MAP_BACKGROUND, MAP_MARK
+
 Array = NDArray[Any]
 
-USED_CHANNELS = 2  # the third is kept because the paper's code has it
-BACKGROUND = 128
-MARK = 255
 # Walking straight ahead puts the whole track on a border between two cells; rounding must not scatter it to both.
 _NUDGE = 1e-6
 
@@ -33,7 +32,7 @@ def _mark(out: Array, channel: int, ahead: float, left: float, size_m: float) ->
     row, column = cells - 1 - row, cells - 1 - column
     for i in range(max(row - 1, 0), min(row + 2, cells)):
         for j in range(max(column - 1, 0), min(column + 2, cells)):
-            out[i, j, channel] = MARK
+            out[i, j, channel] = MAP_MARK
 
 
 @njit(cache=True)
@@ -41,7 +40,7 @@ def draw_map(
     out: NDArray[Any], track: NDArray[Any], pose: NDArray[Any], goal: NDArray[Any], size_m: float = 22.0
 ) -> None:
     """Draw into `out` (C, C, 3) uint8 the track (T, 2) of x, z seen from pose (4,), and the goal (3,); metres."""
-    out[:] = BACKGROUND
+    out[:] = MAP_BACKGROUND
     sin, cos = math.sin(pose[3]), math.cos(pose[3])
     for t in range(track.shape[0]):
         dx, dz = track[t, 0] - pose[0], track[t, 1] - pose[2]

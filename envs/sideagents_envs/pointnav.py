@@ -11,10 +11,11 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from sideagents_envs.batch import Observation, PointNavBatch
+from sideagents_envs.batch import PointNavBatch
 from sideagents_envs.build import BatchSpec, make_batch
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
 from sideagents_envs.errors import EnvsError
+from sideagents_envs.spaces import Observation
 
 __all__ = ["PointNavBatch", "PointNavEnv"]
 

@@ -17,10 +17,11 @@ import numpy as np
 from gymnasium import spaces
 
 from sideagents_envs import errors
-from sideagents_envs.batch import Observation, PointNavBatch, observation_space
+from sideagents_envs.batch import PointNavBatch
 from sideagents_envs.build import BatchSpec
 from sideagents_envs.config import CameraConfig, TaskConfig
 from sideagents_envs.errors import EnvsError
+from sideagents_envs.spaces import Observation, observation_space
 
 _EXIT_SECONDS = 5.0
 

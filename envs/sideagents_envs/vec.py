@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
-from sideagents_envs.batch import Observation, StepResult, action_space, checked_actions, observation_space
+from sideagents_envs.batch import StepResult
 from sideagents_envs.build import BatchSpec, make_batch
 from sideagents_envs.cache import tell_of_compiling
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
 from sideagents_envs.episodes import Episode
 from sideagents_envs.errors import EnvsError, nearest
 from sideagents_envs.shards import LocalShard, ProcessShard, Shard, split_spec, start_workers
+from sideagents_envs.spaces import Observation, action_space, checked_actions, observation_space
 
 _PER_ENV = ("poses", "tracks", "expert_actions")
 _OURS = ("tickets", "next_episode", "next_seed")  # keys of a state that are not the batches'

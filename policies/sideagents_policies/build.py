@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+import sideagents_envs
 from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
 from sideagents.core.methods import build_perception
@@ -23,9 +25,9 @@ from sideagents.run.config import config_hash, load_config
 from sideagents.run.devices import device_here
 from sideagents.run.folder import RunFolder
 from sideagents.run.precision import base_dtype, sets_precision
-from sideagents_envs import batch, make_vec, occupancy
+from sideagents_envs import spaces as pointnav
 from sideagents_policies import checks
-from sideagents_policies.config import AgentConfig
+from sideagents_policies.config import AgentConfig, ModelConfig
 from sideagents_policies.encode import EncodeOnce
 from sideagents_policies.extractor import SideTunedExtractor
 from sideagents_policies.parallel import World
@@ -101,18 +103,30 @@ def sight_of(config: AgentConfig, base: FrozenBase | None) -> Sight:
     stacks = {"goal": model.goal_history}
     if base is None:
         return Sight(None, False, stacks, {}, (*drops, "rgb", "depth"))
-    size = (config.camera.height, config.camera.width)
-    made = build_perception(model.method, base, model.side, model.merge, model.alpha, model.side_init, input_size=size)
-    frozen = made.uses_frozen_base
+    frozen, images = _reads(model, base, (config.camera.height, config.camera.width))
     seen = "base" if frozen else "rgb"
     stacks[seen] = model.frames
-    return Sight(base if frozen else None, made.needs_images, stacks, {seen: model.frame_stride}, drops)
+    return Sight(base if frozen else None, images, stacks, {seen: model.frame_stride}, drops)
+
+
+_ASKED: WeakKeyDictionary[FrozenBase, dict[Hashable, tuple[bool, bool]]] = WeakKeyDictionary()
+
+
+def _reads(model: ModelConfig, base: FrozenBase, size: tuple[int, int]) -> tuple[bool, bool]:
+    """Return whether a method reads the frozen base's codes, and whether images; it is built once to be asked."""
+    known = _ASKED.setdefault(base, {})
+    if (model, size) not in known:
+        made = build_perception(
+            model.method, base, model.side, model.merge, model.alpha, model.side_init, input_size=size
+        )
+        known[model, size] = (made.uses_frozen_base, made.needs_images)
+    return known[model, size]
 
 
 def observation_space(config: AgentConfig, base: FrozenBase | None) -> spaces.Dict:
     """Return the space of the observations that `build_venv` makes, without making environments."""
     sight = sight_of(config, base)
-    parts = dict(batch.observation_space(config.camera, config.task).spaces)
+    parts = dict(pointnav.observation_space(config.camera, config.task).spaces)
     if sight.base is not None:
         parts["base"] = spaces.Box(-np.inf, np.inf, sight.base.out_shape, np.float32)
         if not sight.keep_rgb:
@@ -155,7 +169,7 @@ def build_venv(
         _say_simulator(simulator_of(config))
     # one habitat-sim to a process: two would share one graphics context
     alone = config.env == "habitat" and config.habitat_simulator == "habitat_sim"
-    venv: VecEnv = make_vec(
+    venv: VecEnv = sideagents_envs.make_vec(
         count,
         split=split,
         kind="dummy" if count == 1 else "subproc" if alone else config.vec.kind,
@@ -213,7 +227,7 @@ def policy_kwargs(config: AgentConfig, base: FrozenBase | None) -> dict[str, Any
             "hidden": model.hidden,
             "use_rgb": model.use_rgb,
             "use_map": model.use_map,
-            "map_channels": occupancy.USED_CHANNELS,
+            "map_channels": pointnav.MAP_CHANNELS,
         },
         "optimizer_kwargs": {"eps": 1e-5, "amsgrad": config.ppo.amsgrad},
         "alpha_lr": config.ppo.alpha_learning_rate,
@@ -224,7 +238,7 @@ def policy_kwargs(config: AgentConfig, base: FrozenBase | None) -> dict[str, Any
 def build_policy(config: AgentConfig, base: FrozenBase | None, device: torch.device | str = "cpu") -> SideTunedPolicy:
     """Build the policy alone, with fresh weights: enough to evaluate, count and clone."""
     rate = config.ppo.learning_rate
-    space, actions = observation_space(config, base), batch.action_space(config.task)
+    space, actions = observation_space(config, base), pointnav.action_space(config.task)
     return SideTunedPolicy(space, actions, lambda _: rate, **policy_kwargs(config, base)).to(device)
 
 

@@ -8,20 +8,14 @@ from pathlib import Path
 
 import torch
 
-from sideagents.adapt import run as adapting
-from sideagents.adapt.config import AdaptConfig
-from sideagents.adapt.relevance import RelevanceConfig, each_base
 from sideagents.bases import load_base
 from sideagents.bases import loading as bases
 from sideagents.core import side
 from sideagents.core.alpha import make_alpha
+from sideagents.core.base import FrozenBase
 from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS
 from sideagents.errors import ConfigError, SideAgentsError
-from sideagents.language import run as language
-from sideagents.language.config import NlpConfig
-from sideagents.lifelong import run as lifelong
-from sideagents.lifelong.config import LifelongConfig
 from sideagents.run.config import differences, load_config
 from sideagents.run.devices import missing_device
 from sideagents.run.files import require
@@ -31,9 +25,8 @@ from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat import importing
 from sideagents_envs.habitat.lab import chosen_simulator
 from sideagents_policies.config import AgentConfig, ModelConfig
+from sideagents_policies.jobs import READERS
 from sideagents_policies.paths import config_kind, config_path, locate
-
-KINDS = ("adapt", "lifelong", "nlp", "relevance")  # of configurations that are not an agent's
 
 # What may differ when a run goes on: how long it trains, how often it saves, where and how fast it computes, and where
 # its data is: that it is the same, the names of the buildings and the base's fingerprint in the checkpoint tell.
@@ -58,39 +51,18 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> AgentConfig:
 
     Raises `ConfigError` with the key path for unknown keys, wrong types, unknown names and parts that do not fit.
     """
+    return read_with_base(name, overrides)[0]
+
+
+def read_with_base(name: str, overrides: Sequence[str] = ()) -> tuple[AgentConfig, FrozenBase | None]:
+    """Return what `read_config` does, and the base that was loaded to check it; None where there is none, or not here.
+
+    Raises as `read_config`.
+    """
     path = config_path(name)
-    if (kind := config_kind(path)) in KINDS:
+    if (kind := config_kind(path)) in READERS:
         raise ConfigError(f"{name}: is a configuration of `sideagents {kind}`, an agent's is needed here")
-    return checked(load_config(AgentConfig, path, list(overrides)))
-
-
-def read_lifelong(name: str, overrides: Sequence[str] = ()) -> LifelongConfig:
-    """Resolve and check a configuration for a sequence of tasks; raises `ConfigError`."""
-    return lifelong.checked(load_config(LifelongConfig, _path_of_kind(name, "lifelong"), list(overrides)))
-
-
-def read_adapt(name: str, overrides: Sequence[str] = ()) -> AdaptConfig:
-    """Resolve and check a configuration for adapting to one data set; raises `ConfigError`."""
-    return adapting.checked(load_config(AdaptConfig, _path_of_kind(name, "adapt"), list(overrides)))
-
-
-def read_nlp(name: str, overrides: Sequence[str] = ()) -> NlpConfig:
-    """Resolve and check a configuration for adapting a language model; raises `ConfigError`."""
-    return language.checked(load_config(NlpConfig, _path_of_kind(name, "nlp"), list(overrides)))
-
-
-def read_relevance(name: str, overrides: Sequence[str] = ()) -> RelevanceConfig:
-    """Resolve and check a configuration for ranking bases; raises `ConfigError`."""
-    config = load_config(RelevanceConfig, _path_of_kind(name, "relevance"), list(overrides))
-    each_base(config)
-    return config
-
-
-def _path_of_kind(name: str, kind: str) -> Path:
-    path = config_path(name)
-    if (found := config_kind(path)) != kind:
-        raise ConfigError(f"{name}: is a configuration of kind {found!r}, one of `kind: {kind}` is needed here")
-    return path
+    return _checked(load_config(AgentConfig, path, list(overrides)))
 
 
 def default_config(overrides: Sequence[str] = ()) -> AgentConfig:
@@ -103,14 +75,19 @@ def checked(config: AgentConfig) -> AgentConfig:
 
     Raises `ConfigError` when names or parts are wrong.
     """
+    return _checked(config)[0]
+
+
+def _checked(config: AgentConfig) -> tuple[AgentConfig, FrozenBase | None]:
+    base = None
     config = with_precision(locate(config))
     if config.env == "habitat" and config.habitat_simulator == "auto":
         config = config.model_copy(update={"habitat_simulator": chosen_simulator("auto")})
     _check_names(config)
     if not any(line.startswith("model.") for line in absent_data(config)):
-        _check_parts(config)
+        base = _check_parts(config)
     _check_episodes(config)
-    return config
+    return config, base
 
 
 def absent_data(config: AgentConfig) -> Iterator[str]:
@@ -232,8 +209,8 @@ def _under(key: str, look: object, value: str) -> None:
         raise ConfigError(f"{key}: {error}") from None
 
 
-def _check_parts(config: AgentConfig) -> None:
-    """Build the agent once: everything that cannot be built is found here, in about a second."""
+def _check_parts(config: AgentConfig) -> FrozenBase | None:
+    """Build the agent once: everything that cannot be built is found here, in about a second. Return its base."""
     from sideagents_policies.build import build_policy  # which imports this module
 
     model, base = config.model, None
@@ -246,6 +223,7 @@ def _check_parts(config: AgentConfig) -> None:
             build_policy(config, base)
     except SideAgentsError as error:
         raise ConfigError(f"{key}: {error}") from None
+    return base
 
 
 def _episode_files(config: AgentConfig) -> list[Path]:

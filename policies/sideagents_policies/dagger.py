@@ -18,9 +18,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sideagents.errors import CheckpointError
 from sideagents_envs.cache import atomic_path
+from sideagents_envs.spaces import NO_ACTION
 from sideagents_policies import parallel
 from sideagents_policies.config import AgentConfig
-from sideagents_policies.demos import NO_ACTION
 from sideagents_policies.parallel import World
 from sideagents_policies.policy import PerEnvNoise, SideTunedPolicy
 from sideagents_policies.session import StopRequest

@@ -32,18 +32,17 @@ from numpy.typing import NDArray
 from sideagents.errors import SideAgentsError
 from sideagents.run.files import missing_message, read_json, write_json
 from sideagents.run.progress import Progress
-from sideagents_envs.batch import STOP
 from sideagents_envs.cache import atomic_path
 from sideagents_envs.episodes import Episode
 from sideagents_envs.listed import building_name, count_training_buildings, known_buildings
 from sideagents_envs.simulator import EmbeddedWorld
+from sideagents_envs.spaces import NO_ACTION, STOP
 from sideagents_envs.stage import with_up
 from sideagents_policies.build import build_venv
 from sideagents_policies.config import AgentConfig
 
 FORMAT = 1
 PER_SHARD = 500
-NO_ACTION = -1
 _SEED = 7919  # demonstrations are other episodes than those that training draws from the same seed
 _RENDERED_AT_ONCE = 64
 _MUST_AGREE = (  # settings of the task that actions and rewards of a demonstration depend on

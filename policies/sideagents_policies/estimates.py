@@ -16,10 +16,13 @@ from sideagents_policies.summary import rollout_bytes, size_text
 FRAMES_PER_TRAJECTORY = 60  # about, in the bundled buildings and in Gibson
 
 
-def estimates(config: AgentConfig) -> Iterator[str]:
-    """Yield a line on memory for PPO, for cloning, and on disk for demonstrations; none when the base is not known."""
+def estimates(config: AgentConfig, base: FrozenBase | None = None) -> Iterator[str]:
+    """Yield a line on memory for PPO, for cloning, and on disk for demonstrations; none when the base is not known.
+
+    base: the configuration's own, where it is loaded already.
+    """
     try:
-        base = _stand_in(config)
+        base = _stand_in(config) if base is None else base
         space, stacks = observation_space(config, base), stacked_keys(config, base)
     except SideAgentsError:
         return

@@ -7,41 +7,38 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import yaml
 from rich.console import Console
 from rich.table import Table
 
-from sideagents.adapt import ADAPTATIONS
-from sideagents.bases import list_bases
-from sideagents.core.merge import MERGES
-from sideagents.core.methods import METHODS
-from sideagents.core.side import SIDES
-from sideagents.language.methods import METHODS as LANGUAGE
-from sideagents.lifelong.learners import LEARNERS
 from sideagents.registry import Registry
 from sideagents_policies.paths import config_names, config_path
 
 Row = dict[str, Any]
 WIDTH = 120
+_TABLES = {  # what is shown alone is imported
+    "methods": "sideagents.core.methods:METHODS",
+    "adaptations": "sideagents.adapt:ADAPTATIONS",
+    "language": "sideagents.language.methods:METHODS",
+    "learners": "sideagents.lifelong.learners:LEARNERS",
+    "merges": "sideagents.core.merge:MERGES",
+    "sides": "sideagents.core.side:SIDES",
+}
 
 
 def rows(what: str) -> list[Row]:
     """Return rows with `name` and what else is known of what `sideagents list` can show."""
     if what == "bases":
+        from sideagents.bases import list_bases
+
         return list_bases()
     if what == "configs":
         return [_config(name) for name in config_names()]
-    tables: dict[str, Registry[Any]] = {
-        "methods": METHODS,
-        "adaptations": ADAPTATIONS,
-        "language": LANGUAGE,
-        "learners": LEARNERS,
-        "merges": MERGES,
-        "sides": SIDES,
-    }
-    return _registered(tables[what])
+    module, _, name = _TABLES[what].partition(":")
+    return _registered(getattr(import_module(module), name))
 
 
 def as_json(found: Sequence[Row]) -> str:

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from sideagents.errors import SideAgentsError
-from sideagents_envs import batch
+from sideagents_envs.spaces import NO_ACTION, action_space, observation_space
 from sideagents_policies.config import AgentConfig
-from sideagents_policies.demos import NO_ACTION, Trajectory, check_fits, read_demos
+from sideagents_policies.demos import Trajectory, check_fits, read_demos
 from sideagents_policies.frames import DemoReader
 
 
@@ -32,7 +32,7 @@ def export_minari(folder: Path, config: AgentConfig, dataset_id: str) -> str:
             'Minari is not installed (pip install "minari[hdf5]"; it needs numpy 2, so not beside habitat-lab)'
         ) from None
     check_fits(folder, config)
-    space = batch.observation_space(config.camera, config.task)
+    space = observation_space(config.camera, config.task)
     reader = DemoReader(config, space, None, torch.device("cpu"))
     buffers = [
         EpisodeBuffer(id=number, **_episode(trajectory, reader.readings(trajectory)))
@@ -43,7 +43,7 @@ def export_minari(folder: Path, config: AgentConfig, dataset_id: str) -> str:
             dataset_id,
             buffers,
             observation_space=space,
-            action_space=batch.action_space(config.task),
+            action_space=action_space(config.task),
             algorithm_name="shortest-path follower",
             description=f"PointNav demonstrations in {config.scenes.dataset} buildings",
             jpeg_encoding=False,

@@ -6,12 +6,15 @@ import os
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from sideagents.errors import ConfigError, nearest
 from sideagents.run.files import find_data
-from sideagents_policies.config import AgentConfig
+
+if TYPE_CHECKING:
+    from sideagents_policies.config import AgentConfig
 
 
 def configs_folder() -> Path:

@@ -126,18 +126,28 @@ class SideTunedPolicy(ActorCriticPolicy):
             del self._modules[alias]  # plain attributes instead: the state dict names each tensor once
             self.__dict__[alias] = self.features_extractor
         orthogonal, self.ortho_init = self.ortho_init, False
+        made, self.optimizer_class = self.optimizer_class, _NoOptimizer  # SB3's own would hold what is frozen too
         super()._build(lr_schedule)
-        self.ortho_init = orthogonal
+        self.ortho_init, self.optimizer_class = orthogonal, made
+        del self.optimizer
+        self._first_rate = lr_schedule(1)
         if orthogonal:
             for module, gain in ((self.mlp_extractor, np.sqrt(2)), (self.action_net, 0.01), (self.value_net, 1.0)):
                 for part in module.modules():
                     self.init_weights(part, gain=float(gain))
+
+    def __getattr__(self, name: str) -> Any:
+        """Make the optimizer when it is first asked for: who only acts needs none, and torch loads much for it."""
+        if name != "optimizer":
+            return super().__getattr__(name)
         groups = parameter_groups(self, alpha_lr=self.alpha_lr)
         for group in groups:
             if group["name"] == "alpha":
                 group[OWN_RATE] = self.alpha_lr
-        self.optimizer = self.optimizer_class(groups, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        make: Any = self.optimizer_class
+        self.optimizer = make(groups, lr=self._first_rate, **self.optimizer_kwargs)
         self.optimizer.register_step_pre_hook(_restore_own_rates)
+        return self.optimizer
 
     def obs_to_tensor(self, observation: NDArray[Any] | dict[str, NDArray[Any]]) -> tuple[PyTorchObs, bool]:
         """Return the observation as tensors with a batch dimension, and whether it had one; labels are left out."""
@@ -229,6 +239,13 @@ def _categorical(distribution: Distribution) -> torch.distributions.Categorical:
         raise SideAgentsError("action scores, action_noise and temperature need discrete actions")
     categorical: torch.distributions.Categorical = distribution.distribution
     return categorical
+
+
+class _NoOptimizer(torch.optim.Optimizer):
+    """Stands for the optimizer that stable-baselines3 makes of all weights; it takes none."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
 
 
 def _restore_own_rates(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

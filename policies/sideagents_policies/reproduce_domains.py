@@ -31,7 +31,7 @@ from sideagents.run.files import require
 from sideagents.run.seeding import seed_everything
 from sideagents.train.loop import fit
 from sideagents.train.supervised import example_loss, judge
-from sideagents_policies.checks import read_adapt
+from sideagents_policies.jobs import read_adapt
 from sideagents_policies.paths import config_path
 from sideagents_policies.tables import markdown_table
 

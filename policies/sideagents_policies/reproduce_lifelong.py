@@ -35,7 +35,7 @@ from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_tables
 from sideagents.run.config import config_hash, load_config
 from sideagents.run.files import require
 from sideagents.run.stats import bootstrap_interval
-from sideagents_policies.checks import read_lifelong
+from sideagents_policies.jobs import read_lifelong
 from sideagents_policies.paths import config_path
 from sideagents_policies.tables import markdown_table
 

@@ -32,7 +32,7 @@ from sideagents.run.config import config_hash, load_config
 from sideagents.run.figures import new_figure, save_figure
 from sideagents.run.files import find_data, require
 from sideagents.run.folder import RunFolder
-from sideagents_policies.checks import read_nlp
+from sideagents_policies.jobs import read_nlp
 from sideagents_policies.nlp_methods import (
     CURVE,
     CURVES,

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sideagents.errors import SideAgentsError
-from sideagents_envs.occupancy import BACKGROUND, MARK
-from sideagents_policies.demos import NO_ACTION
+from sideagents_envs.spaces import MAP_BACKGROUND, MAP_MARK, NO_ACTION
 from sideagents_policies.stack import Stacking
 
 Arrays = dict[str, NDArray[Any]]
 _BYTES_OF_BITS = np.where(
-    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1), np.uint8(MARK), np.uint8(BACKGROUND)
+    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1), np.uint8(MAP_MARK), np.uint8(MAP_BACKGROUND)
 )  # (256, 8): eight map values for each byte of eight bits
 
 
@@ -124,7 +123,7 @@ class FrameStore:
         for key, kept in self._arrays.items():
             values = readings[key]
             if key == "map":
-                values = np.packbits(values.reshape(len(values), -1) == MARK, axis=1)
+                values = np.packbits(values.reshape(len(values), -1) == MAP_MARK, axis=1)
             packed[key] = values.astype(kept.dtype, copy=False)
         return packed
 

@@ -13,18 +13,20 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, JsonValue
 from torch.nn import functional
 
 from sideagents.run.cache import cache_root
 from sideagents.run.devices import has_device, processor_name, synchronize
 from sideagents.run.files import write_json
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel, JsonValue
+
 Precision = Literal["auto", "float32", "bfloat16"]
-ConfigT = TypeVar("ConfigT", bound=BaseModel)
+ConfigT = TypeVar("ConfigT", bound="BaseModel")
 
 _REPEATS = 5
 _WORTH_IT = 0.9  # bfloat16 is taken where it needs less than this share of float32's time

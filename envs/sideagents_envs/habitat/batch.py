@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sideagents_envs.batch import FORWARD, STOP, PointNavBatch
+from sideagents_envs.batch import PointNavBatch
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, TaskConfig
 from sideagents_envs.episodes import rotation_of, yaw_of
 from sideagents_envs.errors import EnvsError
@@ -23,6 +23,7 @@ from sideagents_envs.habitat.lab import (
 )
 from sideagents_envs.simulator import EmbeddedWorld
 from sideagents_envs.sources import EpisodeSource
+from sideagents_envs.spaces import FORWARD, STOP
 
 _ACTIONS = ("move_forward", "turn_left", "turn_right", "stop")  # ours, in order
 _GOAL = "pointgoal_with_gps_compass"

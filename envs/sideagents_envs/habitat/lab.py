@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from sideagents_envs.batch import FURTHEST_DEPTH_M
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, NavMeshConfig, TaskConfig
 from sideagents_envs.episodes import Episode
 from sideagents_envs.errors import EnvsError, nearest
@@ -24,6 +23,7 @@ from sideagents_envs.habitat.importing import (
     import_habitat,
     register,
 )
+from sideagents_envs.spaces import FURTHEST_DEPTH_M
 from sideagents_envs.stage import SUFFIX, with_up
 
 SIMULATORS = ("auto", "habitat_sim", "sideagents")

@@ -40,50 +40,36 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from sideagents.adapt import run as adapting
-    from sideagents.adapt.relevance import each_base
-    from sideagents.language import run as language
-    from sideagents.lifelong import run as lifelong
-    from sideagents.run.config import dump_config
-    from sideagents_policies.checks import (
-        absent_data,
-        read_adapt,
-        read_config,
-        read_lifelong,
-        read_nlp,
-        read_relevance,
-        remarks,
-    )
-    from sideagents_policies.estimates import estimates
     from sideagents_policies.paths import config_kind, config_path
 
     name, overrides = one_target(args, A_CONFIG)
     kind = config_kind(config_path(name))
-    if kind == "adapt":
-        return _show(adapt := read_adapt(name, overrides), adapting.absent_data(adapt))
-    if kind == "relevance":
-        ranking = read_relevance(name, overrides)
-        lines = [line for one in each_base(ranking).values() for line in adapting.absent_data(one)]
-        return _show(ranking, dict.fromkeys(lines))
-    if kind == "nlp":
-        return _show(words := read_nlp(name, overrides), language.absent_data(words))
-    if kind == "lifelong":
-        return _show(sequence := read_lifelong(name, overrides), lifelong.absent_data(sequence))
-    config = read_config(name, overrides)
-    print(dump_config(config), end="")
-    for line in absent_data(config):
-        print(f"# absent: {line}")
+
+    from sideagents_policies.jobs import READERS
+    from sideagents_policies.jobs import absent_data as absent_of_job
+
+    if kind in READERS:
+        job = READERS[kind](name, overrides)
+        return _show(job, absent_of_job(job))
+
+    from sideagents_policies.checks import absent_data, read_with_base, remarks
+    from sideagents_policies.estimates import estimates
+
+    config, base = read_with_base(name, overrides)
+    _show(config, absent_data(config))
     for line in remarks(config):
         print(f"# note: {line}")
-    for line in estimates(config):
+    for line in estimates(config, base):
         print(f"# {line}")
     return 0
 
 
 def _show(config: BaseModel, absent: Iterable[str]) -> int:
     from sideagents.run.config import dump_config
+    from sideagents.run.precision import told
 
     print(dump_config(config), end="")
+    print(f"# {told(config)}")
     for line in absent:
         print(f"# absent: {line}")
     return 0

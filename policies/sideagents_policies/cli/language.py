@@ -26,7 +26,7 @@ def add_verbs(verbs: Verbs) -> None:
 def _nlp(args: argparse.Namespace) -> int:
     from sideagents.language.run import absent_data, nlp, summary_of
     from sideagents.run.files import require, write_json
-    from sideagents_policies.checks import read_nlp
+    from sideagents_policies.jobs import read_nlp
 
     config = read_nlp(*one_target(args, A_CONFIG))
     require(absent_data(config))

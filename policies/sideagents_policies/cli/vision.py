@@ -44,7 +44,7 @@ def add_verbs(verbs: Verbs) -> None:
 def _adapt(args: argparse.Namespace) -> int:
     from sideagents.adapt.run import absent_data, adapt_run, score_of
     from sideagents.run.files import require, write_json
-    from sideagents_policies.checks import read_adapt
+    from sideagents_policies.jobs import read_adapt
 
     config = read_adapt(*one_target(args, A_CONFIG))
     require(absent_data(config))
@@ -60,7 +60,7 @@ def _relevance(args: argparse.Namespace) -> int:
     from sideagents.adapt.relevance import each_base, relevance, table_of
     from sideagents.adapt.run import absent_data
     from sideagents.run.files import require, write_json
-    from sideagents_policies.checks import read_relevance
+    from sideagents_policies.jobs import read_relevance
 
     ranking = read_relevance(*one_target(args, A_CONFIG))
     configs = each_base(ranking)
@@ -77,7 +77,7 @@ def _relevance(args: argparse.Namespace) -> int:
 def _lifelong(args: argparse.Namespace) -> int:
     from sideagents.lifelong.run import absent_data, lifelong, table_of
     from sideagents.run.files import require, write_json
-    from sideagents_policies.checks import read_lifelong
+    from sideagents_policies.jobs import read_lifelong
 
     config = read_lifelong(*one_target(args, A_CONFIG))
     require(absent_data(config))

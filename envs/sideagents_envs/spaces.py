@@ -1,0 +1,51 @@
+"""What is observed and what can be done in point navigation: spaces, and the numbers of actions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from sideagents_envs.config import CameraConfig, TaskConfig
+from sideagents_envs.errors import EnvsError
+
+Observation = dict[str, NDArray[Any]]
+
+FORWARD, LEFT, RIGHT, STOP = range(4)
+NO_ACTION = -1  # of an expert where the episode ends by itself
+FURTHEST_GOAL_M = 10_000.0
+FURTHEST_DEPTH_M = 1_000.0
+MAP_CHANNELS = 2  # of three: visited places and the goal; the third is kept because the paper's code has it
+MAP_BACKGROUND = 128
+MAP_MARK = 255
+
+
+def observation_space(camera: CameraConfig, task: TaskConfig) -> spaces.Dict:
+    """Return the space of one observation: map, rgb uint8 (H, W, 3), goal float32 (3,), depth where it is asked for."""
+    shape = (camera.height, camera.width)
+    cells = task.map_cells
+    content: dict[str, spaces.Space[Any]] = {
+        "goal": spaces.Box(np.array([0, -1, -1], np.float32), np.array([FURTHEST_GOAL_M, 1, 1], np.float32)),
+        "map": spaces.Box(0, 255, (cells, cells, 3), np.uint8),
+    }
+    if task.rgb:
+        content["rgb"] = spaces.Box(0, 255, (*shape, 3), np.uint8)
+    if task.depth:
+        content["depth"] = spaces.Box(0.0, FURTHEST_DEPTH_M, (*shape, 1), np.float32)
+    return spaces.Dict(content)
+
+
+def action_space(task: TaskConfig) -> spaces.Discrete:
+    """Return forward, left, right, and with `stop: explicit` stop."""
+    return spaces.Discrete(4 if task.stop == "explicit" else 3)
+
+
+def checked_actions(actions: Any, n_envs: int, space: spaces.Discrete) -> NDArray[Any]:
+    """Return the actions as an array (N,); raises EnvsError when one is not an integer of the action space."""
+    array: NDArray[Any] = np.asarray(actions)
+    integers = array.shape == (n_envs,) and array.dtype.kind in "iu"
+    if not integers or array.min() < 0 or array.max() >= space.n:
+        raise EnvsError(f"actions must be {n_envs} integers from 0 to {space.n - 1}, got {array.tolist()}")
+    return array
