@@ -37,6 +37,7 @@ from sideagents_policies.agents import BASELINES
 from sideagents_policies.cli.common import OVERRIDE, Parser
 from sideagents_policies.cli.main import build_parser
 from sideagents_policies.config import AgentConfig
+from sideagents_policies.make_bases import SETTINGS, VIEWS
 from sideagents_policies.paths import config_kind, config_names, config_path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,6 +111,14 @@ def test_a_key_without_meaning_is_noticed(monkeypatch):
 def test_bases_page_shows_the_cards():
     page = (ROOT / "docs" / "bases.md").read_text()
     assert page == script("document_bases").rendered(page), "run: python scripts/document_bases.py"
+
+
+def test_a_base_by_hand_is_made_as_all_are():
+    lines = [" ".join(words) for words in quoted(ROOT / "docs" / "bases.md")]
+    for split, views in VIEWS.items():
+        assert any(f"render --split {split} " in line and line.endswith(f"--views {views}") for line in lines), split
+    settings = " ".join(f"{key}={value}" for key, value in SETTINGS["curvature"].items())
+    assert any(line.startswith("pretrain task=curvature ") and line.endswith(settings) for line in lines)
 
 
 def test_table_of_bases_from_cards_and_probe(tmp_path):
@@ -381,7 +390,9 @@ def test_everything_that_can_be_named_is_named():
     language = (ROOT / "docs" / "language.md").read_text()
     assert [name for name in (*LANGUAGE_METHODS.names(), *TASKS) if f"`{name}`" not in language] == []
     names = {*SHIPPED, *METHODS.names(), *MERGES.names(), *SIDES.names()}
-    names |= {row["name"] for row in list_bases() if row["kind"] == "control"}
+    families = {"published": "taskonomy:TASK", "timm": "timm:MODEL"}
+    ours = [row for row in list_bases() if row["kind"] in ("control", "vision", *families)]
+    names |= {families.get(row["kind"], row["name"]) for row in ours}
     missing = {name for name in names if f"`{name}`" not in text}
     missing |= {name for name in ALPHAS.names() if f"`{name}" not in text}
     assert not missing
