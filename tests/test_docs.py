@@ -8,10 +8,11 @@ import importlib.util
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -27,6 +28,8 @@ from sideagents.language.glue import TASKS
 from sideagents.language.methods import METHODS as LANGUAGE_METHODS
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.learners import LEARNERS
+from sideagents.lifelong.metrics import average_rank
+from sideagents.run.cells import newest_rows
 from sideagents.run.config import key_paths, load_config
 from sideagents.train.pretrain import PretrainConfig
 from sideagents_envs.config import TaskConfig
@@ -34,6 +37,7 @@ from sideagents_policies.agents import BASELINES
 from sideagents_policies.cli.common import OVERRIDE, Parser
 from sideagents_policies.cli.main import build_parser
 from sideagents_policies.config import AgentConfig
+from sideagents_policies.make_bases import SETTINGS, VIEWS
 from sideagents_policies.paths import config_kind, config_names, config_path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,6 +113,14 @@ def test_bases_page_shows_the_cards():
     assert page == script("document_bases").rendered(page), "run: python scripts/document_bases.py"
 
 
+def test_a_base_by_hand_is_made_as_all_are():
+    lines = [" ".join(words) for words in quoted(ROOT / "docs" / "bases.md")]
+    for split, views in VIEWS.items():
+        assert any(f"render --split {split} " in line and line.endswith(f"--views {views}") for line in lines), split
+    settings = " ".join(f"{key}={value}" for key, value in SETTINGS["curvature"].items())
+    assert any(line.startswith("pretrain task=curvature ") and line.endswith(settings) for line in lines)
+
+
 def test_table_of_bases_from_cards_and_probe(tmp_path):
     generator = script("document_bases")
     torch.manual_seed(0)
@@ -158,6 +170,67 @@ def test_blocks_of_results(tmp_path):
     assert page.endswith("\n<!-- /val -->\nb\n<!-- env -->\n\nNot measured yet.\n\n<!-- /env -->")
     with pytest.raises(ValueError, match="<!-- val --> has no <!-- /val -->"):
         generator.rendered("<!-- val -->")
+
+
+RESULTS = ROOT / "docs" / "results"
+FIVE = ("finetune", "ewc", "psp", "pnn", "sidetune")  # the side-tuning paper's Table 2
+
+
+def after_blocks(page: Path) -> dict[str, str]:
+    """Return what follows each generated block of a page, up to the next block or title, on one line."""
+    found = re.findall(r"<!-- /(\w+) -->\n(.*?)(?=\n<!-- |\n#|\Z)", page.read_text(), re.S)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def test_beside_each_table_stands_what_the_papers_say():
+    beside = after_blocks(ROOT / "docs" / "results.md") | after_blocks(ROOT / "docs" / "ladder.md")
+    assert set(beside) == set(script("document_results").BLOCKS) - {"val"}
+    assert [name for name, text in beside.items() if "**Paper**" not in text] == []
+    judged = re.compile(r"\*\*Here\*\*.*\b(agrees?|contradicts|told|tell|finding)\b")
+    compared = {name for name, text in beside.items() if not re.search(r"\*\*Paper\*\*: (no|ST gives no)", text)}
+    assert {"bc", "ppo", "demos", "icifar", "simtaskonomy", "transfer", "domains", "glue", "squad"} < compared
+    assert [name for name in compared if not judged.search(beside[name])] == []
+
+
+def errors_of(name: str, *tables: str) -> dict[str, list[float]]:
+    """Return the mean error of each task by method, from the rows of `scripts/reproduce_lifelong.py`."""
+    rows = [row for table in tables for row in newest_rows(RESULTS / f"{name}_{table}.jsonl")]
+    found: dict[str, list[list[float]]] = {}
+    for row in rows:
+        wrong = [1 - value for value in row["per_task"]] if "mean_accuracy" in row else row["per_task"]
+        found.setdefault(row["cell"]["method"], []).append(wrong)
+    return {method: np.mean(values, axis=0).tolist() for method, values in found.items()}
+
+
+def ranks_of(errors: dict[str, list[float]], members: Sequence[str]) -> dict[str, str]:
+    ranks = average_rank({name: errors[name] for name in members}, higher_is_better=False)
+    return {name: f"{rank:.2f}" for name, rank in ranks.items()}
+
+
+@pytest.mark.parametrize("table", ["icifar", "simtaskonomy"])
+def test_ranks_beside_the_tables_follow_from_the_rows(table):
+    said = after_blocks(ROOT / "docs" / "results.md")[table].partition("**Here**")[2]
+    names = {"finetune": "fine-tuning", "ewc": "EWC", "psp": "PSP", "pnn": "PNN", "sidetune": "side-tuning"}
+    for method, rank in ranks_of(errors_of(table, "methods"), FIVE).items():
+        assert f"{names[method]} {rank}" in said, method
+    if table == "simtaskonomy":
+        errors = errors_of(table, "methods", "variants")
+        merges = ranks_of(errors, ("product", "sidetune", "mlp", "film"))
+        assert f"MLP {merges['mlp']}, FiLM {merges['film']}, alpha {merges['sidetune']}" in said
+        assert f"product {merges['product']}" in said
+        parts = ranks_of(errors, ("features", "side", "sidetune"))
+        assert f"side alone {parts['side']}, side-tuning {parts['sidetune']}, base alone {parts['features']}" in said
+
+
+def test_means_over_domains_follow_from_the_rows():
+    said = after_blocks(ROOT / "docs" / "results.md")["domains"].partition("**Here**")[2]
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in newest_rows(RESULTS / "domains.jsonl"):
+        found.setdefault(row["cell"]["method"], {}).setdefault(row["cell"]["domain"], []).append(row["accuracy"])
+    means = {name: f"{100 * np.mean([np.mean(v) for v in domains.values()]):.1f}" for name, domains in found.items()}
+    taps = f"TAPS {means['taps_0.25']}, {means['taps_0.5']} and {means['taps_1']}"
+    assert f"fine-tuning {means['finetune']}, series {means['series']}, {taps}" in said
+    assert f"parallel {means['parallel']}, SVD {means['svd']}, features {means['features']}" in said
 
 
 # commands
@@ -317,7 +390,9 @@ def test_everything_that_can_be_named_is_named():
     language = (ROOT / "docs" / "language.md").read_text()
     assert [name for name in (*LANGUAGE_METHODS.names(), *TASKS) if f"`{name}`" not in language] == []
     names = {*SHIPPED, *METHODS.names(), *MERGES.names(), *SIDES.names()}
-    names |= {row["name"] for row in list_bases() if row["kind"] == "control"}
+    families = {"published": "taskonomy:TASK", "timm": "timm:MODEL"}
+    ours = [row for row in list_bases() if row["kind"] in ("control", "vision", *families)]
+    names |= {families.get(row["kind"], row["name"]) for row in ours}
     missing = {name for name in names if f"`{name}`" not in text}
     missing |= {name for name in ALPHAS.names() if f"`{name}" not in text}
     assert not missing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,43 @@ def test_a_device_that_is_not_here_is_said(run: Path, capsys: pytest.CaptureFixt
     capsys.readouterr()
     assert evaluate_run(run, overrides=["device=cuda:99"])["metrics"] == before
     assert capsys.readouterr().out.startswith("torch finds no cuda:99 here: computing on the CPU\n")
+
+
+def python_of(title: str) -> list[str]:
+    """Return the Python blocks of a section of docs/evaluation.md."""
+    page = Path(__file__).parents[1] / "docs" / "evaluation.md"
+    section = page.read_text().partition(f"## {title}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^```python\n(.*?)^```$", section, re.M | re.S)
+
+
+def test_examples_open_a_run_and_predict(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "runs" / "sidetune_curvature_train_1")
+    monkeypatch.chdir(tmp_path)
+    examples = python_of("A run in Python")
+    assert len(examples) == 2
+    places = []
+    for example in examples:
+        place: dict[str, Any] = {}
+        exec(compile(example, "docs/evaluation.md", "exec"), place)
+        places.append(place)
+    assert places[0]["infos"][0]["steps"] <= 15  # it played to the episode's end
+    success, spl, alpha = capsys.readouterr().out.split()
+    assert success in ("True", "False")
+    assert 0.0 <= float(spl) <= 1.0
+    assert 0.0 < float(alpha) < 1.0
+    policy = places[1]["agent"].policy
+    observations = places[1]["observations"]
+    assert places[1]["actions"].tolist() == policy.logits(observations).argmax(axis=1).tolist()
+    assert policy.predict_values(policy.obs_to_tensor(observations)[0]).shape == (1, 1)
+
+
+def test_example_evaluates_from_python(run: Path) -> None:
+    example = next(text for text in python_of("`sideagents eval`") if "evaluate_run" in text)
+    place: dict[str, Any] = {}
+    exec(compile(example.replace("episodes=200", "episodes=2"), "docs/evaluation.md", "exec"), place)
+    assert 0.0 <= place["success_of"](run) <= 1.0
 
 
 def test_train_split_has_no_list(run: Path) -> None:
