@@ -13,7 +13,7 @@ from sideagents.bases import SHIPPED, load_base, read_card
 from sideagents.bases.loading import WEIGHTS_FOLDER
 from sideagents.run.cells import read_rows
 from sideagents.run.files import write_text
-from sideagents_policies.tables import markdown_table
+from sideagents_policies.tables import markdown_table, marked, with_note
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "bases.md"
 PROBE = PAGE.parent / "results" / "bases_probe.jsonl"
@@ -55,12 +55,14 @@ def probe_table(folder: Path, path: Path) -> str:
     cards = [folder / f"{name}.json" for name in SHIPPED]
     hashes |= {card.stem: read_card(card)["fingerprint"][:12] for card in cards if card.is_file()}
     found = {row["cell"]["code"]: row for row in read_rows(path)}
-    rows = [[f"`{name}`", f"{found[name]['accuracy']:.3f}"] for name in hashes if _is_of(found.get(name), hashes[name])]
-    return f"{markdown_table(PROBE_HEADER, rows)}\n\n{PROBED}\n\n" if rows else ""
+    shown = {name: found[name] for name in hashes if _is_of(found.get(name), hashes[name])}
+    lines = [[marked(f"`{name}`", row), f"{row['accuracy']:.3f}"] for name, row in shown.items()]
+    return f"{with_note(markdown_table(PROBE_HEADER, lines), shown.values())}\n\n{PROBED}\n\n" if lines else ""
 
 
 def _is_of(row: dict[str, Any] | None, fingerprint: str) -> bool:
-    return row is not None and row["config_hash"] == fingerprint
+    """Tell whether a row is of these weights: its hash begins with them, the version of the lists follows."""
+    return row is not None and row["config_hash"].split()[0] == fingerprint
 
 
 def _row(path: Path, card: dict[str, Any]) -> list[str]:

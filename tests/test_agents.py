@@ -51,17 +51,22 @@ def test_straight_stops_only_where_that_is_asked() -> None:
 
 def test_chance_belongs_to_the_episode() -> None:
     one, other = EpisodeChance(7), EpisodeChance(7)
-    one.begin(0, 5)
-    other.begin(3, 5)
-    assert one.gumbel(0, 3).tolist() == other.gumbel(3, 3).tolist()
-    other.begin(3, 6)
-    assert one.gumbel(0, 3).tolist() != other.gumbel(3, 3).tolist()
+    one.begin(0, "val/Room.glb", "5")
+    drawn = one.gumbel(0, 3).tolist()
+    other.begin(3, "val/Room.glb", "5")
+    assert other.gumbel(3, 3).tolist() == drawn
+    for scene_id, episode_id in (("val/Room.glb", "6"), ("val/Hall.glb", "5"), ("val/Room.glb5", "")):
+        other.begin(3, scene_id, episode_id)
+        assert other.gumbel(3, 3).tolist() != drawn
+    third = EpisodeChance(8)
+    third.begin(0, "val/Room.glb", "5")
+    assert third.gumbel(0, 3).tolist() != drawn
 
 
 def test_sampling_follows_the_softmax() -> None:
     logits = np.log(np.array([[0.7, 0.2, 0.1]], dtype=np.float32))
     agent = PolicyAgent(lambda _: logits, seed=1)
-    agent.begin(0, 0)
+    agent.begin(0, "room", "0")
     counts = np.bincount([int(agent.act({})[0]) for _ in range(4000)], minlength=3) / 4000
     assert np.abs(counts - [0.7, 0.2, 0.1]).max() < 0.03
 
@@ -69,7 +74,7 @@ def test_sampling_follows_the_softmax() -> None:
 def test_temperature_sharpens_and_argmax_needs_no_chance() -> None:
     logits = np.log(np.array([[0.6, 0.3, 0.1]], dtype=np.float32))
     cold = PolicyAgent(lambda _: logits, seed=1, temperature=0.25)
-    cold.begin(0, 0)
+    cold.begin(0, "room", "0")
     share = np.mean([int(cold.act({})[0]) == 0 for _ in range(2000)])
     assert share == pytest.approx(0.6**4 / (0.6**4 + 0.3**4 + 0.1**4), abs=0.03)
     greedy = PolicyAgent(lambda _: logits, seed=1, deterministic=True)
@@ -79,8 +84,8 @@ def test_temperature_sharpens_and_argmax_needs_no_chance() -> None:
 def test_random_uses_all_actions_of_the_task() -> None:
     for task, n in ((TaskConfig(), 3), (TaskConfig(stop="explicit"), 4)):
         agent = RandomAgent(VENV, task, 0)
-        agent.begin(0, 0)
-        agent.begin(1, 1)
+        agent.begin(0, "room", "0")
+        agent.begin(1, "room", "1")
         drawn = np.stack([agent.act({}) for _ in range(300)])
         assert set(np.unique(drawn)) == set(range(n))
 

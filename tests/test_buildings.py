@@ -40,7 +40,7 @@ from sideagents_envs.errors import EnvsError, SceneError
 from sideagents_envs.navmesh import NavMesh
 from sideagents_envs.render import Renderer
 from sideagents_envs.scene import load_scene
-from sideagents_envs.versions import EPISODES_VERSION, NAVMESH_VERSION
+from sideagents_envs.versions import LISTS_VERSION
 
 PAINT = Paint("smooth")
 SEEDS = range(60)
@@ -291,12 +291,13 @@ def test_missing_buildings_are_made_once_and_held_out_episodes_joined(
     assert "making buildings" in capfd.readouterr().err
     files = {p.relative_to(root).as_posix(): p.stat().st_mtime_ns for p in root.rglob("*.*") if p.is_file()}
     first, second = BUNDLED_SPLITS["val"][:2]
-    versions = f"episodes-v{EPISODES_VERSION}.{NAVMESH_VERSION}"
+    versions = f"episodes-v{LISTS_VERSION}"
     assert {f"val/{first}.glb", f"val/{first}.stage_config.json", f"{versions}/val.json.gz"} <= set(files)
     assert bundled.episodes_file("val") == root / versions / "val.json.gz"
     episodes = read_episodes(root / versions / "val.json.gz")
-    assert [e.episode_id for e in episodes] == list("012345")
-    assert [e.scene_id for e in episodes] == [f"val/{first}.glb"] * 3 + [f"val/{second}.glb"] * 3
+    # the list visits its buildings in turn; each building's episodes are numbered on from those of the one before
+    assert [e.episode_id for e in episodes] == list("031425")
+    assert [e.scene_id for e in episodes] == [f"val/{first}.glb", f"val/{second}.glb"] * 3
     (root / "train" / f"{BUNDLED_SPLITS['train'][1]}.glb").unlink()
     bundled.ensure_bundled(("train", "val"), progress=False)
     assert capfd.readouterr().err == ""

@@ -33,6 +33,7 @@ from sideagents.run.cells import newest_rows
 from sideagents.run.config import key_paths, load_config
 from sideagents.train.pretrain import PretrainConfig
 from sideagents_envs.config import TaskConfig
+from sideagents_envs.versions import LISTS_VERSION
 from sideagents_policies.agents import BASELINES
 from sideagents_policies.cli.common import OVERRIDE, Parser
 from sideagents_policies.cli.main import build_parser
@@ -130,7 +131,12 @@ def test_table_of_bases_from_cards_and_probe(tmp_path):
     save_base(tmp_path / "depth", base, "midlevel", {"width": 16}, card)
     rows = [
         {"cell": {"code": "goal"}, "config_hash": "goal", "accuracy": 0.5},
-        {"cell": {"code": "depth"}, "config_hash": base.fingerprint[:12], "accuracy": 0.7125},
+        {
+            "cell": {"code": "depth"},
+            "config_hash": f"{base.fingerprint[:12]} {LISTS_VERSION}",
+            "accuracy": 0.7125,
+            "lists": LISTS_VERSION,
+        },
         {"cell": {"code": "pixels"}, "config_hash": "of other weights", "accuracy": 0.9},
     ]
     probe = tmp_path / "probe.jsonl"
@@ -143,7 +149,7 @@ def test_table_of_bases_from_cards_and_probe(tmp_path):
     size = f"{(tmp_path / 'depth.safetensors').stat().st_size / 1e6:.2f} MB"
     assert cells == [
         ["`depth`", "1,200", "2", "0.0123", "0.0500", "75.3 %", "0.05 M", "4.7 M", size],
-        ["`goal`", "0.500"],
+        ["`goal` †", "0.500"],  # its row says nothing of the lists
         ["`depth`", "0.713"],
     ]
     with pytest.raises(ValueError, match="markers"):
@@ -159,13 +165,13 @@ def test_tables_show_the_committed_results(page):
 def test_blocks_of_results(tmp_path):
     generator = script("document_results")
     stat = {"mean": 0.25, "low": 0.125, "high": 0.5}
-    result = {"episodes": 7, "metrics": dict.fromkeys(generator.METRICS, stat)}
+    result = {"episodes": 7, "lists": LISTS_VERSION, "metrics": dict.fromkeys(generator.METRICS, stat)}
     (tmp_path / "val").mkdir()
     for name in ("expert", "agent"):
         (tmp_path / "val" / f"{name}.json").write_text(json.dumps(result))
     page = generator.rendered("a\n<!-- val -->\nold\n<!-- /val -->\nb\n<!-- env --><!-- /env -->", tmp_path)
     assert page.startswith("a\n<!-- val -->\n\n| agent ")
-    assert page.index("| agent  | 7 ") < page.index("| expert | 7 ")  # baselines come last
+    assert page.index("| agent  | ?         | 7 ") < page.index("| expert | ?         | 7 ")  # baselines come last
     assert "0.250 [0.125, 0.500]" in page
     assert page.endswith("\n<!-- /val -->\nb\n<!-- env -->\n\nNot measured yet.\n\n<!-- /env -->")
     with pytest.raises(ValueError, match="<!-- val --> has no <!-- /val -->"):

@@ -16,11 +16,25 @@ from small_agent import homes  # noqa: F401
 
 from sideagents.errors import SideAgentsError
 from sideagents.run.devices import processor_name
-from sideagents_envs.episodes import read_episodes
+from sideagents_envs.buildings import BUNDLED_SPLITS, episodes_file
+from sideagents_envs.config import NavMeshConfig
+from sideagents_envs.episodes import Episode, generate_episodes, read_episodes, write_episodes
 from sideagents_envs.errors import EnvsError
+from sideagents_envs.navmesh import cached_navmesh
+from sideagents_envs.versions import LISTS_VERSION
+from sideagents_policies.agents import baseline
+from sideagents_policies.build import build_venv
 from sideagents_policies.checks import default_config
+from sideagents_policies.cli.main import main
 from sideagents_policies.enjoy import GIF_FRAMES, record, record_baseline, write_video
-from sideagents_policies.evaluate import evaluate_baseline, evaluate_run, evaluate_runs, summarise
+from sideagents_policies.evaluate import (
+    METRICS,
+    evaluate_baseline,
+    evaluate_run,
+    evaluate_runs,
+    run_episodes,
+    summarise,
+)
 from sideagents_policies.plot import average, labels_of, plot_runs, read_curves
 from sideagents_policies.train import train
 
@@ -38,13 +52,18 @@ def rows_of(run: Path, folder: str = "val_sampled_step128_first3") -> list[dict[
 
 
 def test_summary_is_mean_and_interval() -> None:
-    metrics = ("success", "spl", "soft_spl", "nav_reward", "steps", "collisions", "distance_to_goal")
-    rows = [{m: float(i % 2) for m in metrics} for i in range(100)]
+    rows: list[dict[str, Any]] = [{"scene_id": "house"} | {m: float(i % 2) for m in METRICS} for i in range(100)]
     stats = summarise(rows)
     assert stats["success"]["mean"] == 0.5
     # the standard error of the mean of 100 coin flips is 0.05; the 95 % interval reaches 1.96 of them either way
     assert stats["success"]["low"] == pytest.approx(0.402, abs=0.02)
     assert stats["success"]["high"] == pytest.approx(0.598, abs=0.02)
+
+
+def test_summary_resamples_buildings() -> None:
+    """Two buildings, one of them always solved: means 0, 1/2, 1 with 1/4, 1/2, 1/4, whatever the number of episodes."""
+    rows: list[dict[str, Any]] = [{"scene_id": f"{i % 2}"} | dict.fromkeys(METRICS, float(i % 2)) for i in range(100)]
+    assert summarise(rows)["spl"] == {"mean": 0.5, "low": 0.0, "high": 1.0}
 
 
 def test_expert_reaches_every_goal(homes: list[str], tmp_path: Path) -> None:  # noqa: F811
@@ -84,6 +103,101 @@ def test_rows_follow_the_list(run: Path, homes: list[str]) -> None:  # noqa: F81
     assert [row["episode_id"] for row in rows] == [episode.episode_id for episode in listed]
     assert {row["buildings"] for row in rows} == {result["buildings"]} == {Path(folder).name}
     assert result["metrics"]["nav_reward"]["mean"] == pytest.approx(np.mean([row["nav_reward"] for row in rows]))
+
+
+@pytest.fixture(scope="module")
+def street(homes: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:  # noqa: F811
+    """Lists of the same ten episodes in three buildings, where ids repeat: by building, reversed, shuffled."""
+    dataset = Path(dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+    episodes: list[Episode] = []
+    for scene_id, count in (("train/one.glb", 3), ("train/two.glb", 3), ("val/three.glb", 4)):
+        navmesh = cached_navmesh(dataset / scene_id, NavMeshConfig())
+        episodes += generate_episodes(navmesh, scene_id, count, seed=1)
+    orders = {"sorted": range(10), "reversed": range(9, -1, -1), "shuffled": np.random.default_rng(0).permutation(10)}
+    folder = tmp_path_factory.mktemp("lists")
+    for name, order in orders.items():
+        write_episodes(folder / f"{name}.json.gz", [episodes[i] for i in order])
+    return {name: folder / f"{name}.json.gz" for name in orders} | {"dataset": dataset}
+
+
+def by_name(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows by the names of their episodes, without their places in a list."""
+    return {(row["scene_id"], row["episode_id"]): {k: v for k, v in row.items() if k != "number"} for row in rows}
+
+
+def test_any_number_of_episodes_visits_the_buildings_evenly(
+    homes: list[str],  # noqa: F811
+    street: dict[str, Path],
+) -> None:
+    config = default_config([*homes, "task.max_steps=5"])
+    for name in ("sorted", "reversed"):
+        for count, shares in ((3, [1, 1, 1]), (5, [1, 2, 2]), (0, [3, 3, 4])):
+            result = evaluate_baseline("forward", config, episodes=count, episodes_file=street[name])
+            assert sorted(building["episodes"] for building in result["by_building"].values()) == shares
+            assert (result["buildings_played"], result["episodes"]) == (3, sum(shares))
+            weighed = sum(b["episodes"] * b["soft_spl"] for b in result["by_building"].values()) / sum(shares)
+            assert result["metrics"]["soft_spl"]["mean"] == pytest.approx(weighed)
+            assert result["lists"] == LISTS_VERSION
+
+
+def test_the_bundled_lists_do_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--agent", "forward", "--split", "val", "--episodes", "28", "--json", str(tmp_path / "r.json")]
+    assert main(["eval", *words, "task.max_steps=3"]) == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["buildings_played"] == len(BUNDLED_SPLITS["val"]) == 14
+    assert {building["episodes"] for building in result["by_building"].values()} == {2}
+    assert "| forward | 14        | 28 " in capsys.readouterr().out
+    episodes = read_episodes(episodes_file("val"))  # as the file has them: nothing is left to be dealt
+    for first in range(0, len(episodes), 14):
+        assert len({episode.scene_id for episode in episodes[first : first + 14]}) == 14
+
+
+def test_neither_order_nor_number_of_environments_nor_company_changes_an_episode(
+    run: Path,
+    homes: list[str],  # noqa: F811
+    street: dict[str, Path],
+) -> None:
+    config = default_config([*homes, "task.max_steps=30"])
+
+    def at_random(order: str, n_envs: int, count: int, seed: int = 1) -> list[dict[str, Any]]:
+        venv = build_venv(config, "val", n_envs, episodes_file=street[order], perceive=False)
+        try:
+            return run_episodes(venv, baseline("random")(venv, config.task, seed), count)
+        finally:
+            venv.close()
+
+    def trained(order: str, n_envs: int, count: int) -> list[dict[str, Any]]:
+        options = {"episodes_file": street[order], "scenes_dir": street["dataset"], "episodes": count}
+        evaluate_run(run, overrides=[f"eval.n_envs={n_envs}"], **options)  # type: ignore[arg-type]
+        return rows_of(run, f"{order}_sampled_step128" + (f"_first{count}" if count else ""))
+
+    for play in (at_random, trained):
+        listed = play("sorted", 2, 0)
+        assert [row["number"] for row in listed] == list(range(10))
+        assert [row["scene_id"] for row in listed[:3]] == ["train/one.glb", "train/two.glb", "val/three.glb"]
+        whole = by_name(listed)
+        assert len(whole) == 10
+        assert by_name(play("reversed", 1, 0)) == whole
+        assert by_name(play("shuffled", 5, 0)) == whole
+        some = by_name(play("shuffled", 3, 4))
+        assert len(some) == 4
+        assert some.items() <= whole.items()
+    assert by_name(at_random("sorted", 2, 0, seed=2)) != by_name(at_random("sorted", 2, 0))
+
+
+def test_a_film_is_of_the_episode_that_eval_counted(
+    run: Path,
+    street: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options: dict[str, Any] = {"episodes_file": street["reversed"], "scenes_dir": street["dataset"]}
+    evaluate_run(run, **options, episodes=0)
+    row = rows_of(run, "reversed_sampled_step128")[4]
+    capsys.readouterr()
+    record(run, episode=4, out=tmp_path / "one.png", **options)
+    said = f"{row['scene_id']} episode {row['episode_id']}: did not reach the goal in {row['steps']} steps"
+    assert capsys.readouterr().out.startswith(f"{said}, SPL {row['spl']:.2f}")
 
 
 def test_same_run_same_result(run: Path) -> None:

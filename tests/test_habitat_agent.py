@@ -17,8 +17,10 @@ from small_agent import SMALL, homes  # noqa: F401
 from sideagents.errors import SideAgentsError
 from sideagents_envs.build import BatchSpec, make_batch
 from sideagents_envs.config import HabitatConfig, NavMeshConfig, ScenesConfig, TaskConfig
+from sideagents_envs.episodes import generate_episodes, read_episodes, write_episodes
 from sideagents_envs.habitat import register
 from sideagents_envs.habitat.lab import lab_config
+from sideagents_envs.navmesh import cached_navmesh
 from sideagents_envs.stage import SUFFIX
 from sideagents_policies import HabitatAgent
 from sideagents_policies.checks import read_config
@@ -51,6 +53,43 @@ def test_a_run_through_habitat_lab_is_evaluated_and_says_so(
     lab, embedded = rows
     assert lab == embedded  # the same episodes, the same agent, the same measures
     assert "habitat_simulator: sideagents" in (run / "config.yaml").read_text()
+
+
+def test_an_episode_s_chance_does_not_depend_on_the_list(
+    run: Path,
+    homes: list[str],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    folder = Path(dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+    episodes = read_episodes(folder / "episodes" / "val.json.gz")
+    navmesh = cached_navmesh(folder / "train" / "two.glb", NavMeshConfig())
+    episodes += generate_episodes(navmesh, "train/two.glb", 3, seed=1)
+    rows = {}
+    for name, listed, count, n_envs in (("all", episodes, 0, 2), ("backwards", episodes[::-1], 4, 1)):
+        write_episodes(tmp_path / f"{name}.json.gz", listed)
+        options = ["--episodes-file", str(tmp_path / f"{name}.json.gz"), "--scene-dir", str(folder)]
+        assert main(["eval", str(run), *options, "--episodes", str(count), f"eval.n_envs={n_envs}"]) == 0
+        text = next((run / "eval").glob(f"{name}_*/episodes.jsonl")).read_text()
+        rows[name] = [json.loads(line) | {"number": None} for line in text.splitlines()]
+    assert len(rows["all"]) == 9
+    assert [row["scene_id"] for row in rows["backwards"]] == ["train/two.glb", "val/three.glb"] * 2
+    assert all(row in rows["all"] for row in rows["backwards"])
+
+
+def test_chance_of_habitat_lab_s_agent_belongs_to_the_episode(run: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+    def actions(agent: HabitatAgent, metres: float) -> list[str]:
+        agent.reset()
+        seen = {"rgb": image, "pointgoal_with_gps_compass": np.array([metres, 0.3])}
+        return [agent.act(seen)["action"] for _ in range(40)]
+
+    first, second = HabitatAgent.from_run(run), HabitatAgent.from_run(run)
+    near = actions(first, 3.0)
+    far = actions(second, 4.0)
+    assert near != far
+    assert actions(first, 4.0) == far  # what was played before does not matter
+    assert actions(second, 3.0) == near
 
 
 def test_cloning_through_habitat_lab(homes: list[str], tmp_path: Path) -> None:  # noqa: F811

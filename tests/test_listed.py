@@ -46,6 +46,16 @@ def test_training_in_habitats_layout(habitat: ScenesConfig) -> None:
     assert played(ScenesConfig(habitat.dataset, 2, episodes=habitat.episodes, up="z")) == {"Adrian", "Bolton"}
 
 
+def test_a_fixed_list_of_a_content_folder_visits_its_buildings_in_turn(habitat: ScenesConfig) -> None:
+    venv = make_vec(1, scenes=habitat, camera=CameraConfig(8, 8), episodes_file=file_of(habitat))
+    names = venv.episode_names
+    venv.close()
+    assert names is not None
+    assert len(names) == 36
+    for first in range(0, 36, 3):
+        assert {building_name(scene_id) for scene_id, _ in names[first : first + 3]} == set(ROOMS)
+
+
 def test_files_are_read_when_their_building_is_entered(habitat: ScenesConfig) -> None:
     (file_of(habitat).parent / "content" / "Clark.json.gz").write_bytes(b"damaged")
     assert played(ScenesConfig(habitat.dataset, 2, episodes=habitat.episodes, up="z")) == {"Adrian", "Bolton"}

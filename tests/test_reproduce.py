@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from sideagents.run.cells import Cell
 from sideagents.run.config import config_hash
-from sideagents_policies.reproduce import STEPS, config_of, keys_of, main, table_of
+from sideagents_envs.versions import LISTS_VERSION
+from sideagents_policies import reproduce
+from sideagents_policies.reproduce import STEPS, config_of, keys_of, main, settings_of, table_of
 
 STAT = {"mean": 0.5, "low": 0.4, "high": 0.6}
 
@@ -43,6 +47,22 @@ def test_cloning_takes_the_same_steps_for_any_number_of_demonstrations() -> None
         )
 
 
+def test_cells_of_other_lists_are_run_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = keys_of("bc", [1])[0]
+    before = settings_of(key)
+    assert settings_of(key) == before
+    monkeypatch.setattr(reproduce, "LISTS_VERSION", "1.2")
+    assert settings_of(key) != before
+
+
+def test_a_row_says_where_it_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"episodes": 28, "buildings": "bundled-v9", "buildings_played": 14, "lists": "9.9", "metrics": {}}
+    agent = SimpleNamespace(policy=SimpleNamespace(features_extractor=None))
+    for name, value in (("train", Path("run")), ("evaluate_run", said), ("load_agent", agent)):
+        monkeypatch.setattr(reproduce, name, lambda *_, value=value: value)
+    assert reproduce.work(Cell(keys_of("ppo", [1])[0], "", 0.0)) == said | {"alpha": None}
+
+
 def test_rows_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {
         "cell": keys_of("ppo", [1])[0],
@@ -51,7 +71,10 @@ def test_rows_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         "metrics": {"success": STAT, "spl": STAT, "nav_reward": STAT},
         "alpha": None,
     }
-    assert "| curvature | sidetune | -     | 1    | 0.500 [0.400, 0.600]" in table_of([row])
+    assert "| curvature | sidetune † | -     | 1    | 0.500 [0.400, 0.600]" in table_of([row])
+    assert "† Measured on held-out lists of version 1; today's" in table_of([row])
+    assert "| curvature | sidetune | -     | 1    | 0.500 [0.400, 0.600]" in table_of([row | {"lists": LISTS_VERSION}])
+    assert "†" not in table_of([row | {"lists": LISTS_VERSION}])
     (tmp_path / "navigation_ppo.jsonl").write_text(json.dumps(row) + "\n")
     assert main(["ppo", "--show", "--results", str(tmp_path)]) == 0
     assert "sidetune" in capsys.readouterr().out

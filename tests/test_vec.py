@@ -188,6 +188,32 @@ def test_fixed_list_is_done_once_each(vec, kind):
     assert env.active.all()
 
 
+@pytest.mark.parametrize("kind", ["dummy", "subproc"])
+def test_some_entries_of_a_list_in_an_order_of_their_own(vec, kind):
+    env = vec(2, split="val", kind=kind)
+    names = env.episode_names
+    env.entries = [4, 1, 5]
+    env.reset()
+    assert env.tickets.tolist() == [4, 1]
+    done = []
+    while env.active.any():
+        _, _, dones, infos = env.step(np.ones(2, int))
+        done += [infos[i]["episode_id"] for i in np.flatnonzero(dones)]
+    assert sorted(done) == sorted(names[i][1] for i in (4, 1, 5))
+    env.entries = None
+    env.reset()
+    assert env.tickets.tolist() == [0, 1]
+
+
+def test_a_list_is_played_round_its_buildings(vec, scenes):
+    listed = read_episodes(Path(scenes.dataset) / "episodes" / "val.json.gz")
+    assert [episode.episode_id for episode in listed] == list("012345")  # by building, three each
+    env = vec(2, split="val")
+    assert [episode_id for _, episode_id in env.episode_names] == list("031425")
+    env.reset()
+    assert [episode.episode_id for _, episode in env.present()] == ["0", "3"]
+
+
 def test_list_shorter_than_the_environments(vec, scenes, tmp_path):
     episodes = read_episodes(Path(scenes.dataset) / "episodes" / "val.json.gz")
     write_episodes(tmp_path / "two.json.gz", episodes[:2])

@@ -9,7 +9,7 @@ from pathlib import Path
 from sideagents_envs.batch import PointNavBatch
 from sideagents_envs.buildings import ensure_bundled, episodes_file, scenes_root
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
-from sideagents_envs.episodes import Episode, content_files, read_episodes
+from sideagents_envs.episodes import Episode, content_files, dealt, read_episodes
 from sideagents_envs.errors import EpisodeError
 from sideagents_envs.listed import buildings_of_content, limited, place_in_buildings
 from sideagents_envs.simulator import EmbeddedWorld
@@ -41,7 +41,7 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
     """Build buildings, episodes and environments.
 
     Training draws episodes at random, or picks them from `scenes.episodes`; a given `episodes_file` and held-out
-    splits are fixed lists.
+    splits are fixed lists, dealt round their buildings.
 
     Raises:
         SceneError, EpisodeError: buildings or episodes are missing or do not fit each other.
@@ -58,7 +58,9 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
         paths, groups = buildings_of_content(file, scenes, spec.split)
     else:
         episodes = read_episodes(file)
-        if training and (scenes.buildings or scenes.only):
+        if not training:
+            episodes = dealt(episodes)
+        elif scenes.buildings or scenes.only:
             episodes = limited(episodes, file, scenes)
         paths, listed = place_in_buildings(episodes, file, scenes, spec.split)
         groups = _by_building(listed)

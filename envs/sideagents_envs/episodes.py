@@ -8,6 +8,7 @@ import math
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,6 +188,19 @@ def write_episodes(path: str | Path, episodes: Iterable[Episode]) -> None:
     text = json.dumps({"episodes": [episode.to_json() for episode in episodes]}, allow_nan=False)
     with atomic_path(Path(path)) as temporary:
         temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def dealt(episodes: Iterable[Episode]) -> list[Episode]:
+    """Return episodes dealt round their buildings: the first one of each building, then the second of each, and so on.
+
+    Buildings (scene_ids) come in the order in which they first appear, and a building's episodes stay in theirs. Any
+    prefix then visits the buildings evenly, for as long as all of them have episodes left; dealing again changes
+    nothing.
+    """
+    piles: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        piles.setdefault(episode.scene_id, []).append(episode)
+    return [episode for round_ in zip_longest(*piles.values()) for episode in round_ if episode is not None]
 
 
 class EpisodeSampler:

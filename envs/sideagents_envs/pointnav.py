@@ -68,6 +68,8 @@ class PointNavEnv(gymnasium.Env[Observation, np.int64]):
         self.action_space = self.batch.action_space
         self.render_mode = render_mode
         self._ticket = 0
+        names = self.batch.source.names
+        self._listed = 1 if names is None else len(names)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -77,7 +79,7 @@ class PointNavEnv(gymnasium.Env[Observation, np.int64]):
         if seed is not None:
             self.batch.source.reseed(seed)
             self._ticket = 0
-        self.batch.begin(0, self._ticket % (self.batch.source.count or 1))
+        self.batch.begin(0, self._ticket % self._listed)
         self._ticket += 1
         return self._observation(), self.batch.summary(0)
 

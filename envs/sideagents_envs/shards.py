@@ -37,8 +37,8 @@ def serve(batch: PointNavBatch, command: str, payload: Any) -> Any:
         for env, ticket in payload:
             batch.retire(env) if ticket is None else batch.begin(env, ticket)
         return batch.observe([env for env, _ in payload])
-    if command == "count":
-        return batch.source.count
+    if command == "names":
+        return batch.source.names
     if command == "poses":
         return batch.poses.copy()
     if command == "reseed":

@@ -14,6 +14,7 @@ from sideagents_envs.listed import EpisodeFile, building_name
 from sideagents_envs.simulator import Field, Simulator
 
 Float = NDArray[np.float64]
+Name = tuple[str, str]  # scene_id, episode_id: what an episode is known by, wherever it stands in a list
 
 _PICKS = 20  # unusable episodes of a training list that are passed over in a row
 
@@ -32,8 +33,8 @@ class EpisodeSource(Protocol):
     """Gives each environment its next episode."""
 
     @property
-    def count(self) -> int | None:
-        """Length of the fixed list; None when episodes never end."""
+    def names(self) -> list[Name] | None:
+        """The episodes of the fixed list, in order; None when episodes never end."""
 
     def take(self, env: int, ticket: int) -> Start:
         """Return the next episode of environment `env`; a fixed list gives its entry `ticket`."""
@@ -72,7 +73,7 @@ class TrainingEpisodes:
     changes nothing. With `listed` the episodes are picked at random from a list instead of drawn.
     """
 
-    count = None
+    names = None
 
     def __init__(
         self,
@@ -193,9 +194,9 @@ class EpisodeList:
         self._numbers = {episode.scene_id: scene for scene, episode in entries}
 
     @property
-    def count(self) -> int | None:
-        """Length of the list."""
-        return len(self._entries)
+    def names(self) -> list[Name] | None:
+        """The episodes of the list, in order."""
+        return [(episode.scene_id, episode.episode_id) for _, episode in self._entries]
 
     def take(self, env: int, ticket: int) -> Start:
         """Return entry `ticket` of the list, whichever environment asks."""

@@ -21,6 +21,7 @@ from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator
 from sideagents_envs.episodes import Episode
 from sideagents_envs.errors import EnvsError, nearest
 from sideagents_envs.shards import LocalShard, ProcessShard, Shard, split_spec, start_workers
+from sideagents_envs.sources import Name
 from sideagents_envs.spaces import Observation, action_space, checked_actions, observation_space
 
 _PER_ENV = ("poses", "tracks", "expert_actions")
@@ -78,7 +79,8 @@ class PointNavVecEnv(VecEnv):
     Finished episodes are followed by the next one at once; `info` then holds the measures of the finished one,
     `terminal_observation`, `TimeLimit.truncated` and `episode` as SB3's Monitor writes it. When a fixed list is used
     up an environment idles: no reward, never done, `info["idle"]`, and False in `active`; `reset` starts the list
-    anew. `tickets` (N,) number the present episodes in the order of their beginning from 0, which are the places in a
+    anew. `entries`, when set, are the places in the list to play at the next `reset`, in that order. `tickets` (N,)
+    number the present episodes in the order of their beginning from 0, which are the places in a
     fixed list; -1 while idle. `seed` takes effect at the next `reset` and is mixed with each environment's global
     index, so give all training processes the same one.
     """
@@ -87,12 +89,12 @@ class PointNavVecEnv(VecEnv):
 
     def __init__(self, shards: Sequence[Shard], camera: CameraConfig, task: TaskConfig) -> None:
         self._shards = list(shards)
-        self.episode_count: int | None = self._ask("count")[0]
+        self.episode_names: list[Name] | None = self._ask("names")[0]
         self._bounds = np.cumsum([0] + [shard.n_envs for shard in self._shards])
         super().__init__(int(self._bounds[-1]), observation_space(camera, task), action_space(task))
         self._task = task
         self.tickets = np.full(self.num_envs, -1)
-        self.first_ticket = 0
+        self.entries: Sequence[int] | None = None
         self._next_episode = 0
         self._reseed: int | None = None
         self._born = time.monotonic()
@@ -103,6 +105,11 @@ class PointNavVecEnv(VecEnv):
         return _receive(self._shards)
 
     @property
+    def episode_count(self) -> int | None:
+        """Length of the fixed list; None when episodes never end."""
+        return None if self.episode_names is None else len(self.episode_names)
+
+    @property
     def active(self) -> NDArray[np.bool_]:
         """Which environments (N,) have an episode."""
         return np.asarray(self.tickets >= 0)
@@ -111,22 +118,18 @@ class PointNavVecEnv(VecEnv):
         return [values[a:b] for a, b in zip(self._bounds[:-1], self._bounds[1:], strict=True)]
 
     def reset(self) -> Observation:
-        """Begin an episode everywhere; a fixed list starts from its entry `first_ticket`, by default the first."""
+        """Begin an episode everywhere; of a fixed list its `entries` are begun in their order, by default all."""
         if self._reseed is not None:
             self._ask("reseed", [self._reseed] * len(self._shards))
             self._reseed = None
-        self._next_episode = self.first_ticket
+        self._next_episode = 0
         return self._begin(np.arange(self.num_envs))
 
     def _begin(self, envs: NDArray[np.int64]) -> Observation:
         """Give the environments their next episodes, in order, and return their observations (K, ...)."""
         plan: list[list[tuple[int, int | None]]] = [[] for _ in self._shards]
         for env in envs:
-            ticket: int | None = self._next_episode
-            if self.episode_count is not None and self._next_episode >= self.episode_count:
-                ticket = None
-            else:
-                self._next_episode += 1
+            ticket = self._next_ticket()
             self.tickets[env] = -1 if ticket is None else ticket
             number = int(np.searchsorted(self._bounds, env, side="right")) - 1
             plan[number].append((int(env - self._bounds[number]), ticket))
@@ -134,6 +137,17 @@ class PointNavVecEnv(VecEnv):
         for shard, tickets in used:
             shard.send("begin", tickets)
         return _joined(_receive([shard for shard, _ in used]))
+
+    def _next_ticket(self) -> int | None:
+        """Return the number of the episode to begin next, None when a fixed list is used up."""
+        place = self._next_episode
+        if self.episode_count is not None:
+            entries = range(self.episode_count) if self.entries is None else self.entries
+            if place >= len(entries):
+                return None
+            place = entries[place]
+        self._next_episode += 1
+        return place
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Start a step; with workers it runs beside the caller.

@@ -3,4 +3,5 @@
 from __future__ import annotations
 
 NAVMESH_VERSION = 2  # the meaning or the making of the stored arrays
-EPISODES_VERSION = 1  # how episodes are drawn in a given walkable space
+EPISODES_VERSION = 2  # how episodes are drawn in a given walkable space, and the order of the lists
+LISTS_VERSION = f"{EPISODES_VERSION}.{NAVMESH_VERSION}"  # of the held-out lists; results say it

@@ -21,7 +21,7 @@ class _Worker:
         if command == "start":
             self._batch = make_batch(payload)
             self._shared = SharedObservations(self._batch.observation_space, self._batch.n_envs, self._memory)
-            return self._batch.source.count
+            return self._batch.source.names
         assert self._batch is not None
         assert self._shared is not None
         result = serve(self._batch, command, payload)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -20,23 +22,27 @@ FORWARD, LEFT, RIGHT, STOP = 0, 1, 2, 3
 class Agent(Protocol):
     """Chooses one action for each environment; told when an episode begins, so that chance belongs to the episode."""
 
-    def begin(self, env: int, episode: int) -> None:
-        """Episode number `episode` of the list starts in environment `env`."""
+    def begin(self, env: int, scene_id: str, episode_id: str) -> None:
+        """An episode, known by its building and its name there, starts in environment `env`."""
 
     def act(self, observations: Observations) -> NDArray[np.int64]:
         """Return one action for each environment, shape (n_envs,)."""
 
 
 class EpisodeChance:
-    """One random stream for each episode, so that results do not depend on how many environments run at once."""
+    """One random stream for each episode, by its names.
+
+    Results then depend neither on how many environments run at once nor on what else is played, and in which order.
+    """
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._streams: dict[int, np.random.Generator] = {}
 
-    def begin(self, env: int, episode: int) -> None:
-        """Give environment `env` the stream of `episode`."""
-        self._streams[env] = np.random.default_rng((self._seed, episode))
+    def begin(self, env: int, scene_id: str, episode_id: str) -> None:
+        """Give environment `env` the stream of an episode."""
+        name = json.dumps([scene_id, episode_id]).encode()
+        self._streams[env] = np.random.default_rng((self._seed, int.from_bytes(hashlib.sha256(name).digest())))
 
     def gumbel(self, env: int, n: int) -> NDArray[np.float64]:
         """Draw `n` standard Gumbel values; adding them to logits and taking the largest samples the softmax."""
@@ -61,9 +67,9 @@ class PolicyAgent:
         self._deterministic = deterministic
         self._temperature = temperature
 
-    def begin(self, env: int, episode: int) -> None:
+    def begin(self, env: int, scene_id: str, episode_id: str) -> None:
         """Start the random stream of the episode."""
-        self._chance.begin(env, episode)
+        self._chance.begin(env, scene_id, episode_id)
 
     def act(self, observations: Observations) -> NDArray[np.int64]:
         """Return the sampled or the most likely actions."""
@@ -81,9 +87,9 @@ class RandomAgent:
         self._n_envs = venv.num_envs
         self._chance = EpisodeChance(seed)
 
-    def begin(self, env: int, episode: int) -> None:
+    def begin(self, env: int, scene_id: str, episode_id: str) -> None:
         """Start the random stream of the episode."""
-        self._chance.begin(env, episode)
+        self._chance.begin(env, scene_id, episode_id)
 
     def act(self, observations: Observations) -> NDArray[np.int64]:
         """Return uniform actions."""
@@ -98,7 +104,7 @@ class ForwardAgent:
     def __init__(self, venv: VecEnv, task: TaskConfig, seed: int) -> None:
         self._n_envs = venv.num_envs
 
-    def begin(self, env: int, episode: int) -> None:
+    def begin(self, env: int, scene_id: str, episode_id: str) -> None:
         """Need nothing."""
 
     def act(self, observations: Observations) -> NDArray[np.int64]:
@@ -112,7 +118,7 @@ class StraightAgent:
     def __init__(self, venv: VecEnv, task: TaskConfig, seed: int) -> None:
         self._task = task
 
-    def begin(self, env: int, episode: int) -> None:
+    def begin(self, env: int, scene_id: str, episode_id: str) -> None:
         """Need nothing."""
 
     def act(self, observations: Observations) -> NDArray[np.int64]:
@@ -132,7 +138,7 @@ class ExpertAgent:
     def __init__(self, venv: VecEnv, task: TaskConfig, seed: int) -> None:
         self._venv = venv
 
-    def begin(self, env: int, episode: int) -> None:
+    def begin(self, env: int, scene_id: str, episode_id: str) -> None:
         """Need nothing."""
 
     def act(self, observations: Observations) -> NDArray[np.int64]:

@@ -112,7 +112,7 @@ class EvalConfig(_Section):
     """Evaluation on a fixed list of episodes."""
 
     split: Literal["train", "val", "test"] = "val"
-    episodes: int = Field(0, ge=0, description="the first N of the list; 0 = all")
+    episodes: int = Field(0, ge=0, description="the first N of the list, which visits its buildings in turn; 0 = all")
     n_envs: int = Field(16, ge=1)
     every_frames: int = Field(
         0,
@@ -121,7 +121,10 @@ class EvalConfig(_Section):
         json_schema_extra=NEUTRAL,
     )
     during_episodes: int = Field(
-        50, ge=1, description="of the list, the first N that `train` evaluates on", json_schema_extra=NEUTRAL
+        56,
+        ge=1,
+        description="of the list, the first N that `train` evaluates on: four in each of 14 bundled buildings",
+        json_schema_extra=NEUTRAL,
     )
     deterministic: bool = Field(False, description="arg-max instead of sampled actions")
     temperature: float = Field(1.0, gt=0.0, description="of the sampled actions")

@@ -106,7 +106,7 @@ def film(
         if not 0 <= episode < inner.episode_count:
             raise SideAgentsError(f"--episode {episode}: the list has episodes 0 to {inner.episode_count - 1}")
         observations: Any = _skip_to(venv, episode)
-        agent.begin(0, episode)
+        agent.begin(0, *inner.episode_names[episode])
         path, present = inner.present()[0]
         scene = Scene(cached_navmesh(path, config.scenes.navmesh), inner.poses()[0, :3], np.asarray(present.goal))
         blend = "" if alpha != alpha else f"   alpha {alpha:.2f}"
@@ -127,8 +127,8 @@ def film(
 
 
 def _skip_to(venv: Any, episode: int) -> Any:
-    """Return the observations of the episode, which begins as any other does: the list is simply entered there."""
-    venv.unwrapped.first_ticket = episode
+    """Return the observations of the episode, which begins as any other does: it is the only one of its list."""
+    venv.unwrapped.entries = [episode]
     return venv.reset()
 
 

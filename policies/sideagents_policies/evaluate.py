@@ -1,4 +1,4 @@
-"""Evaluation on a fixed list of episodes: one row for each episode, means with bootstrap intervals."""
+"""Evaluation on a fixed list: a row for each episode, means with bootstrap intervals over buildings and episodes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from sideagents.run.seeding import untouched_rng
 from sideagents.run.stats import bootstrap_interval
 from sideagents_envs.buildings import dataset_name
 from sideagents_envs.config import TaskConfig
+from sideagents_envs.sources import Name
+from sideagents_envs.versions import LISTS_VERSION
 from sideagents_policies.agents import Agent, PolicyAgent, baseline
 from sideagents_policies.build import ALONE, LoadedAgent, build_venv, load_agent, open_run, simulator_of
 from sideagents_policies.config import AgentConfig
@@ -39,7 +41,10 @@ METRICS = ("success", "spl", "soft_spl", "nav_reward", "steps", "collisions", "d
 
 @dataclass(frozen=True)
 class EpisodesFrom:
-    """Which episodes: a split's, or those of a file with buildings in `scenes_dir`; the first `count` (0: all)."""
+    """Which episodes: a split's, or those of a file with buildings in `scenes_dir`; the first `count` (0: all).
+
+    A list is played round its buildings, so that any `count` visits them evenly.
+    """
 
     split: str
     count: int = 0
@@ -61,7 +66,10 @@ class EpisodesFrom:
 def run_episodes(venv: VecEnv, agent: Agent, count: int = 0, title: str = "episodes", show: Show = "auto") -> list[Row]:
     """Let `agent` play the environments' fixed list, or its first `count` episodes; return rows in the list's order."""
     inner: Any = venv.unwrapped
-    total = min(count or inner.episode_count, inner.episode_count)
+    names: list[Name] = inner.episode_names[: count or None]
+    # the list visits its buildings in turn; played one after the other, few of them have to be held in memory
+    first_seen = {scene_id: i for i, scene_id in enumerate(dict.fromkeys(scene_id for scene_id, _ in names))}
+    inner.entries = sorted(range(len(names)), key=lambda number: first_seen[names[number][0]])
     rows: dict[int, Row] = {}
     observations: Any = venv.reset()
     playing = inner.tickets.copy()
@@ -69,17 +77,16 @@ def run_episodes(venv: VecEnv, agent: Agent, count: int = 0, title: str = "episo
     def begin(env: int) -> None:
         playing[env] = inner.tickets[env]
         # an idle environment's actions do nothing, but the agent has to give some
-        agent.begin(env, int(playing[env]) if playing[env] >= 0 else inner.episode_count)
+        agent.begin(env, *(names[playing[env]] if playing[env] >= 0 else ("", "")))
 
     for env in range(venv.num_envs):
         begin(env)
-    with Progress(total, title, unit="episode", show=show) as progress:
-        while len(rows) < total:
+    with Progress(len(names), title, unit="episode", show=show) as progress:
+        while len(rows) < len(names):
             observations, _, dones, infos = venv.step(agent.act(observations))
-            for env in np.flatnonzero(dones):
-                if playing[env] < total:  # an idle environment is never done
-                    rows[int(playing[env])] = _row(int(playing[env]), infos[env])
-                    progress.update(1, success=float(np.mean([row["success"] for row in rows.values()])))
+            for env in np.flatnonzero(dones):  # an idle environment is never done
+                rows[int(playing[env])] = _row(int(playing[env]), infos[env])
+                progress.update(1, success=float(np.mean([row["success"] for row in rows.values()])))
                 begin(int(env))
     return [rows[i] for i in sorted(rows)]
 
@@ -101,8 +108,25 @@ def _row(number: int, info: Mapping[str, Any]) -> Row:
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Return metric -> {"mean", "low", "high"}: the mean over episodes and its 95 % bootstrap interval."""
-    return {metric: bootstrap_interval([row[metric] for row in rows])._asdict() for metric in METRICS}
+    """Return metric -> {"mean", "low", "high"}: the mean over episodes and its 95 % bootstrap interval.
+
+    Buildings are resampled, then episodes within them; episodes alone where all are of one building.
+    """
+    buildings = [row["scene_id"] for row in rows]
+    return {
+        metric: bootstrap_interval([row[metric] for row in rows], buildings=buildings)._asdict() for metric in METRICS
+    }
+
+
+def means_by_building(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Return scene_id -> {"episodes": how many were played there, metric: their mean}, in the list's order."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["scene_id"], []).append(row)
+    return {
+        scene_id: {"episodes": len(group)} | {m: float(np.mean([row[m] for row in group])) for m in METRICS}
+        for scene_id, group in groups.items()
+    }
 
 
 def evaluate_run(
@@ -183,7 +207,8 @@ def _play_run(
         **_result(rows, chosen, config),
     }
     folder = loaded.run.subfolder("eval") / _folder_name(loaded, chosen, config, mode)
-    lines = [json.dumps({**row, "buildings": result["buildings"]}) + "\n" for row in rows]
+    shared = {"buildings": result["buildings"], "lists": result["lists"]}
+    lines = [json.dumps(row | shared) + "\n" for row in rows]
     write_text(folder / "episodes.jsonl", "".join(lines))
     write_json(folder / "metrics.json", result)
     return result, folder
@@ -279,14 +304,18 @@ def _venv(
 
 
 def _result(rows: Sequence[Row], chosen: EpisodesFrom, config: AgentConfig) -> dict[str, Any]:
+    by_building = means_by_building(rows)
     return {
         "split": chosen.split,
         "episodes_file": chosen.file.name if chosen.file else None,
         "buildings": dataset_name(chosen.applied_to(config).scenes),
         "simulator": simulator_of(config),
         "seed": config.seed,
+        "lists": LISTS_VERSION,
         "episodes": len(rows),
+        "buildings_played": len(by_building),
         "metrics": summarise(rows),
+        "by_building": by_building,
     }
 
 

@@ -21,6 +21,7 @@ from sideagents_envs.buildings import GENERATOR_VERSION, dataset_name, scenes_ro
 from sideagents_envs.cache import cache_dir
 from sideagents_envs.config import ScenesConfig
 from sideagents_envs.taskonomy import TASKS, render_taskonomy
+from sideagents_envs.versions import LISTS_VERSION
 from sideagents_policies.build import build_venv
 from sideagents_policies.checks import default_config
 from sideagents_policies.tables import markdown_table
@@ -104,10 +105,11 @@ def probe(path: Path) -> str:
             "train": len(y),
             "val": len(yv),
             "buildings": dataset_name(ScenesConfig()),
+            "lists": LISTS_VERSION,
         }
 
     fingerprints = {name: load_base(name).fingerprint[:12] for name in (*CONTROLS, *TASKS)}
-    hashes = {"goal": "goal", **fingerprints}
+    hashes = {name: f"{weights} {LISTS_VERSION}" for name, weights in {"goal": "goal", **fingerprints}.items()}
     run_cells(path, [Cell({"code": name}, hashes[name], 20.0) for name in hashes], work)
     rows = [row for row in read_rows(path) if hashes.get(row["cell"]["code"]) == row["config_hash"]]
     return markdown_table(

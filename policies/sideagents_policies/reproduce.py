@@ -19,6 +19,7 @@ from sideagents.bases import load_base
 from sideagents.run.cells import Cell, add_cell_options, newest_rows, run_cells, select
 from sideagents.run.config import config_hash
 from sideagents_envs.buildings import GENERATOR_VERSION
+from sideagents_envs.versions import LISTS_VERSION
 from sideagents_policies.build import load_agent
 from sideagents_policies.checks import read_config
 from sideagents_policies.clone import clone
@@ -27,7 +28,7 @@ from sideagents_policies.demos import collect
 from sideagents_policies.evaluate import evaluate_run
 from sideagents_policies.session import under_launcher
 from sideagents_policies.tables import cell as shown
-from sideagents_policies.tables import markdown_table
+from sideagents_policies.tables import markdown_table, marked, with_note
 from sideagents_policies.train import train
 
 CONFIG = "pointnav/comparison"
@@ -71,8 +72,9 @@ def config_of(key: Mapping[str, str | int | float]) -> AgentConfig:
 
 
 def settings_of(key: Mapping[str, str | int | float]) -> str:
-    """Return the digest of all that a cell's result rests on: configuration, weights of the base, buildings."""
-    parts = (config_hash(config_of(key)), load_base(str(key["base"])).fingerprint, str(GENERATOR_VERSION))
+    """Return the digest of all that a cell's result rests on: configuration, weights of the base, buildings, lists."""
+    weights = load_base(str(key["base"])).fingerprint
+    parts = (config_hash(config_of(key)), weights, str(GENERATOR_VERSION), LISTS_VERSION)
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
@@ -90,7 +92,7 @@ def work(cell: Cell) -> dict[str, Any]:
     return {
         "precision": config.precision,
         "episodes": result["episodes"],
-        "buildings": result["buildings"],
+        **{name: result[name] for name in ("buildings", "buildings_played", "lists")},
         "metrics": result["metrics"],
         "alpha": None if math.isnan(alpha) else round(alpha, 4),
     }
@@ -111,7 +113,7 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as Markdown, in their order."""
+    """Return rows as Markdown, in their order; those of other held-out lists than today's are marked."""
     header = ["base", "method", "demos", "seed", "success", "SPL", "Nav. Rew.", "alpha", "minutes"]
     lines = []
     for row in rows:
@@ -120,9 +122,17 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
         stats = [shown(metric, row["metrics"][metric]) for metric in _METRICS]
         shown_alpha = "-" if alpha is None else f"{alpha:.2f}"
         lines.append(
-            [key["base"], key["method"], demos, str(key["seed"]), *stats, shown_alpha, f"{row['seconds'] / 60:.1f}"]
+            [
+                key["base"],
+                marked(key["method"], row),
+                demos,
+                str(key["seed"]),
+                *stats,
+                shown_alpha,
+                f"{row['seconds'] / 60:.1f}",
+            ]
         )
-    return markdown_table(header, lines)
+    return with_note(markdown_table(header, lines), rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,7 +19,7 @@ from sideagents_envs.buildings.generator import GENERATOR_VERSION, make_building
 from sideagents_envs.cache import cache_dir
 from sideagents_envs.config import NavMeshConfig, ScenesConfig
 from sideagents_envs.errors import EnvsError, SceneError, nearest
-from sideagents_envs.versions import EPISODES_VERSION, NAVMESH_VERSION
+from sideagents_envs.versions import LISTS_VERSION
 
 EPISODES_PER_BUILDING = 71  # 14 buildings x 71 = 994, as in Gibson's val split
 # fmt: off
@@ -59,7 +60,7 @@ def bundled_root() -> Path:
 
 def episodes_root() -> Path:
     """Return the folder of the held-out episodes: they change with the walkable space and with how they are drawn."""
-    return bundled_root() / f"episodes-v{EPISODES_VERSION}.{NAVMESH_VERSION}"
+    return bundled_root() / f"episodes-v{LISTS_VERSION}"
 
 
 def episodes_file(split: str) -> Path:
@@ -169,11 +170,11 @@ def ensure_bundled(splits: Sequence[str] = ("train", "val", "test"), progress: b
 
 
 def _join_episodes(split: str) -> None:
-    """Write the fixed episode list of a held-out split from those of its buildings."""
-    from sideagents_envs.episodes import read_episodes, write_episodes
+    """Write the fixed episode list of a held-out split from those of its buildings, which it visits in turn."""
+    from sideagents_envs.episodes import dealt, read_episodes, write_episodes
 
     parts = [read_episodes(_episodes_part(split, name)) for name in BUNDLED_SPLITS[split]]
-    write_episodes(episodes_file(split), [episode for part in parts for episode in part])
+    write_episodes(episodes_file(split), dealt(chain.from_iterable(parts)))
 
 
 def dataset_name(config: ScenesConfig) -> str:

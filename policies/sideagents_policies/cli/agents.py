@@ -92,7 +92,9 @@ def _add_measuring(verbs: Verbs) -> None:
         words="RUN [RUN ...] [section.key=value ...]",
     )
     _add_playing(evaluate)
-    evaluate.add_argument("--episodes", type=natural, metavar="N", help="the first N of the list (0: all)")
+    evaluate.add_argument(
+        "--episodes", type=natural, metavar="N", help="the first N, evenly from its buildings (0: all)"
+    )
     evaluate.add_argument("--json", type=user_path, metavar="F", help="write one run's metrics to this file")
     evaluate.set_defaults(run=_eval)
 
@@ -106,7 +108,9 @@ def _add_measuring(verbs: Verbs) -> None:
         words=RUN,
     )
     _add_playing(enjoy)
-    enjoy.add_argument("--episode", type=natural, default=0, metavar="I", help="number in the episode list (default 0)")
+    enjoy.add_argument(
+        "--episode", type=natural, default=0, metavar="I", help="number in the list, as eval has it (default 0)"
+    )
     enjoy.add_argument("--fps", type=positive_int, default=12, metavar="N", help="steps a second (default 12)")
     enjoy.add_argument(
         "--out",
@@ -136,7 +140,9 @@ def _add_playing(verb: Parser) -> None:
         "--best", action="store_true", help="the checkpoint that did best in training (eval.every_frames), not the last"
     )
     verb.add_argument("--split", choices=["train", "val", "test"], help="buildings to play in")
-    verb.add_argument("--episodes-file", type=user_path, metavar="F", help="any PointNav-v1 .json.gz file")
+    verb.add_argument(
+        "--episodes-file", type=user_path, metavar="F", help="any PointNav-v1 .json.gz file, played round its buildings"
+    )
     verb.add_argument("--scene-dir", type=user_path, metavar="DIR", help="where that file's buildings are")
     verb.add_argument("--deterministic", action="store_true", default=None, help="arg-max in place of sampled actions")
 
