@@ -17,9 +17,9 @@ from sideagents.errors import SideAgentsError
 from sideagents_envs.cache import atomic_path
 from sideagents_envs.navmesh import NavMesh, cached_navmesh
 from sideagents_policies.agents import Agent, PolicyAgent, baseline
-from sideagents_policies.build import build_venv, load_agent
+from sideagents_policies.build import LoadedAgent, build_venv, load_agent
 from sideagents_policies.config import AgentConfig
-from sideagents_policies.evaluate import choose_episodes
+from sideagents_policies.evaluate import EpisodesFrom, choose_episodes
 from sideagents_policies.panels import CodePalette, Image8, TopDown, compose
 
 FRAMES_PER_SECOND = 12
@@ -63,14 +63,21 @@ def record(
     _check_type(out)
     loaded = load_agent(run, overrides)
     chosen, config = choose_episodes(loaded.config, split, 0, episodes_file, scenes_dir)
+    frames, row = film_of(loaded, chosen, config, episode, deterministic)
+    if out is None:
+        out = loaded.run.subfolder("videos") / f"{chosen.label}_{episode:04d}.mp4"
+    return _write(out, frames, row, fps)
+
+
+def film_of(
+    loaded: LoadedAgent, chosen: EpisodesFrom, config: AgentConfig, episode: int, deterministic: bool | None = None
+) -> tuple[list[Image8], dict[str, Any]]:
+    """Let a loaded agent play an episode of what `choose_episodes` returned; return as `film` does."""
     greedy = config.eval.deterministic if deterministic is None else deterministic
     agent = PolicyAgent(loaded.policy.logits, config.seed, greedy, config.eval.temperature)
     alpha = float(getattr(loaded.policy.features_extractor, "alpha_value", lambda: float("nan"))())
     venv = build_venv(config, chosen.split, 1, base=loaded.base, episodes_file=chosen.file, world=loaded.world)
-    frames, row = film(config, venv, agent, episode, loaded.base, alpha)
-    if out is None:
-        out = loaded.run.subfolder("videos") / f"{chosen.label}_{episode:04d}.mp4"
-    return _write(out, frames, row, fps)
+    return film(config, venv, agent, episode, loaded.base, alpha)
 
 
 def record_baseline(

@@ -144,10 +144,10 @@ def evaluate_run(
     The result is `{"episodes": n, "metrics": {...}, ...}`, also written to `json_path`. What is None comes from the
     run's own configuration. Raises `SideAgentsError` or `EnvsError` for what cannot be read or does not fit.
     """
-    result, folder = _play_run(run, split, episodes, episodes_file, scenes_dir, deterministic, overrides)
-    _deliver(result, json_path)
-    print(f"wrote {folder}")
-    return result
+    played = play_run(run, split, episodes, episodes_file, scenes_dir, deterministic, overrides)
+    _deliver(played.result, json_path)
+    print(f"wrote {played.folder}")
+    return played.result
 
 
 def evaluate_runs(
@@ -165,25 +165,34 @@ def evaluate_runs(
         open_run(run, overrides)[0].checkpoint()  # a wrong name is told before the first of them plays
     results = []
     for run in runs:
-        result, folder = _play_run(run, split, episodes, episodes_file, scenes_dir, deterministic, overrides)
-        print(f"wrote {folder}")
-        results.append(result)
+        played = play_run(run, split, episodes, episodes_file, scenes_dir, deterministic, overrides)
+        print(f"wrote {played.folder}")
+        results.append(played.result)
     names = [result["agent"] for result in results]
     labels = names if len(set(names)) == len(names) else [str(run) for run in runs]
     print(results_table(dict(zip(labels, results, strict=True))))
     return results
 
 
-def _play_run(
+@dataclass(frozen=True)
+class Played:
+    """What came of an evaluation: its result, a row for each episode, and the folder that both were written to."""
+
+    result: dict[str, Any]
+    rows: list[Row]
+    folder: Path
+
+
+def play_run(
     run: Path,
-    split: str | None,
-    episodes: int | None,
-    episodes_file: Path | None,
-    scenes_dir: Path | None,
-    deterministic: bool | None,
-    overrides: Sequence[str],
-) -> tuple[dict[str, Any], Path]:
-    """Let a run play its episodes; return the result and the folder that it was written to."""
+    split: str | None = None,
+    episodes: int | None = None,
+    episodes_file: Path | None = None,
+    scenes_dir: Path | None = None,
+    deterministic: bool | None = None,
+    overrides: Sequence[str] = (),
+) -> Played:
+    """Let a run play its episodes as `evaluate_run` does, write rows and result below RUN/eval, and print nothing."""
     loaded = load_agent(run, overrides)
     torch.set_num_threads(loaded.config.threads)
     chosen, config = choose_episodes(loaded.config, split, episodes, episodes_file, scenes_dir)
@@ -211,7 +220,7 @@ def _play_run(
     lines = [json.dumps(row | shared) + "\n" for row in rows]
     write_text(folder / "episodes.jsonl", "".join(lines))
     write_json(folder / "metrics.json", result)
-    return result, folder
+    return Played(result, rows, folder)
 
 
 def _folder_name(loaded: LoadedAgent, chosen: EpisodesFrom, config: AgentConfig, mode: str) -> str:

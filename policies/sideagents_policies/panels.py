@@ -102,3 +102,10 @@ def compose(panels: list[tuple[str, Image8]], header: str) -> Image8:
         pen.rectangle([left, top, left + width + 8, top + 20], fill=(15, 15, 15))
         pen.text((left + 4, top + 2), caption, fill=(240, 240, 240), font=font)
     return np.asarray(image)
+
+
+def titled(image: Image8, title: str) -> Image8:
+    """Return a picture (H, W, 3) under a line of text, (HEADER + H, W, 3)."""
+    band = Image.new("RGB", (image.shape[1], HEADER), (15, 15, 15))
+    ImageDraw.Draw(band).text((8, 7), title, fill=(245, 170, 20), font=ImageFont.load_default(size=14))
+    return np.concatenate([np.asarray(band), image])

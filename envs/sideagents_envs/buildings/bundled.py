@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -145,8 +145,12 @@ def _helper(todo: Sequence[Sequence[str]]) -> Iterator[int]:
             process.kill()
 
 
-def ensure_bundled(splits: Sequence[str] = ("train", "val", "test"), progress: bool = True) -> Path:
+def ensure_bundled(
+    splits: Sequence[str] = ("train", "val", "test"), progress: bool = True, training: Collection[str] | None = None
+) -> Path:
     """Make the buildings of these splits that are missing, and held-out episode lists; return the root folder.
+
+    training: which buildings of the split `train` are needed; None: all.
 
     Files are `{split}/{name}.glb` with `{name}.stage_config.json` beside them, and `episodes-vE.N/{val,test}.json.gz`
     (also split by building, `episodes-vE.N/val/{name}.json.gz`; E and N are EPISODES_VERSION and NAVMESH_VERSION).
@@ -156,7 +160,13 @@ def ensure_bundled(splits: Sequence[str] = ("train", "val", "test"), progress: b
     """
     for split in splits:
         _check_split(split)
-    todo = [(split, name) for split in splits for name in BUNDLED_SPLITS[split] if not _is_made(split, name)]
+    needed = [
+        (split, name)
+        for split in splits
+        for name in BUNDLED_SPLITS[split]
+        if split != "train" or training is None or name in training
+    ]
+    todo = [job for job in needed if not _is_made(*job)]
     with (
         tqdm(total=len(todo), desc="making buildings", unit="building", disable=not (progress and todo)) as bar,
         _helper(todo[::-1]) if len(todo) >= _WORTH_HELP else nullcontext(),
@@ -191,15 +201,16 @@ def scenes_root(config: ScenesConfig, split: str, progress: bool = True) -> list
     dataset = config.folder
     if dataset is None:
         _check_split(split)
-        root = ensure_bundled((split,), progress)
-        paths = [root / split / f"{name}.glb" for name in BUNDLED_SPLITS[split]]
-    else:
-        folder = dataset / split
-        paths = sorted(folder.glob("*.glb"))
-        if not paths:
-            raise SceneError(
-                f"{folder}: no .glb buildings here (scenes.dataset must be 'bundled' or a folder with {{split}}/*.glb)"
-            )
+        names = BUNDLED_SPLITS[split]
+        kept = chosen_buildings(names, config, f"{config.dataset!r}") if split == "train" else list(names)
+        root = ensure_bundled((split,), progress, training=kept)
+        return [root / split / f"{name}.glb" for name in kept]
+    folder = dataset / split
+    paths = sorted(folder.glob("*.glb"))
+    if not paths:
+        raise SceneError(
+            f"{folder}: no .glb buildings here (scenes.dataset must be 'bundled' or a folder with {{split}}/*.glb)"
+        )
     if split != "train":
         return paths
     kept = chosen_buildings([path.stem for path in paths], config, f"{config.dataset!r}")
