@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,17 @@ from sideagents_policies.demo import demo
 @pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3.*")
 def test_demo(homes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     runs = tmp_path / "runs"
-    assert demo("pointnav/demo", (*homes, "clone.dagger_round_frames=64", f"runs={runs}")) == 0
+    dagger = ("clone.dagger_frames=64", "clone.dagger_round_frames=64")
+    assert demo("pointnav/demo", (*homes, *dagger, f"runs={runs}")) == 0
     shown = capsys.readouterr().out
     for agent in ("trained ", "expert", "straight", "forward", "random"):
-        assert f"\n| {agent}" in shown
-    for kind in ("video", "plot"):
-        line = next(line for line in shown.splitlines() if line.startswith(f"{kind}:"))
-        assert Path(line.split(":", 1)[1].strip()).stat().st_size > 1000
+        assert shown.count(f"\n| {agent}") == 2  # after imitation, and at the end
+    assert len(re.findall(r"^[0-3] of 3 episodes reach the goal", shown, re.MULTILINE)) == 2
+    for kind, count in (("video", 2), ("plot", 1)):
+        lines = [line for line in shown.splitlines() if line.startswith(f"{kind}:")]
+        assert len(lines) == count
+        for line in lines:
+            assert Path(line.split(":", 1)[1].strip()).stat().st_size > 1000
 
 
 def test_one_of_many_processes_is_no_place_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,36 +3,59 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from sideagents.errors import SideAgentsError
 from sideagents_policies.checks import read_config
 from sideagents_policies.clone import clone
-from sideagents_policies.enjoy import record
-from sideagents_policies.evaluate import evaluate_baseline, evaluate_run
+from sideagents_policies.config import AgentConfig
+from sideagents_policies.evaluate import evaluate_baseline, play_run
 from sideagents_policies.plot import plot_runs
 from sideagents_policies.session import under_launcher
 from sideagents_policies.tables import results_table
 from sideagents_policies.train import train
+from sideagents_policies.typical import record_typical, told
 
 BASELINES = ("expert", "straight", "forward", "random")
+FIRST_EPISODES = 28  # of the first table: two in each held-out building
 _COLUMNS = ("success", "spl", "nav_reward", "steps")
 
 
 def demo(name: str = "pointnav/demo", overrides: tuple[str, ...] = ()) -> int:
     """Run the demonstration with a configuration; return 0.
 
-    Prints one table for agent and baselines on the same held-out episodes, and where video and plot were written.
+    Imitates the expert and shows what that gave: a small table and a film. Then improves the agent by DAgger and PPO,
+    and prints one table for agent and baselines on the same held-out episodes, and where film and plot were written.
     """
     began = time.monotonic()
     if under_launcher():
         raise SideAgentsError("the demonstration starts its own processes: run it without torchrun")
+
+    def minutes() -> str:
+        return f"{(time.monotonic() - began) / 60:.1f} min"
+
     config = read_config(name, list(overrides))
-    trained = train(config, init=clone(config))
-    minutes = (time.monotonic() - began) / 60
-    results = {f"trained {minutes:.1f} min": evaluate_run(trained)}
-    results |= {baseline: evaluate_baseline(baseline, config) for baseline in BASELINES}
-    video = record(trained)
-    plot = plot_runs([trained], trained / "plots" / "curves.png")
-    print(f"\n{results_table(results, _COLUMNS)}\n\nvideo: {video}\nplot:  {plot}")
-    print(f"{(time.monotonic() - began) / 60:.1f} minutes in all; go on with `sideagents --help`")
+    agent = clone(_with_clone(config, dagger_frames=0))
+    print(f"\nafter imitation, {minutes()}; it goes on to learn")
+    _show(agent, config, min(FIRST_EPISODES, config.eval.episodes or FIRST_EPISODES), minutes)
+    if config.clone.dagger_frames:
+        agent = clone(_with_clone(config, epochs=0.0), demos=agent / "demos", init=agent)
+    agent = train(config, init=agent)
+    _show(agent, config, None, minutes)
+    print(f"plot:  {plot_runs([agent], agent / 'plots' / 'curves.png')}")
+    print(f"{minutes()} in all; go on with `sideagents --help`")
     return 0
+
+
+def _show(agent: Path, config: AgentConfig, episodes: int | None, minutes: Callable[[], str]) -> None:
+    """Print a table of agent and baselines on the first held-out episodes, and film the agent."""
+    label = f"trained {minutes()}"
+    played = play_run(agent, episodes=episodes)
+    results = {label: played.result}
+    results |= {name: evaluate_baseline(name, config, episodes=episodes, show=False) for name in BASELINES}
+    print(f"\n{results_table(results, _COLUMNS)}\n\n{told(played.rows)}\nvideo: {record_typical(agent, played.rows)}")
+
+
+def _with_clone(config: AgentConfig, **changes: float) -> AgentConfig:
+    return config.model_copy(update={"clone": config.clone.model_copy(update=changes)})

@@ -245,8 +245,12 @@ def evaluate_baseline(
     json_path: Path | None = None,
     episodes_file: Path | None = None,
     scenes_dir: Path | None = None,
+    show: bool = True,
 ) -> dict[str, Any]:
-    """Evaluate `expert`, `random`, `forward` or `straight` on the same episodes; otherwise as `evaluate_run`."""
+    """Evaluate `expert`, `random`, `forward` or `straight` on the same episodes; otherwise as `evaluate_run`.
+
+    show: print the table.
+    """
     chosen, config = choose_episodes(config, split, episodes, episodes_file, scenes_dir)
     make = baseline(name)  # an unknown name is told before buildings are made
     venv = _venv(config, chosen, base=None, perceive=False)
@@ -255,7 +259,8 @@ def evaluate_baseline(
         rows = run_episodes(venv, agent, chosen.count, f"{name} on {chosen.label}")
     finally:
         venv.close()
-    return _deliver({"agent": name, **_result(rows, chosen, config)}, json_path)
+    result = {"agent": name, **_result(rows, chosen, config)}
+    return _deliver(result, json_path) if show else result
 
 
 class Examiner:

@@ -61,6 +61,6 @@ def _thinned(frames: list[Image8]) -> list[Image8]:
 
 def told(rows: Sequence[Row]) -> str:
     """Return a line on how many episodes succeed, for people."""
-    succeeded = [row for row in rows if row["success"]]
-    text = f"{len(succeeded)} of {len(rows)} episodes reach the goal"
-    return f"{text}, the median of them in {np.median([row['steps'] for row in succeeded]):.0f} steps" if succeeded else text
+    steps = [row["steps"] for row in rows if row["success"]]
+    text = f"{len(steps)} of {len(rows)} episodes reach the goal"
+    return f"{text}, the median of them in {np.median(steps):.0f} steps" if steps else text
