@@ -68,7 +68,7 @@ def test_buildings_worked_by_hand() -> None:
     for level, low, high in ((0.9, 0.25, 1.0), (0.6, 0.5, 1.0), (0.1, 0.75, 0.75)):
         for names in ("AABB", "ABAB"):
             values = [0.0, 1.0, 1.0, 1.0]
-            assert bootstrap_interval(values, level, 20_000, buildings=names) == (0.75, low, high)
+            assert bootstrap_interval(values, level, 5000, buildings=names) == (0.75, low, high)
 
 
 def test_buildings_of_unequal_sizes_worked_by_hand() -> None:

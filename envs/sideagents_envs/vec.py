@@ -79,10 +79,10 @@ class PointNavVecEnv(VecEnv):
     Finished episodes are followed by the next one at once; `info` then holds the measures of the finished one,
     `terminal_observation`, `TimeLimit.truncated` and `episode` as SB3's Monitor writes it. When a fixed list is used
     up an environment idles: no reward, never done, `info["idle"]`, and False in `active`; `reset` starts the list
-    anew. `entries`, when set, are the places in the list to play at the next `reset`, in that order. `tickets` (N,)
-    number the present episodes in the order of their beginning from 0, which are the places in a
-    fixed list; -1 while idle. `seed` takes effect at the next `reset` and is mixed with each environment's global
-    index, so give all training processes the same one.
+    anew. `entries`, when set, are the places in the list to play from the next `reset` on, in that order. `tickets`
+    (N,) are the places in a fixed list of the present episodes, else their numbers in the order of their beginning from
+    0; -1 while idle. `seed` takes effect at the next `reset` and is mixed with each environment's global index, so give
+    all training processes the same one.
     """
 
     render_mode = "rgb_array"
