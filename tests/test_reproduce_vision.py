@@ -46,9 +46,22 @@ def test_tables_by_hand() -> None:
     assert table_of("transfer", []) == ""
     again = row("transfer", 0.5, base="curvature", target="normals", images=100, method="finetune")
     again["cell"]["seed"] = 2
-    assert "0.3750 ± 0.1768" in table_of("transfer", [*rows, again])
+    # Student's t of one degree of freedom: 12.706 x 0.1768 / sqrt(2) on either side
+    assert "0.3750 [-1.2133, 1.9633]" in table_of("transfer", [*rows, again])
     stack = [row("boosting", 1.0, 0.25, sides="1 x 8")]
     assert "accuracy, %" in table_of("boosting", stack)
+    for seed, accuracy in ((2, 0.26), (3, 0.27)):
+        stack.append(row("boosting", 1.0, accuracy, sides="1 x 8"))
+        stack[-1]["cell"]["seed"] = seed
+    assert "26.0 % [23.5, 28.5]" in table_of("boosting", stack)  # 4.303 x 1 / sqrt(3)
+
+
+def test_stacks_are_read_through_a_norm_in_float32() -> None:
+    for key in keys("boosting"):
+        config = module.load_config(
+            module.AdaptConfig, module.config_path("vision/boosting"), module.words_of("boosting", key, {})
+        )
+        assert (config.norm_groups, config.bf16) == (8, False)
 
 
 def test_alpha_is_ranked_against_the_loss() -> None:

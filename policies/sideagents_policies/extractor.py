@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
+from sideagents.core.merge import code_groups
 from sideagents.core.methods import build_perception
 from sideagents.core.sidetuned import SideTuned
 from sideagents.errors import CheckpointError, SideAgentsError, nearest
@@ -21,7 +22,6 @@ from sideagents.errors import CheckpointError, SideAgentsError, nearest
 READ = ("rgb", "base", "map", "goal", "depth")  # what the network may see
 UNREAD = ("expert",)  # labels for losses
 _RGB = 3
-_GROUP, _GROUPS = 4, 8  # channels in a group of the group norm on codes, and most groups in a frame
 _GOAL_WIDTH = 64
 _SMALLEST = 36  # pixels of a map or depth image that leave something behind the tower's strides
 _DEPTH_SCALE_M = 10.0
@@ -233,8 +233,7 @@ class _Trunk(nn.Module):
         super().__init__()
         channels = frames * code[0]
         # four neighbouring channels of one frame share a group, as in the paper's agents (more in wide codes)
-        groups = 1 if code[0] % _GROUP else math.gcd(_GROUPS, code[0] // _GROUP)
-        self.norm = nn.GroupNorm(frames * groups, channels, affine=False)
+        self.norm = nn.GroupNorm(frames * code_groups(code[0]), channels, affine=False)
         self.conv: nn.Module = nn.Identity()
         self.out_features = channels + goal
         if len(code) == 3 and min(code[1:]) >= 16:

@@ -103,9 +103,9 @@ def absent_data(config: AdaptConfig) -> Iterator[str]:
 def _readout(config: AdaptConfig, base: FrozenBase, train: Examples | None) -> dict[str, Any]:
     """Return what `add_task` needs; before the data is read, with two classes where only the data knows how many."""
     if config.reader != "taskonomy":
-        return {"classes": 2 if train is None else train.outputs[0]}
+        return {"classes": 2 if train is None else train.outputs[0], "norm_groups": config.norm_groups}
     outputs = outputs_of(TARGETS[str(config.domain)], config.size) if train is None else train.outputs
-    return {"readout": make_readout(base.out_shape, outputs)}
+    return {"readout": make_readout(base.out_shape, outputs, config.norm_groups or 0)}
 
 
 def _distilled(config: AdaptConfig) -> bool:
