@@ -17,7 +17,7 @@ from sideagents.adapt.choice import Choice
 from sideagents.adapt.method import ADAPTATIONS, Adaptation, copy_into
 from sideagents.adapt.split import as_base
 from sideagents.arguments import whole_number
-from sideagents.core.alpha import curricula
+from sideagents.core.alpha import curricula, refuse_unmoved
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
 from sideagents.core.groups import parameter_groups
@@ -177,13 +177,15 @@ class Adapted(nn.Module):
                 f"{base.name} takes {kind} images (B, {base.channels}, H, W), got {images.dtype} {tuple(images.shape)}"
             )
         try:
-            return cast(Tensor, found(images))
+            outputs = cast(Tensor, found(images))
         except (RuntimeError, AssertionError, ValueError) as error:
             given, own = tuple(images.shape[-2:]), base.input_size
             if not base.raw or given == own:  # then it is not the size
                 raise
             message = f"{base.name} of {own[0]}x{own[1]} images cannot read those of {given[0]}x{given[1]}"
             raise SideAgentsError(f"{message}: {first_line(error)}") from error
+        refuse_unmoved(found, outputs, "set_progress(fraction, epochs) before each step")
+        return outputs
 
     def penalty(self, task: str | None = None) -> Tensor:
         """Return what the method adds to the task's loss (TAPS: the price of its own layers)."""
@@ -192,7 +194,8 @@ class Adapted(nn.Module):
     def set_progress(self, fraction: float, epochs: float = 0.0, task: str | None = None) -> None:
         """Move a task's curriculum of alpha: `fraction` of its training done in [0, 1], and `epochs`.
 
-        For training loops of your own: without it alpha stays 1, and the side learns nothing.
+        For training loops of your own: without it alpha would stay 1 and the side learn nothing, so that the first
+        backward pass raises `SideAgentsError`.
         """
         for alpha in curricula(self.task(task)):
             alpha.set_progress(fraction, epochs)
