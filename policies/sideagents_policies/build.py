@@ -24,7 +24,7 @@ from sideagents.run.devices import device_here
 from sideagents.run.folder import RunFolder
 from sideagents_envs import batch, make_vec, occupancy
 from sideagents_policies import checks
-from sideagents_policies.config import AgentConfig
+from sideagents_policies.config import AgentConfig, PPOConfig
 from sideagents_policies.encode import EncodeOnce
 from sideagents_policies.extractor import SideTunedExtractor
 from sideagents_policies.parallel import World
@@ -73,7 +73,8 @@ class DropKeys(VecEnvWrapper):
 class Sight:
     """How an agent's observations are made from the environment's.
 
-    base: the frozen base that encodes each image once; None for agents that are blind or train their base.
+    base: the frozen base that encodes each image once; None for agents that are blind, train their base, or have a side
+    that reads the base's activations, for which it is run anyway.
     stacks: keys that hold several readings; strides: steps between the readings of a key where they are not 1;
     drops: keys that the network does not read.
     """
@@ -101,10 +102,9 @@ def sight_of(config: AgentConfig, base: FrozenBase | None) -> Sight:
         return Sight(None, False, stacks, {}, (*drops, "rgb", "depth"))
     size = (config.camera.height, config.camera.width)
     made = build_perception(model.method, base, model.side, model.merge, model.alpha, model.side_init, input_size=size)
-    frozen = made.uses_frozen_base
-    seen = "base" if frozen else "rgb"
+    seen = "base" if made.reads_codes else "rgb"
     stacks[seen] = model.frames
-    return Sight(base if frozen else None, made.needs_images, stacks, {seen: model.frame_stride}, drops)
+    return Sight(base if made.reads_codes else None, made.needs_images, stacks, {seen: model.frame_stride}, drops)
 
 
 def observation_space(config: AgentConfig, base: FrozenBase | None) -> spaces.Dict:
@@ -226,6 +226,11 @@ def build_policy(config: AgentConfig, base: FrozenBase | None, device: torch.dev
     return SideTunedPolicy(space, actions, lambda _: rate, **policy_kwargs(config, base)).to(device)
 
 
+def learning_rate(ppo: PPOConfig, remaining: float) -> float:
+    """Return the rate when a share `remaining` of training is left, in [0, 1]."""
+    return ppo.learning_rate * (ppo.final_lr_fraction + (1.0 - ppo.final_lr_fraction) * remaining)
+
+
 def build_agent(config: AgentConfig, venv: VecEnv, base: FrozenBase | None, world: World = ALONE) -> SideTunedPPO:
     """Build PPO with its policy and rollout buffer; seeds every generator from the configuration.
 
@@ -234,15 +239,11 @@ def build_agent(config: AgentConfig, venv: VecEnv, base: FrozenBase | None, worl
     what else draws random numbers changes them.
     """
     ppo = config.ppo
-
-    def rate(remaining: float) -> float:
-        return ppo.learning_rate * (ppo.final_lr_fraction + (1.0 - ppo.final_lr_fraction) * remaining)
-
     labelled = ppo.expert_coef > 0.0
     agent = SideTunedPPO(
         SideTunedPolicy,
         ExpertLabels(venv) if labelled else venv,
-        learning_rate=rate,
+        learning_rate=functools.partial(learning_rate, ppo),
         n_steps=ppo.n_steps,
         batch_size=ppo.batch_size,
         n_epochs=ppo.n_epochs,

@@ -164,7 +164,7 @@ class SideTunedExtractor(BaseFeaturesExtractor):
         perception = self.perception
         assert perception is not None
         images = self._image(obs, "rgb") if "rgb" in self._spaces else None
-        codes = obs["base"].float() if "base" in obs and perception.uses_frozen_base else None
+        codes = obs["base"].float() if "base" in obs and perception.reads_codes else None
         pictures = images.shape[1] // _RGB if images is not None else 0
         channels = perception.out_shape[0]
         if pictures > 1 and (codes is None or codes.shape[1] == pictures * channels):
@@ -222,7 +222,7 @@ class SideTunedExtractor(BaseFeaturesExtractor):
             pictures = channels // _RGB
         elif "base" not in boxes or self.perception.needs_images:
             raise SideAgentsError("this method needs images: obs['rgb'] is missing")
-        if "base" not in boxes or not self.perception.uses_frozen_base:
+        if "base" not in boxes or not self.perception.reads_codes:
             return pictures
         shape = boxes["base"].shape
         if len(shape) != len(base.out_shape) or shape[1:] != base.out_shape[1:] or shape[0] % base.out_shape[0]:
