@@ -72,8 +72,8 @@ class Untracked(Moody):
         super().__init__(out_shape, tracked=False)
 
 
-class MoodyExtractor(CombinedExtractor):
-    """Not ours: SB3's, with dropout and BatchNorm at its end."""
+class MoodyExtractor(Sentinel):
+    """Not ours, with BatchNorm and dropout at its end."""
 
     def __init__(self, space):
         super().__init__(space)

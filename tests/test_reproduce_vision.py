@@ -79,6 +79,8 @@ def test_a_stack_is_trained_floor_by_floor(data: Path, tmp_path: Path) -> None: 
     found = [json.loads((tmp_path / f"adapt_{n}" / "result.json").read_text()) for n in (1, 2)]
     assert result["trainable"] == sum(one["trainable"] for one in found)
     assert result["accuracy"] == found[1]["accuracy"]
+    assert module._boosted(config, 1)["accuracy"] == found[0]["accuracy"]
+    assert len(list(tmp_path.glob("adapt_*"))) == 2  # no floor was trained twice
     assert found[1]["accuracy"] >= 0.5
     tasks = [json.loads((tmp_path / f"adapt_{n}" / "task" / "task.json").read_text()) for n in (1, 2)]
     assert tasks[1]["base"] == f"{tasks[0]['base']}+side"

@@ -166,13 +166,20 @@ def work(table: str, cell: Cell, bases: Mapping[str, str]) -> dict[str, Any]:
     return {name: result[name] for name in kept}
 
 
+_FLOORS: dict[str, tuple[Path, dict[str, Any]]] = {}  # run and result of each floor that this process has trained
+
+
 def _boosted(config: AdaptConfig, count: int) -> dict[str, Any]:
-    """Train one side after another, each on what is below it, frozen."""
+    """Train one side after another, each on what is below it, frozen; a higher stack goes on with a lower one's."""
     trainable = 0
     result: dict[str, Any] = {}
     for floor in range(count):
         seed = int(np.random.SeedSequence([config.seed, floor]).generate_state(1)[0])
-        run, result = adapt_run(config.model_copy(update={"seed": seed}))
+        own = config.model_copy(update={"seed": seed})
+        key = config_hash(own)
+        if key not in _FLOORS:
+            _FLOORS[key] = adapt_run(own)
+        run, result = _FLOORS[key]
         config = config.model_copy(update={"stack_on": str(run)})
         trainable += result["trainable"]
     return {**result, "trainable": trainable}
