@@ -326,7 +326,8 @@ def test_methods_train(homes, tmp_path, method):  # noqa: F811
 
 def test_a_side_that_reads_activations_runs_the_base_once_for_each_look(homes, tmp_path, monkeypatch):  # noqa: F811
     """No codes are computed for it: what is stored are images, and base and side read one pass together."""
-    config = default_config([*homes, f"runs={tmp_path}", "model.side=feedback", "ppo.frames=64"])
+    size = ["camera.width=64", "camera.height=64"]  # the base's: activations are of its images
+    config = default_config([*homes, *size, f"runs={tmp_path}", "model.side=feedback", "ppo.frames=64"])
     assert sorted(observation_space(config, agent_base(config))) == ["goal", "map", "rgb"]
     passes = {"codes": 0, "activations": 0}
     looks = []
