@@ -35,7 +35,7 @@ class Choice:
             return name
         calls = list(_checkpointed_calls())
         for call, again in calls:
-            known = vars(call).get(_NAMES, {}).get(id(self)) if again else None
+            known: list[str | None] = vars(call).get(_NAMES, {}).get(id(self), []) if again else []
             if known:
                 known.append(known.pop(0))  # the next one of this call, and again from the first in another pass
                 return known[-1]

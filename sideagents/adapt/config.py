@@ -61,8 +61,7 @@ class AdaptConfig(RunConfig, RenderedConfig):
     norm_groups: int | None = Field(
         None,
         ge=0,
-        description="GroupNorm between code and readout; 0 leaves it out, null takes 8 groups (fewer for narrow codes) "
-        "where sidetune and features are read linearly, as in the paper, and none else",
+        description="GroupNorm between code and readout, 0 = none; null: of `sidetune` and `features` as in the paper",
         json_schema_extra=NEUTRAL,
     )
 

@@ -152,7 +152,7 @@ def refuse_unmoved(module: nn.Module, outputs: Tensor, how: str) -> None:
     def refuse(gradient: Tensor) -> None:
         raise SideAgentsError(f"alpha is a curriculum that nothing moves, so that the side learns nothing: call {how}")
 
-    outputs.register_hook(refuse)
+    outputs.register_hook(refuse)  # type: ignore[no-untyped-call]  # torch's annotations
 
 
 ALPHAS: Registry[Callable[..., Alpha]] = Registry("alpha")
