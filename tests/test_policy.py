@@ -235,6 +235,24 @@ def test_a_curriculum_that_nothing_moves_is_refused_at_the_first_update(alpha):
     policy.evaluate(tensors())[1].sum().backward()
 
 
+def test_a_callback_moves_alpha_under_policies_that_are_not_ours():
+    """As docs/perception.md has it."""
+
+    class MoveAlpha(BaseCallback):
+        def _on_rollout_start(self):
+            done = self.num_timesteps / self.model._total_timesteps
+            self.model.policy.features_extractor.set_progress(done, self.model._n_updates)
+
+        def _on_step(self):
+            return True
+
+    extractor = {"base": tiny_base(), "hidden": 16, "alpha": "linear"}
+    kwargs = {"features_extractor_class": SideTunedExtractor, "features_extractor_kwargs": extractor}
+    model = PPO("MultiInputPolicy", TinyVec(2), n_steps=8, batch_size=16, policy_kwargs=kwargs)
+    model.learn(64, callback=MoveAlpha())
+    assert model.policy.features_extractor.alpha_value() == pytest.approx(0.25)
+
+
 def gain(layer):
     """Largest singular value of a layer's weight."""
     return torch.linalg.matrix_norm(layer.weight.detach(), 2).item()
