@@ -190,7 +190,7 @@ def adapt_run(config: AdaptConfig, resume: bool = False) -> tuple[Path, dict[str
     `Adapted.load_task`), with `save_base` `base.safetensors`, and with `side_init: distilled` the side as it began,
     `student.safetensors`. `resume` goes on with the newest run of that name
     after its last finished epoch. A task of `taskonomy` has a readout of its own, which `load_task` must be given:
-    `make_readout(base.out_shape, outputs)`. Raises `SideAgentsError`.
+    `make_readout(base.out_shape, outputs, norm_groups)`. Raises `SideAgentsError`.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
