@@ -307,8 +307,8 @@ class Adapted(nn.Module):
             raise CheckpointError(f"{folder}: was saved for {given}, this one has {self.base.fingerprint[:12]!r}")
         options, classes, images = about.get("options"), about.get("classes"), about.get("images", {})
         groups = about.get("norm_groups", 0)  # absent in files of earlier versions, which had no norm
-        kinds = isinstance(options, dict) and isinstance(images, dict) and type(groups) is int
-        if not (kinds and type(classes) in (int, type(None))):
+        numbers = type(groups) is int and type(classes) in (int, type(None))
+        if not (isinstance(options, dict) and isinstance(images, dict) and numbers):
             wrong = "options, images, norm_groups and classes are of other types"
             raise CheckpointError(f"{folder / 'task.json'}: is damaged: {wrong}")
         foreign = self.adaptation.foreign_code(options)
