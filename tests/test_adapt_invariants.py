@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from sideagents.adapt import ADAPTATIONS, Adaptation, Adapted, adapt
 from sideagents.bases.resnet26 import ResNet26
@@ -200,6 +201,39 @@ def test_threads_with_different_tasks_do_not_meet(case: tuple[str, Adapted, torc
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_a_recomputed_forward_pass_means_the_task_that_it_meant_at_first(
+    case: tuple[str, Adapted, torch.Tensor], use_reentrant: bool
+) -> None:
+    """Gradients of two tasks, each checkpointed under its own, are those without: none lands in another task."""
+    made, seen = copy.deepcopy(case[1]).train(), case[2]
+    tracked = [part for part in made.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+
+    def gradients(checkpointed: bool) -> dict[str, torch.Tensor | None]:
+        made.zero_grad()
+        torch.manual_seed(0)
+        images = seen.clone().requires_grad_(True)  # use_reentrant=True asks for it
+        total = torch.zeros(())
+        for task in CLASSES:
+            made.set_task(task)
+            made.set_progress(0.3, task=task)
+            outputs = checkpoint(made, images, use_reentrant=use_reentrant) if checkpointed else made(images)
+            total = total + outputs.square().sum()
+        made.set_task("cats")
+        total.backward()
+        return {name: p.grad for name, p in made.named_parameters()}
+
+    plain = gradients(checkpointed=False)
+    again = gradients(checkpointed=True)
+    assert any(gradient is not None for name, gradient in plain.items() if "task_dogs" in name)
+    for name, expected in plain.items():
+        found = again[name]
+        assert (found is None) == (expected is None), name
+        if found is not None and expected is not None:
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert all(bool(torch.isfinite(part.running_mean).all()) for part in tracked)
 
 
 def test_copies_and_compiled_networks_compute_the_same(case: tuple[str, Adapted, torch.Tensor]) -> None:

@@ -12,6 +12,7 @@ import torch
 from rendered_images import put_images
 from test_decathlon import put
 from test_lifelong_run import CLASSES, TEST, TRAIN, data  # noqa: F401
+from torch import nn
 
 from sideagents.adapt import ADAPTATIONS, adapt
 from sideagents.adapt import run as run_module
@@ -88,6 +89,16 @@ def test_a_stopped_run_goes_on_to_the_same_bytes_and_leaves_a_task(
         found = loaded(test.images.float() / 255).argmax(1)
     assert float((found == test.labels).float().mean()) == pytest.approx(result["accuracy"])
     assert adapt_run(config, resume=True)[1] == result  # nothing is left to do
+
+
+@pytest.mark.parametrize(("words", "groups"), [({}, [8]), ({"norm_groups": 4}, [4]), ({"norm_groups": 0}, [])])
+def test_readouts_read_normed_codes(words: dict[str, int], groups: list[int], data: Path, tmp_path: Path) -> None:  # noqa: F811
+    run, _ = adapt_run(configured(data, tmp_path, epochs=1, **words))
+    loaded = adapt(load_base("cifar:resnet20"), "features")
+    readout = loaded.load_task(run / "task").readout
+    assert [part.num_groups for part in readout.modules() if isinstance(part, nn.GroupNorm)] == groups
+    with pytest.raises(ConfigError, match="norm_groups=5 does not divide the 64 numbers of a code"):
+        configured(data, tmp_path, norm_groups=5)
 
 
 @pytest.mark.parametrize(("domain", "measure"), [("depth", "loss"), ("room", "accuracy"), ("segmentation", "accuracy")])

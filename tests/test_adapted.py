@@ -78,6 +78,41 @@ def test_readouts_of_ones_own_and_none():
     assert made(IMAGES, "own").shape == (2, 8)
 
 
+@pytest.mark.parametrize("method", ["sidetune", "features", "finetune", "scratch", "taps", "residual_adapters"])
+def test_blended_codes_are_normed_before_a_linear_readout(method, tmp_path):
+    made = adapt("cifar:resnet20", method, **({"side": "fcn4"} if method == "sidetune" else {}))
+    made.add_task("usual", classes=3)
+    made.add_task("none", classes=3, norm_groups=0)
+    made.add_task("four", classes=3, norm_groups=4)
+    made.add_task("own", readout=nn.Linear(64, 3))
+    made.add_task("code")
+    groups = {name: [m.num_groups for m in made.task(name).readout.modules() if isinstance(m, nn.GroupNorm)]
+              for name in made.tasks}  # fmt: skip
+    usual = [8] if method in ("sidetune", "features") else []  # as the paper: 8 groups of 8
+    assert groups == {"usual": usual, "none": [], "four": [4], "own": [], "code": []}
+    images = torch.rand(4, 3, 32, 32)
+    for name in ("usual", "none", "four"):
+        made.save_task(name, tmp_path / name)
+        again = adapt("cifar:resnet20", method)
+        again.load_task(tmp_path / name)
+        assert torch.equal(again.eval()(images), made.eval()(images, name))
+    with pytest.raises(SideAgentsError, match="norm_groups=5 does not divide the 64 numbers of a code"):
+        made.add_task("odd", classes=3, norm_groups=5)
+
+
+def test_a_file_from_before_norms_is_read_without_one(tmp_path):
+    made = adapt("cifar:resnet20", "features")
+    made.add_task("a", classes=3, norm_groups=0)
+    made.save_task("a", tmp_path)
+    about = json.loads((tmp_path / "task.json").read_text())
+    assert about.pop("norm_groups") == 0
+    (tmp_path / "task.json").write_text(json.dumps(about))
+    again = adapt("cifar:resnet20", "features")
+    again.load_task(tmp_path)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(again.eval()(images), made.eval()(images))
+
+
 @pytest.mark.parametrize("method", ["sidetune", "features", "finetune", "taps", "residual_adapters"])
 def test_a_task_reads_images_in_its_own_way(method, tmp_path):
     base = load_base("resnet26", factor=0.125, input_size=(16, 16))
@@ -175,7 +210,14 @@ def test_a_file_that_names_code_is_loaded_only_when_it_is_trusted(tmp_path, monk
 
 @pytest.mark.parametrize(
     "change",
-    [{"classes": "3"}, {"options": [1]}, {"options": {"tau": "a"}}, {"images": [1]}, {"options": {"taw": 0.1}}],
+    [
+        {"classes": "3"},
+        {"norm_groups": "8"},
+        {"options": [1]},
+        {"options": {"tau": "a"}},
+        {"images": [1]},
+        {"options": {"taw": 0.1}},
+    ],
 )
 def test_damaged_files_are_one_line_and_add_nothing(tmp_path, change):
     made = adapted("taps")

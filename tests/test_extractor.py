@@ -250,3 +250,27 @@ def test_mistakes_are_one_clear_line(space, kwargs, message):
     with pytest.raises(SideAgentsError, match=message) as caught:
         make(space=space, **kwargs)
     assert "\n" not in str(caught.value)
+
+
+def test_a_recurrent_network_reads_its_features_flat():
+    """Features of steps x sequences at once and an LSTM over them learn what acted step by step."""
+    torch.manual_seed(0)
+    space = spaces.Dict(rgb=spaces.Box(0, 255, (3, 32, 32), np.uint8), goal=spaces.Box(-9, 9, (3,), np.float32))
+    extractor = SideTunedExtractor(space, base=tiny_base(), hidden=16)
+    lstm, head = torch.nn.LSTM(16, 8), torch.nn.Linear(8, 3)
+    steps, sequences = 5, 2
+    rgb = torch.randint(0, 256, (steps, sequences, 3, 32, 32), dtype=torch.uint8)
+    goal = torch.rand(steps, sequences, 3)
+    acted, memory = [], None
+    with torch.no_grad():
+        for step in range(steps):
+            seen, memory = lstm(extractor({"rgb": rgb[step], "goal": goal[step]})[None], memory)
+            acted.append(head(seen[0]))
+    for part in (extractor, lstm, head):
+        part.train()
+    features = extractor({"rgb": rgb.flatten(0, 1), "goal": goal.flatten(0, 1)})
+    learned = head(lstm(features.reshape(steps, sequences, 16))[0])
+    torch.testing.assert_close(learned.detach(), torch.stack(acted))
+    learned.square().sum().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in extractor.perception.side.parameters())
+    assert extractor.perception.alpha.raw_alpha.grad is not None

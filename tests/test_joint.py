@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 
 from sideagents.adapt import Adapted, adapt
-from sideagents.adapt.joint import JointConfig, fit_jointly, shared_base
+from sideagents.adapt import joint as module
+from sideagents.adapt.joint import JointConfig, fit_jointly, fit_shared, shared_base
 from sideagents.adapt.taps import gates
 from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
 from sideagents.data.images import LabelledImages
 from sideagents.errors import SideAgentsError
 from sideagents.train.probe import linear_probe
+from sideagents.train.readouts import make_readout
 from sideagents.train.supervised import judge
 
 CONFIG = JointConfig(epochs=15, batch_size=16, learning_rate=3e-3)
@@ -85,6 +90,50 @@ def test_one_network_with_many_readouts_becomes_a_base() -> None:
     assert probe(found) >= max(0.9, probe(base))
     again = shared_base(base, DATA, CONFIG)
     assert again.fingerprint == found.fingerprint
+
+
+def test_readouts_of_a_shared_network_are_kept(tmp_path) -> None:
+    found = fit_shared(load_base("cifar:resnet20"), DATA, CONFIG)
+    assert found.tasks == tuple(DATA)
+    assert all(accuracy(found, name) > 0.9 for name in DATA)
+    images = DATA["one"].images[:4].float() / 255
+    with torch.no_grad():
+        assert torch.allclose(found.export("one")(images), found(images, "one"), atol=1e-5)
+        found.save_task("one", tmp_path)
+        again = adapt(found.base, "features")
+        again.load_task(tmp_path, readout=make_readout(found.base.out_shape, DATA["one"].outputs))
+        assert torch.equal(again.eval()(images), found(images, "one"))
+
+
+def test_tasks_learned_jointly_keep_their_readouts_in_files_and_exports(tmp_path) -> None:
+    joint = fit_jointly(adapted(), DATA, CONFIG.model_copy(update={"epochs": 2}))
+    images = DATA["one"].images[:4].float() / 255
+    again = adapt(joint.base, "taps")
+    with torch.no_grad():
+        for name in DATA:
+            again.load_task(joint.save_task(name, tmp_path / name))
+            assert torch.equal(again.eval()(images, name), joint(images, name))
+            assert torch.allclose(joint.export(name)(images), joint(images, name), atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["fit_jointly", "fit_shared"])
+def test_images_go_where_the_networks_are(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's meta device does not compute with tensors of the CPU."""
+    seen: list[str] = []
+
+    def step(trained: nn.Module, loss_of: Any, data: Any, config: JointConfig) -> None:
+        for name in data:
+            loss = loss_of(name, torch.arange(8), 1, torch.Generator())
+            loss.backward()
+            seen.append(loss.device.type)
+
+    monkeypatch.setattr(module, "_fit", step)
+    if form == "fit_jointly":
+        fit_jointly(adapted().to("meta"), DATA, CONFIG)
+    else:
+        monkeypatch.setattr(module.FrozenBase, "_probe", lambda self: (64,))  # asks whether numbers are finite
+        fit_shared(load_base("cifar:resnet20").to("meta"), DATA, CONFIG)
+    assert seen == ["meta", "meta"]
 
 
 def test_each_task_is_differentiated_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,14 @@ import threading
 import weakref
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 if find_spec("transformers") is None:
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
@@ -89,6 +90,34 @@ INPUTS: dict[Any, dict[str, Tensor]] = {
     vit: {"pixel_values": SHADES * torch.ones(3, 3, 32, 32), "labels": torch.tensor([0, 1, 2])},
 }
 MODELS = list(INPUTS)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("make", [bert, t5])
+def test_recomputed_passes_are_of_their_own_ladder(make: Any, use_reentrant: bool) -> None:
+    """Two sides on one backbone, each checkpointed as a whole: gradients are those without, in each of them."""
+    backbone, inputs = make(), INPUTS[make]
+    sides = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        sides.append(LadderModel.from_backbone(backbone, 4).eval())
+    anchor = torch.zeros((), requires_grad=True)  # use_reentrant=True asks for an input with a gradient
+
+    def gradients(checkpointed: bool) -> list[Tensor]:
+        total = torch.zeros(())
+        for side in sides:
+            side.zero_grad()
+
+            def run(zero: Tensor, side: LadderModel = side) -> Tensor:
+                return cast(Tensor, side(**inputs).loss) + zero
+
+            loss = checkpoint(run, anchor, use_reentrant=use_reentrant) if checkpointed else run(anchor)
+            total = total + cast(Tensor, loss)
+        total.backward()
+        return [p.grad.clone() for side in sides for p in side.trainable_parameters() if p.grad is not None]
+
+    for found, expected in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(

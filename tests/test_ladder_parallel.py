@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 if find_spec("transformers") is None:
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
 from test_ladder import bert, ladder, llama, t5
 
+from sideagents.core.base import FrozenBase
+from sideagents.core.sidetuned import SideTuned
 from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel
 from sideagents.run.tensors import load_tensors, save_tensors
@@ -89,6 +92,63 @@ def test_two_processes_learn_as_one(tmp_path: Path) -> None:
             found = load_tensors(tmp_path / f"{name}.{rank}.safetensors")
             torch.testing.assert_close(found.pop("losses"), torch.stack(losses))
             torch.testing.assert_close(found, gradients)
+
+
+def descend(wrapped: nn.Module, loss_of: Any, average: Any) -> Tensor:
+    """Return the losses of three steps."""
+    optimizer = torch.optim.SGD([p for p in wrapped.parameters() if p.requires_grad], lr=0.1)
+    losses = []
+    for _ in range(3):
+        loss = loss_of(wrapped)
+        optimizer.zero_grad()
+        loss.backward()
+        average()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+def sharded_cases(rows: slice) -> dict[str, tuple[nn.Module, Any]]:
+    """A ladder, and a side-tuned network with its alpha, with the loss of some rows of a batch."""
+    inputs = {key: tensor[rows] for key, tensor in batch("bert").items()}
+    torch.manual_seed(0)
+    base = FrozenBase(nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU()), "grid", (8, 8))
+    net = nn.Sequential(SideTuned(base, nn.Conv2d(3, 4, 3, 2, 1)), nn.Flatten(), nn.Linear(64, 3))
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(7))[rows]
+    labels = torch.tensor([0, 1, 2, 0])[rows]
+    return {
+        "ladder": (build("bert"), lambda model: model(**inputs).loss),
+        "side": (net, lambda model: nn.functional.cross_entropy(model(images), labels)),
+    }
+
+
+def work_sharded(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    for name, (net, loss_of) in sharded_cases(slice(2 * rank, 2 * rank + 2)).items():
+        scalars = [p for p in net.parameters() if p.dim() == 0]  # cannot be sharded: docs/ladder.md
+        cpu = torch.device("cpu")
+        wrapped = FullyShardedDataParallel(net, use_orig_params=True, ignored_states=scalars, device_id=cpu)
+
+        def average(scalars: list[nn.Parameter] = scalars) -> None:
+            for scalar in scalars:
+                torch.distributed.all_reduce(scalar.grad)
+                scalar.grad /= 2
+
+        losses = descend(wrapped, loss_of, average)
+        torch.distributed.all_reduce(losses)
+        save_tensors(Path(folder) / f"{name}.{rank}.safetensors", {"losses": losses / 2})
+    torch.distributed.barrier()
+    os._exit(0)
+
+
+def test_sharded_networks_learn_as_whole_ones(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(work_sharded, (str(tmp_path),), nprocs=2)
+    for name, (net, loss_of) in sharded_cases(slice(None)).items():
+        expected = descend(net, loss_of, lambda: None)
+        for rank in range(2):
+            found = load_tensors(tmp_path / f"{name}.{rank}.safetensors")["losses"]
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 SCRIPT = """

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import PPO
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
 from tiny_env import PlainImageEnv, TinyEnv, TinyVec, tiny_base
 
 from sideagents.errors import CheckpointError, SideAgentsError
-from sideagents_policies import PerEnvNoise, SideTunedExtractor, SideTunedPolicy
+from sideagents_policies import PerEnvNoise, SideTunedExtractor, SideTunedPolicy, SideTunedPPO
 from sideagents_policies.encode import EncodeOnce
 
 SPACE = spaces.Dict(rgb=spaces.Box(0, 255, (3, 32, 32), np.uint8), goal=spaces.Box(-9, 9, (3,), np.float32))
@@ -47,6 +48,209 @@ def test_initialisation_touches_the_heads_only():
     assert gain(make().action_net) == pytest.approx(0.01, rel=1e-4)
     assert gain(make().value_net) == pytest.approx(1.0, rel=1e-4)
     assert gain(make(ortho_init=False).action_net) > 0.1
+
+
+class Moody(torch.nn.Module):
+    """A side whose layers compute differently in train mode."""
+
+    def __init__(self, out_shape, p=0.5, tracked=True):
+        super().__init__()
+        channels, *grid = out_shape
+        self.body = torch.nn.Sequential(
+            torch.nn.Conv2d(3, channels, 3, padding=1),
+            torch.nn.BatchNorm2d(channels, track_running_stats=tracked),
+            torch.nn.Dropout(p),
+            torch.nn.AdaptiveAvgPool2d(tuple(grid)),
+        )
+
+    def forward(self, images):
+        return self.body(images)
+
+
+class Untracked(Moody):
+    def __init__(self, out_shape):
+        super().__init__(out_shape, tracked=False)
+
+
+class MoodyExtractor(Sentinel):
+    """Not ours, with BatchNorm and dropout at its end."""
+
+    def __init__(self, space):
+        super().__init__(space)
+        self.end = torch.nn.Sequential(torch.nn.BatchNorm1d(self.features_dim), torch.nn.Dropout(0.5))
+
+    def forward(self, observations):
+        return self.end(super().forward(observations))
+
+
+MOODY = {
+    "scratch": {"features_extractor_kwargs": {"base": tiny_base(), "hidden": 16, "method": "scratch"}},
+    "finetune": {"features_extractor_kwargs": {"base": tiny_base(), "hidden": 16, "method": "finetune"}},
+    "side": {"features_extractor_kwargs": {"base": tiny_base(), "hidden": 16, "side": f"{__name__}:Moody"}},
+    "extractor": {"features_extractor_class": MoodyExtractor},
+}
+
+
+@pytest.mark.parametrize("name", MOODY)
+@pytest.mark.parametrize("kind", [PPO, SideTunedPPO, A2C])
+def test_acting_and_learning_compute_the_same(kind, name, monkeypatch):
+    """At a learning rate of 0 what is learned from has the probabilities it was acted with: nothing is clipped."""
+    more = {} if kind is A2C else {"batch_size": 16, "n_epochs": 2}
+    model = kind(
+        SideTunedPolicy,
+        TinyVec(4),
+        n_steps=8,
+        learning_rate=0.0,
+        seed=0,
+        policy_kwargs={**MOODY[name], "alpha_lr": 0.0},
+        **more,
+    )
+    acted = []
+    forward = model.policy.forward
+    monkeypatch.setattr(
+        model.policy, "forward", lambda obs, **more: acted.append((obs, forward(obs, **more))) or acted[-1][1]
+    )
+    buffers = {key: buffer.clone() for key, buffer in model.policy.named_buffers()}
+    model.learn(32)
+    model.policy.set_training_mode(True)
+    for obs, (actions, values, log_prob) in acted:
+        with torch.no_grad():  # as it acts: kernels round in other ways where they keep something for gradients
+            found = model.policy.evaluate_actions(obs, actions.flatten())
+        assert torch.equal(found[1], log_prob)  # the ratio is 1 to the bit
+        assert torch.equal(found[0], values)
+        torch.testing.assert_close(model.policy.evaluate_actions(obs, actions.flatten())[1].detach(), log_prob)
+    assert all(torch.equal(buffers[key], buffer) for key, buffer in model.policy.named_buffers())
+    if kind is not A2C:
+        assert model.logger.name_to_value["train/clip_fraction"] == 0.0
+        assert model.logger.name_to_value["train/approx_kl"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_cloning_sees_what_acting_sees():
+    policy = make(**MOODY["side"])
+    policy.set_training_mode(True)
+    distribution, values = policy.evaluate(tensors())
+    policy.set_training_mode(False)
+    again, same = policy.evaluate(tensors())
+    assert torch.equal(distribution.distribution.logits, again.distribution.logits)
+    assert torch.equal(values, same)
+
+
+def test_an_extractor_of_ours_stays_in_eval_mode_under_any_policy():
+    kwargs = {"features_extractor_class": SideTunedExtractor, **MOODY["side"]}
+    model = PPO("MultiInputPolicy", TinyVec(2), n_steps=8, batch_size=16, learning_rate=0.0, policy_kwargs=kwargs)
+    model.learn(16)
+    assert model.policy.training
+    assert not any(part.training for part in model.policy.features_extractor.modules())
+    assert model.logger.name_to_value["train/clip_fraction"] == 0.0
+
+
+def test_batchnorm_that_looks_at_the_whole_batch_in_eval_mode_too_is_refused():
+    kwargs = {"base": tiny_base(), "hidden": 16, "side": f"{__name__}:Untracked"}
+    with pytest.raises(SideAgentsError, match=r"side\.body\.1: BatchNorm with track_running_stats=False computes one"):
+        make(features_extractor_kwargs=kwargs)
+
+
+def test_a_base_from_scratch_knows_statistics_of_its_weights():
+    norms = [part for part in make(**MOODY["scratch"]).modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    assert norms
+    for norm in norms:
+        assert not torch.equal(norm.running_mean, torch.zeros_like(norm.running_mean))
+        assert norm.momentum == 0.1
+
+
+CURRICULA = ["linear", "linear:0.5", "hyperbolic:2", "stagewise:0.5", "stagewise:0"]
+
+
+@pytest.mark.parametrize("alpha", CURRICULA)
+@pytest.mark.parametrize("kind", [PPO, A2C, SideTunedPPO])
+def test_curricula_move_under_sb3s_algorithms(kind, alpha, tmp_path):
+    epochs = 1 if kind is A2C else 3
+    more = {} if kind is A2C else {"batch_size": 16, "n_epochs": epochs}
+    extractor = {"base": tiny_base(), "hidden": 16, "alpha": alpha}
+    venv = TinyVec(2)
+    model = kind(
+        SideTunedPolicy, venv, n_steps=8, seed=0, policy_kwargs={"features_extractor_kwargs": extractor}, **more
+    )
+    acted, learned = [], []
+
+    def value():
+        return model.policy.features_extractor.alpha_value()
+
+    class Watch(BaseCallback):
+        def _on_step(self):
+            acted.append(value())
+            return True
+
+    rate = model.policy.optimizer
+    rate.register_step_pre_hook(lambda *_: learned.append(value()))
+    model.learn(64, callback=Watch())
+    progress = [0.0, 0.25, 0.5, 0.75]  # done when each of four rollouts begins
+    expected = {
+        "linear": [1 - f for f in progress],
+        "linear:0.5": [max(0.0, 1 - 2 * f) for f in progress],
+        "hyperbolic:2": [2 / (2 + epochs * update) for update in range(4)],
+        "stagewise:0.5": [1.0, 1.0, 0.0, 0.0],
+        "stagewise:0": [0.0] * 4,
+    }[alpha]
+    assert acted[::8] == pytest.approx(expected)
+    assert learned[:: len(learned) // 4] == pytest.approx(expected)  # the alpha that was acted with
+    model.save(tmp_path / "model.zip")
+    again = kind.load(tmp_path / "model.zip", env=venv)
+    assert again.policy.features_extractor.alpha_value() == pytest.approx(value())
+    assert type(again.lr_schedule.value_schedule).__name__ == "_Followed"
+    before = again.policy.features_extractor.alpha_value()
+    again.learn(16, reset_num_timesteps=False)
+    again.policy.set_training_mode(False)
+    assert again.policy.features_extractor.alpha_value() <= before
+    if alpha == "hyperbolic:2" and kind is not SideTunedPPO:
+        model.policy.set_training_mode(False)  # the four updates of before, and one more
+        assert again.policy.features_extractor.alpha_value() == pytest.approx(2 / (2 + epochs * 4), rel=1e-4)
+
+
+def test_the_side_learns_once_a_curriculum_has_moved():
+    extractor = {"base": tiny_base(), "hidden": 16, "alpha": "linear"}
+    model = PPO(
+        SideTunedPolicy, TinyVec(2), n_steps=8, batch_size=16, policy_kwargs={"features_extractor_kwargs": extractor}
+    )
+    before = [p.clone() for p in model.policy.features_extractor.perception.side.parameters()]
+    model.learn(48)
+    after = list(model.policy.features_extractor.perception.side.parameters())
+    assert not any(torch.equal(one, two) for one, two in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("alpha", ["linear", "hyperbolic:2", "stagewise:0.5"])
+def test_a_curriculum_that_nothing_moves_is_refused_at_the_first_update(alpha):
+    extractor = {"base": tiny_base(), "hidden": 16, "alpha": alpha}
+    wanted = (
+        r"alpha is a curriculum that nothing moves, so that the side learns nothing: call features_extractor\.set_pr"
+    )
+    kwargs = {"features_extractor_class": SideTunedExtractor, "features_extractor_kwargs": extractor}
+    model = PPO("MultiInputPolicy", TinyVec(2), n_steps=8, batch_size=16, policy_kwargs=kwargs)
+    with pytest.raises(SideAgentsError, match=wanted):
+        model.learn(16)
+    policy = make(features_extractor_kwargs=extractor)
+    with pytest.raises(SideAgentsError, match=wanted):
+        policy.evaluate(tensors())[1].sum().backward()
+    policy.features_extractor.set_progress(0.0)
+    policy.evaluate(tensors())[1].sum().backward()
+
+
+def test_a_callback_moves_alpha_under_policies_that_are_not_ours():
+    """As docs/perception.md has it."""
+
+    class MoveAlpha(BaseCallback):
+        def _on_rollout_start(self):
+            done = self.num_timesteps / self.model._total_timesteps
+            self.model.policy.features_extractor.set_progress(done, self.model._n_updates)
+
+        def _on_step(self):
+            return True
+
+    extractor = {"base": tiny_base(), "hidden": 16, "alpha": "linear"}
+    kwargs = {"features_extractor_class": SideTunedExtractor, "features_extractor_kwargs": extractor}
+    model = PPO("MultiInputPolicy", TinyVec(2), n_steps=8, batch_size=16, policy_kwargs=kwargs)
+    model.learn(64, callback=MoveAlpha())
+    assert model.policy.features_extractor.alpha_value() == pytest.approx(0.25)
 
 
 def gain(layer):

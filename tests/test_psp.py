@@ -1,4 +1,4 @@
-"""Superposition: keys by hand, task 0 as pretrained, shared weights, own BatchNorms, no task but the view's own."""
+"""Superposition: keys by hand, every task as pretrained, shared weights, own BatchNorms, no task but the view's own."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +8,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
-from sideagents import SideAgentsError
+from sideagents import SideAgentsError, load_base
+from sideagents.core.trainable import TrainableBase
 from sideagents.lifelong.psp import KEYS, superpose
 from sideagents.run.tensors import load_tensors, save_tensors
 
@@ -37,20 +39,52 @@ def pictures(seed=0):
     return torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def same(kind, found, expected):
-    if kind == "binary":
-        assert torch.equal(found, expected)
-    else:
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+def disturbed(views, seed=0):
+    """What tasks have stored, as after training."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in views.named_parameters():
+        if name.endswith("original"):
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) / 10)
+    return views
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_task_0_computes_what_the_pretrained_network_did(kind):
-    model = network()
-    views = superpose(model, 3, kind)
+@pytest.mark.parametrize("task", range(3))
+def test_every_fresh_task_computes_what_the_pretrained_network_did(kind, task):
     for mode in (False, True):
-        same(kind, views.train(mode).view(0)(pictures()), model.train(mode)(pictures()))
-    same(kind, views.view(0).state_dict()["1.running_mean"], model[1].running_mean)
+        model = network()
+        views = superpose(model, 3, kind)
+        assert torch.equal(views.train(mode).view(task)(pictures()), model.train(mode)(pictures()))
+        assert torch.equal(views.view(task).state_dict()["1.running_mean"], model[1].running_mean)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_code_of_a_superposed_base_is_its_own_for_every_task(kind):
+    base = load_base("curvature")
+    images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    views = superpose(TrainableBase(base, "frozen"), 3, kind).eval()
+    own = base(images).flatten()
+    for task in range(3):
+        with torch.no_grad():
+            code = views(images, task).flatten()
+        assert float(torch.corrcoef(torch.stack([own, code]))[0, 1]) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_fresh_task_after_a_trained_one_starts_near_the_pretrained_network():
+    """Another task's difference comes under a foreign key: a small perturbation, not another network."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+    views = superpose(model, 2)
+    inputs, targets = torch.randn(64, 256), torch.randn(64, 10)
+    optimizer = torch.optim.Adam([p for p in views.parameters() if p.requires_grad], lr=1e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (views(inputs, 0) - targets).square().mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert float((views(inputs, 0) - targets).square().mean()) < 0.1 * float(targets.square().mean())
+        fresh = torch.stack([model(inputs).flatten(), views(inputs, 1).flatten()])
+    assert float(torch.corrcoef(fresh)[0, 1]) > 0.5  # 0 where only the first key holds the pretrained weights
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,22 +103,26 @@ def test_binary_weights_by_hand():
     views = superpose(model, 4, seed=1)
     signs = [view.parametrizations.weight[0].signs for view in views.views]
     assert all(key.shape == (3,) and bool((key.abs() == 1).all()) for key in signs)
+    assert all(torch.equal(view.weight, model.weight) for view in views.views)  # nothing is stored yet
+    stored = disturbed(views).view(0).parametrizations.weight.original
     for view, key in zip(views.views, signs, strict=True):
-        assert torch.equal(view.weight, model.weight * signs[0] * key)
+        assert torch.equal(view.weight, model.weight + stored * key)
     # a convolution's signs cover channels and kernel, and are the same for all outputs
     conv = superpose(nn.Conv2d(4, 5, 3), 2).view(1)
     assert conv.parametrizations.weight[0].signs.shape == (4, 3, 3)
 
 
 def test_rotations_are_orthogonal_and_turn_the_input():
-    views = superpose(nn.Conv2d(6, 2, 3, bias=False), 2, "rotation")
+    model = nn.Conv2d(6, 2, 3, bias=False)
+    views = disturbed(superpose(model, 2, "rotation"))
     keys = [view.parametrizations.weight[0].turn for view in views.views]
     for key in keys:
         torch.testing.assert_close(key @ key.T, torch.eye(6), rtol=0, atol=1e-5)
     images = torch.randn(1, 6, 5, 5)
     stored = views.view(0).parametrizations.weight.original
     turned = torch.einsum("ij,bjhw->bihw", keys[1], images)  # (W C) x = W (C x)
-    torch.testing.assert_close(views.view(1)(images), nn.functional.conv2d(turned, stored), rtol=1e-4, atol=1e-5)
+    expected = model(images) + nn.functional.conv2d(turned, stored)
+    torch.testing.assert_close(views.view(1)(images), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_rotations_prefer_no_direction():
@@ -95,11 +133,13 @@ def test_rotations_prefer_no_direction():
 
 def test_complex_weights_by_hand():
     model = nn.Linear(3, 2, bias=False)
-    views = superpose(model, 2, "complex")
+    views = disturbed(superpose(model, 2, "complex"))
     phases = [torch.view_as_complex(view.parametrizations.weight[0].phase) for view in views.views]
     torch.testing.assert_close(phases[1].abs(), torch.ones(3))
-    torch.testing.assert_close(views.view(1).weight, (model.weight * phases[0].conj() * phases[1]).real)
-    assert views.view(0).parametrizations.weight.original.shape == (2, 3, 2)
+    stored = views.view(0).parametrizations.weight.original
+    assert stored.shape == (2, 3, 2)
+    for view, phase in zip(views.views, phases, strict=True):
+        torch.testing.assert_close(view.weight, model.weight + (torch.view_as_complex(stored) * phase).real)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,7 +149,7 @@ def test_keys_are_buffers_from_the_seed_and_never_trained(kind):
     assert len(keys) == 3 * 4
     assert not any(name.endswith(("signs", "turn", "phase")) for name, _ in views.named_parameters())
     assert not any(key.requires_grad for key in keys.values())
-    optimizer = torch.optim.SGD(views.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD([p for p in views.parameters() if p.requires_grad], lr=0.1)
     for mode in (True, False):
         views.train(mode).view(1)(pictures()).square().sum().backward()
         optimizer.step()
@@ -125,7 +165,7 @@ def test_keys_are_buffers_from_the_seed_and_never_trained(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_train_and_eval_compute_alike_but_for_batchnorm(kind):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
-    views = superpose(model, 2, kind)
+    views = disturbed(superpose(model, 2, kind))
     assert torch.equal(views.train().view(1)(pictures()), views.eval().view(1)(pictures()))
     assert torch.equal(views(pictures(), 1), views.view(1)(pictures()))
     assert not torch.allclose(views(pictures(), 1), views(pictures(), 0))
@@ -140,7 +180,9 @@ def test_all_tasks_train_the_same_parameters_and_their_own_batchnorm(kind):
     norm = sum(p.numel() for p in model[1].parameters())
     stored = sum(m.weight.numel() for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
     extra = stored if kind == "complex" else 0
-    assert sum(p.numel() for p in views.parameters()) == sum(p.numel() for p in model.parameters()) + 2 * norm + extra
+    trained = sum(p.numel() for p in views.parameters() if p.requires_grad)
+    assert trained == sum(p.numel() for p in model.parameters()) + 2 * norm + extra
+    assert sum(p.numel() for p in views.parameters()) == trained + stored  # the pretrained weights once, frozen
     views.view(2)(pictures()).sum().backward()
     reached = [name for name, p in views.named_parameters() if p.grad is not None]
     assert not any(name.startswith("views.1.") for name in reached)
@@ -167,9 +209,24 @@ def test_three_tasks_are_held_where_one_network_would_forget():
             assert 0.8 < float(overlap) < 1.2
 
 
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_gradients_of_recomputed_passes_are_of_their_own_tasks(use_reentrant):
+    views = disturbed(superpose(network(), 2)).train()
+
+    def gradients(run):
+        views.zero_grad()
+        images = pictures().requires_grad_(True)
+        sum(run(images, task).square().sum() for task in range(2)).backward()
+        return [p.grad.clone() for p in views.parameters() if p.grad is not None]
+
+    again = gradients(lambda images, task: checkpoint(views, images, task, use_reentrant=use_reentrant))
+    for found, expected in zip(again, gradients(views), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_threads_give_what_one_gives(kind):
-    views = superpose(network(), 2, kind).eval()
+    views = disturbed(superpose(network(), 2, kind)).eval()
     images = pictures()
 
     def work(task):
@@ -184,9 +241,10 @@ def test_two_threads_give_what_one_gives(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_holds_each_shared_tensor_once(kind, tmp_path):
-    views = superpose(network(), 3, kind, seed=1).eval()
+    views = disturbed(superpose(network(), 3, kind, seed=1)).eval()
     state = views.state_dict()
-    assert len([name for name in state if name.endswith("original")]) == 4
+    for part in ("original", "start"):
+        assert len([name for name in state if name.endswith(part)]) == 4
     assert sum(p.numel() for name, p in state.items() if name in dict(views.named_parameters())) == sum(
         p.numel() for p in views.parameters()
     )
@@ -202,7 +260,7 @@ def test_a_checkpoint_holds_each_shared_tensor_once(kind, tmp_path):
 
 
 def test_a_copy_shares_among_its_own_views_only():
-    views = superpose(network(), 2)
+    views = disturbed(superpose(network(), 2))
     copied = copy.deepcopy(views)
     originals = [view[0].parametrizations.weight.original for view in copied.views]
     assert originals[0] is originals[1]

@@ -46,9 +46,22 @@ def test_tables_by_hand() -> None:
     assert table_of("transfer", []) == ""
     again = row("transfer", 0.5, base="curvature", target="normals", images=100, method="finetune")
     again["cell"]["seed"] = 2
-    assert "0.3750 ± 0.1768" in table_of("transfer", [*rows, again])
+    # Student's t of one degree of freedom: 12.706 x 0.1768 / sqrt(2) on either side
+    assert "0.3750 [-1.2133, 1.9633]" in table_of("transfer", [*rows, again])
     stack = [row("boosting", 1.0, 0.25, sides="1 x 8")]
     assert "accuracy, %" in table_of("boosting", stack)
+    for seed, accuracy in ((2, 0.26), (3, 0.27)):
+        stack.append(row("boosting", 1.0, accuracy, sides="1 x 8"))
+        stack[-1]["cell"]["seed"] = seed
+    assert "26.0 % [23.5, 28.5]" in table_of("boosting", stack)  # 4.303 x 1 / sqrt(3)
+
+
+def test_stacks_are_read_through_a_norm_in_float32() -> None:
+    for key in keys("boosting"):
+        config = module.load_config(
+            module.AdaptConfig, module.config_path("vision/boosting"), module.words_of("boosting", key, {})
+        )
+        assert (config.norm_groups, config.precision) == (8, "float32")
 
 
 def test_alpha_is_ranked_against_the_loss() -> None:
@@ -66,6 +79,8 @@ def test_a_stack_is_trained_floor_by_floor(data: Path, tmp_path: Path) -> None: 
     found = [json.loads((tmp_path / f"adapt_{n}" / "result.json").read_text()) for n in (1, 2)]
     assert result["trainable"] == sum(one["trainable"] for one in found)
     assert result["accuracy"] == found[1]["accuracy"]
+    assert module._boosted(config, 1)["accuracy"] == found[0]["accuracy"]
+    assert len(list(tmp_path.glob("adapt_*"))) == 2  # no floor was trained twice
     assert found[1]["accuracy"] >= 0.5
     tasks = [json.loads((tmp_path / f"adapt_{n}" / "task" / "task.json").read_text()) for n in (1, 2)]
     assert tasks[1]["base"] == f"{tasks[0]['base']}+side"

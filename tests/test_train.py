@@ -17,6 +17,7 @@ import yaml
 from small_agent import SMALL, _leave_generators_as_they_were, homes  # noqa: F401
 
 from sideagents.bases import load_base, save_base
+from sideagents.core.base import FrozenBase
 from sideagents.errors import CheckpointError, ConfigError
 from sideagents.run.checkpoint import load_checkpoint
 from sideagents.run.devices import processor_name
@@ -24,10 +25,11 @@ from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
 from sideagents_envs.errors import EnvsError
 from sideagents_policies import parallel
-from sideagents_policies.build import load_agent
+from sideagents_policies.build import agent_base, load_agent, observation_space
 from sideagents_policies.checks import default_config
 from sideagents_policies.cli.main import main
 from sideagents_policies.evaluate import evaluate_run
+from sideagents_policies.extractor import SideTunedExtractor
 from sideagents_policies.ppo import SideTunedPPO
 from sideagents_policies.session import reopen
 from sideagents_policies.train import resume, train
@@ -255,9 +257,18 @@ def test_nothing_left_to_do(whole, capsys):
     assert weights(whole) == before
 
 
-def test_resume_goes_further(homes, tmp_path):  # noqa: F811
-    run = train(default_config([*homes, f"runs={tmp_path}", "ppo.frames=32"]))
+def test_resume_goes_further_and_says_what_its_schedules_do(homes, tmp_path, capsys):  # noqa: F811
+    rates = ["ppo.learning_rate=0.001", "ppo.final_lr_fraction=0.1", "ppo.final_ent_coef=0.0", "model.alpha=linear"]
+    run = train(default_config([*homes, f"runs={tmp_path}", "ppo.frames=32", *rates]))
+    assert "schedules are now" not in capsys.readouterr().out
     resume(run, None, ["ppo.frames=64"])
+    # half of 64 frames are done: half way between 0.001 and 0.0001, where 32 of 32 had come to its end
+    said = [line for line in capsys.readouterr().out.splitlines() if "schedules are now" in line]
+    assert said == [
+        "note: schedules are now spread over 64 frames, not 32: the learning rate goes from 0.0001 to 0.00055, the "
+        "entropy's coefficient is on its way from 0.005 to 0 again, alpha, which never rises, waits until its "
+        "curriculum is there"
+    ]
     assert latest(run).name == "step_000000064"
     assert yaml.safe_load((run / "config.yaml").read_text())["ppo"]["frames"] == 64
 
@@ -326,6 +337,32 @@ def test_init_refuses_another_model(homes, whole, tmp_path, overrides, message):
 def test_methods_train(homes, tmp_path, method):  # noqa: F811
     run = train(default_config([*homes, f"runs={tmp_path}", f"model.method={method}", "ppo.frames=64"]))
     assert load_agent(run).checkpoint.step == 64
+
+
+def test_a_side_that_reads_activations_runs_the_base_once_for_each_look(homes, tmp_path, monkeypatch):  # noqa: F811
+    """No codes are computed for it: what is stored are images, and base and side read one pass together."""
+    size = ["camera.width=64", "camera.height=64"]  # the base's: activations are of its images
+    config = default_config([*homes, *size, f"runs={tmp_path}", "model.side=feedback", "ppo.frames=64"])
+    assert sorted(observation_space(config, agent_base(config))) == ["goal", "map", "rgb"]
+    passes = {"codes": 0, "activations": 0}
+    looks = []
+
+    def counted(name, key):
+        method = getattr(FrozenBase, name)
+        monkeypatch.setattr(FrozenBase, name, lambda *given: passes.update({key: passes[key] + 1}) or method(*given))
+
+    def learn(self, *given, **more):
+        counted("_encode", "codes")
+        counted("tapped", "activations")
+        return original(self, *given, **more)
+
+    original, merged = SideTunedPPO.learn, SideTunedExtractor.forward
+    monkeypatch.setattr(SideTunedPPO, "learn", learn)
+    monkeypatch.setattr(SideTunedExtractor, "forward", lambda self, obs: looks.append(0) or merged(self, obs))
+    train(config)
+    assert passes == {"codes": 0, "activations": len(looks)}
+    learning = 2 * 2 * 2  # rollouts, epochs, mini-batches
+    assert len(looks) >= 2 * 8 + 2 + learning
 
 
 def test_blind_agent_trains(homes, tmp_path):  # noqa: F811

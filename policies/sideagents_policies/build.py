@@ -27,7 +27,7 @@ from sideagents.run.folder import RunFolder
 from sideagents.run.precision import base_dtype, sets_precision
 from sideagents_envs import spaces as pointnav
 from sideagents_policies import checks
-from sideagents_policies.config import AgentConfig, ModelConfig
+from sideagents_policies.config import AgentConfig, ModelConfig, PPOConfig
 from sideagents_policies.encode import EncodeOnce
 from sideagents_policies.extractor import SideTunedExtractor
 from sideagents_policies.parallel import World
@@ -76,7 +76,8 @@ class DropKeys(VecEnvWrapper):
 class Sight:
     """How an agent's observations are made from the environment's.
 
-    base: the frozen base that encodes each image once; None for agents that are blind or train their base.
+    base: the frozen base that encodes each image once; None for agents that are blind, train their base, or have a side
+    that reads the base's activations, for which it is run anyway.
     stacks: keys that hold several readings; strides: steps between the readings of a key where they are not 1;
     drops: keys that the network does not read.
     """
@@ -103,10 +104,10 @@ def sight_of(config: AgentConfig, base: FrozenBase | None) -> Sight:
     stacks = {"goal": model.goal_history}
     if base is None:
         return Sight(None, False, stacks, {}, (*drops, "rgb", "depth"))
-    frozen, images = _reads(model, base, (config.camera.height, config.camera.width))
-    seen = "base" if frozen else "rgb"
+    codes, images = _reads(model, base, (config.camera.height, config.camera.width))
+    seen = "base" if codes else "rgb"
     stacks[seen] = model.frames
-    return Sight(base if frozen else None, images, stacks, {seen: model.frame_stride}, drops)
+    return Sight(base if codes else None, images, stacks, {seen: model.frame_stride}, drops)
 
 
 _ASKED: WeakKeyDictionary[FrozenBase, dict[Hashable, tuple[bool, bool]]] = WeakKeyDictionary()
@@ -119,7 +120,7 @@ def _reads(model: ModelConfig, base: FrozenBase, size: tuple[int, int]) -> tuple
         made = build_perception(
             model.method, base, model.side, model.merge, model.alpha, model.side_init, input_size=size
         )
-        known[model, size] = (made.uses_frozen_base, made.needs_images)
+        known[model, size] = (made.reads_codes, made.needs_images)
     return known[model, size]
 
 
@@ -242,6 +243,11 @@ def build_policy(config: AgentConfig, base: FrozenBase | None, device: torch.dev
     return SideTunedPolicy(space, actions, lambda _: rate, **policy_kwargs(config, base)).to(device)
 
 
+def learning_rate(ppo: PPOConfig, remaining: float) -> float:
+    """Return the rate when a share `remaining` of training is left, in [0, 1]."""
+    return ppo.learning_rate * (ppo.final_lr_fraction + (1.0 - ppo.final_lr_fraction) * remaining)
+
+
 def build_agent(config: AgentConfig, venv: VecEnv, base: FrozenBase | None, world: World = ALONE) -> SideTunedPPO:
     """Build PPO with its policy and rollout buffer; seeds every generator from the configuration.
 
@@ -250,15 +256,11 @@ def build_agent(config: AgentConfig, venv: VecEnv, base: FrozenBase | None, worl
     what else draws random numbers changes them.
     """
     ppo = config.ppo
-
-    def rate(remaining: float) -> float:
-        return ppo.learning_rate * (ppo.final_lr_fraction + (1.0 - ppo.final_lr_fraction) * remaining)
-
     labelled = ppo.expert_coef > 0.0
     agent = SideTunedPPO(
         SideTunedPolicy,
         ExpertLabels(venv) if labelled else venv,
-        learning_rate=rate,
+        learning_rate=functools.partial(learning_rate, ppo),
         n_steps=ppo.n_steps,
         batch_size=ppo.batch_size,
         n_epochs=ppo.n_epochs,

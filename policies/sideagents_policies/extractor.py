@@ -11,9 +11,13 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space_channels_first
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import Self
 
 from sideagents.bases import load_base
+from sideagents.core.alpha import refuse_unmoved
 from sideagents.core.base import FrozenBase
+from sideagents.core.merge import code_groups
 from sideagents.core.methods import build_perception
 from sideagents.core.sidetuned import SideTuned
 from sideagents.errors import CheckpointError, SideAgentsError, nearest
@@ -21,7 +25,6 @@ from sideagents.errors import CheckpointError, SideAgentsError, nearest
 READ = ("rgb", "base", "map", "goal", "depth")  # what the network may see
 UNREAD = ("expert",)  # labels for losses
 _RGB = 3
-_GROUP, _GROUPS = 4, 8  # channels in a group of the group norm on codes, and most groups in a frame
 _GOAL_WIDTH = 64
 _SMALLEST = 36  # pixels of a map or depth image that leave something behind the tower's strides
 _DEPTH_SCALE_M = 10.0
@@ -60,6 +63,8 @@ class SideTunedExtractor(BaseFeaturesExtractor):
     at a size for 64 x 64 images.
 
     With `base` in the observation the frozen base is never run here; without it, it runs inside, without gradient.
+    All of it stays in eval mode, so that acting and learning compute the same: BatchNorm keeps its statistics (those of
+    a base that is trained from scratch are measured on random pictures), dropout is off.
     When as many images as codes are stacked, each pair is merged with the one alpha (the paper's agents); otherwise
     the newest code is merged with the side's and older base codes are put beside it.
 
@@ -104,6 +109,7 @@ class SideTunedExtractor(BaseFeaturesExtractor):
             frozen = load_base(base, weights=weights) if isinstance(base, str) else base
             size = self._image_shape("rgb")[1:] if "rgb" in boxes else None
             self.perception = build_perception(method, frozen, side, merge, alpha, side_init, input_size=size)
+            _require_statistics(self.perception)
             self.frames = self._count_frames(frozen)
             goal = self.goal_features.out_features if self.goal_features is not None else 0
             self.trunk = _Trunk(frozen.out_shape, self.frames, goal)
@@ -146,14 +152,19 @@ class SideTunedExtractor(BaseFeaturesExtractor):
         if self.depth_tower is not None:
             parts.append(self.depth_tower(self._image(obs, "depth").float() / _DEPTH_SCALE_M))
         features: Tensor = self.head(torch.cat(parts, dim=1))
+        refuse_unmoved(self, features, "features_extractor.set_progress(fraction, epochs) before each rollout")
         return features
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode: acting and learning must compute the same, in BatchNorm and dropout of a side too."""
+        return super().train(False)
 
     def merged_code(self, obs: Mapping[str, Tensor]) -> Tensor:
         """Return the codes the trunk reads, (B, kC, h, w) or (B, kC): merged ones, oldest first."""
         perception = self.perception
         assert perception is not None
         images = self._image(obs, "rgb") if "rgb" in self._spaces else None
-        codes = obs["base"].float() if "base" in obs and perception.uses_frozen_base else None
+        codes = obs["base"].float() if "base" in obs and perception.reads_codes else None
         pictures = images.shape[1] // _RGB if images is not None else 0
         channels = perception.out_shape[0]
         if pictures > 1 and (codes is None or codes.shape[1] == pictures * channels):
@@ -211,7 +222,7 @@ class SideTunedExtractor(BaseFeaturesExtractor):
             pictures = channels // _RGB
         elif "base" not in boxes or self.perception.needs_images:
             raise SideAgentsError("this method needs images: obs['rgb'] is missing")
-        if "base" not in boxes or not self.perception.uses_frozen_base:
+        if "base" not in boxes or not self.perception.reads_codes:
             return pictures
         shape = boxes["base"].shape
         if len(shape) != len(base.out_shape) or shape[1:] != base.out_shape[1:] or shape[0] % base.out_shape[0]:
@@ -219,6 +230,16 @@ class SideTunedExtractor(BaseFeaturesExtractor):
                 f"obs['base'] has shape {shape}, but base {base.name!r} makes {base.out_shape}: EncodeOnce got another"
             )
         return shape[0] // base.out_shape[0]
+
+
+def _require_statistics(module: nn.Module) -> None:
+    """Raise `SideAgentsError` for BatchNorm whose result depends on the other observations of a batch, in eval too."""
+    for name, part in module.named_modules():
+        if isinstance(part, _BatchNorm) and part.running_mean is None:
+            raise SideAgentsError(
+                f"{name}: BatchNorm with track_running_stats=False computes one thing when the agent acts and another "
+                "when it learns; keep its statistics, or take GroupNorm"
+            )
 
 
 class _Trunk(nn.Module):
@@ -233,8 +254,7 @@ class _Trunk(nn.Module):
         super().__init__()
         channels = frames * code[0]
         # four neighbouring channels of one frame share a group, as in the paper's agents (more in wide codes)
-        groups = 1 if code[0] % _GROUP else math.gcd(_GROUPS, code[0] // _GROUP)
-        self.norm = nn.GroupNorm(frames * groups, channels, affine=False)
+        self.norm = nn.GroupNorm(frames * code_groups(code[0]), channels, affine=False)
         self.conv: nn.Module = nn.Identity()
         self.out_features = channels + goal
         if len(code) == 3 and min(code[1:]) >= 16:

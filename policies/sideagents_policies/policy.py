@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -13,8 +14,11 @@ from stable_baselines3.common.distributions import CategoricalDistribution, Dist
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.utils import FloatSchedule
 from torch import Tensor
+from typing_extensions import Self
 
+from sideagents.core.alpha import curricula
 from sideagents.core.groups import parameter_groups
 from sideagents.errors import SideAgentsError
 from sideagents.run.precision import autocast
@@ -79,6 +83,9 @@ class SideTunedPolicy(ActorCriticPolicy):
     Keys that hold labels for losses (`expert`) are no part of what it observes: its space has none, and they are
     ignored in the observations that it is given, so that no extractor can read them.
 
+    The extractor stays in eval mode. Curricula of alpha follow the progress that SB3's algorithms hand to their
+    learning-rate schedules.
+
     `precision` is what the extractor computes in (`float32`, `bfloat16` by autocast, `auto`: what is fast here); heads
     and losses stay float32. `net_arch` adds hidden layers to the heads (none by default). `action_noise`, when set,
     takes the place of torch's generator in sampling; `temperature` applies to `predict` only.
@@ -117,6 +124,14 @@ class SideTunedPolicy(ActorCriticPolicy):
             optimizer_kwargs={**defaults, **(optimizer_kwargs or {})},
             **kwargs,
         )
+        self._progress: float | None = None  # of training, not yet passed on to curricula
+        self._passes = 0.0  # over rollouts
+        self._acted = self._learned = 0  # observations since then
+        moving = curricula(self)
+        if moving and isinstance(lr_schedule, FloatSchedule):
+            lr_schedule.value_schedule = _Followed(lr_schedule.value_schedule, self)
+            for alpha in moving:
+                alpha.set_progress(0.0)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "alpha_lr": self.alpha_lr, "precision": self.precision}
@@ -148,6 +163,22 @@ class SideTunedPolicy(ActorCriticPolicy):
         self.optimizer = make(groups, lr=self._first_rate, **self.optimizer_kwargs)
         self.optimizer.register_step_pre_hook(_restore_own_rates)
         return self.optimizer
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the heads' mode; the extractor stays in eval mode, so that acting and learning compute the same.
+
+        Curricula of alpha move here, where acting begins, for the same reason.
+        """
+        super().train(mode)
+        self.features_extractor.eval()
+        if not mode and self._progress is not None:
+            moving = curricula(self)
+            self._passes = max(self._passes, *(alpha.epochs_done() for alpha in moving))
+            self._passes += self._learned / max(self._acted, 1)
+            for alpha in moving:
+                alpha.set_progress(self._progress, self._passes)
+            self._progress, self._acted, self._learned = None, 0, 0
+        return self
 
     def obs_to_tensor(self, observation: NDArray[Any] | dict[str, NDArray[Any]]) -> tuple[PyTorchObs, bool]:
         """Return the observation as tensors with a batch dimension, and whether it had one; labels are left out."""
@@ -189,9 +220,15 @@ class SideTunedPolicy(ActorCriticPolicy):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Return actions, values (B, 1) and log-probabilities (B,) for collecting rollouts."""
         distribution, values = self.evaluate(obs)
+        self._acted += len(values)
         actions = self._choose(distribution, deterministic, temperature=1.0)
         log_prob = distribution.log_prob(actions)
         return actions.reshape((-1, *(self.action_space.shape or ()))), values.unsqueeze(1), log_prob
+
+    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return values (B, 1), log-probabilities and entropies (B,) of actions, for learning."""
+        self._learned += len(actions)
+        return super().evaluate_actions(obs, actions)
 
     def logits(self, observations: Mapping[str, NDArray[Any]] | NDArray[Any]) -> NDArray[np.float32]:
         """Return action scores, float32 (n_envs, n_actions), for numpy observations; discrete actions only."""
@@ -246,6 +283,30 @@ class _NoOptimizer(torch.optim.Optimizer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
+
+
+class _Followed:
+    """A learning-rate schedule that tells a policy how much of training is done; saved as the schedule alone.
+
+    SB3's algorithms ask for the rate at the beginning of each update; alpha moves with the next rollout.
+    """
+
+    def __init__(self, schedule: Schedule, policy: SideTunedPolicy) -> None:
+        self.schedule, self._policy = schedule, weakref.ref(policy)
+
+    def __call__(self, progress_remaining: float) -> float:
+        """Return the learning rate."""
+        policy = self._policy()
+        if policy is not None:
+            policy._progress = 1.0 - progress_remaining
+        return float(self.schedule(progress_remaining))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _itself, (self.schedule,)  # the policy that is loaded follows its own
+
+
+def _itself(schedule: Schedule) -> Schedule:
+    return schedule
 
 
 def _restore_own_rates(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

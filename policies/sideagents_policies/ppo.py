@@ -87,7 +87,8 @@ class SideTunedPPO(PPO):
     ) -> bool:
         """Fill the buffer from this process's environments; count the frames of all processes."""
         if isinstance(self.policy.features_extractor, SideTunedExtractor):
-            # before the rollout, so that acting and learning see the same alpha
+            # before the rollout, so that acting and learning see the same alpha; the policy would not know of the
+            # progress of a resumed run before its first update
             self.policy.features_extractor.set_progress(self.num_timesteps / self._total_timesteps, self._n_updates)
         # SB3 transposes images by strides; another memory layout means other roundings, and saving loses the strides
         last = {key: np.ascontiguousarray(array) for key, array in _named(self._last_obs).items()}

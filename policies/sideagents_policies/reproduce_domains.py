@@ -47,17 +47,18 @@ DOMAINS: dict[str, list[str]] = {
 }
 # of lifelong/icifar_best, where it was chosen on held-out images
 _SIDE = ("optimizer=adamw", "learning_rate=3e-3", "weight_decay=1e-2", "warmup=0.1", "max_grad_norm=1.0")
+_NORM = "norm_groups=8"
 METHODS: dict[str, list[str]] = {
     "finetune": ["method=finetune"],
-    "features": ["method=features"],
+    "features": ["method=features", _NORM],
     "parallel": ["method=residual_adapters"],
     "series": ["method=residual_adapters", "options.kind=series"],
     "taps_0.05": ["method=taps", "options.lam=0.05", "penalty_warmup=2"],
     "taps_0.25": ["method=taps", "options.lam=0.25", "penalty_warmup=2"],
     "taps_0.5": ["method=taps", "options.lam=0.5", "penalty_warmup=2"],
     "taps_1": ["method=taps", "options.lam=1.0", "penalty_warmup=2"],
-    "sidetune": ["method=sidetune", "options.side=feedback", *_SIDE],
-    "sidetune_copy": ["method=sidetune", "options.side=copy"],
+    "sidetune": ["method=sidetune", "options.side=feedback", *_SIDE, _NORM],
+    "sidetune_copy": ["method=sidetune", "options.side=copy", _NORM],
     "lora": ["method=lora"],
 }
 SVD = "svd"  # after `parallel` in every domain

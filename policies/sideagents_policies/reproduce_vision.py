@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy import stats
 
 from sideagents.adapt.config import AdaptConfig
 from sideagents.adapt.run import absent_data, adapt_run
@@ -166,20 +166,30 @@ def work(table: str, cell: Cell, bases: Mapping[str, str]) -> dict[str, Any]:
     return {name: result[name] for name in kept}
 
 
+_FLOORS: dict[str, tuple[Path, dict[str, Any]]] = {}  # run and result of each floor that this process has trained
+
+
 def _boosted(config: AdaptConfig, count: int) -> dict[str, Any]:
-    """Train one side after another, each on what is below it, frozen."""
+    """Train one side after another, each on what is below it, frozen; a higher stack goes on with a lower one's."""
     trainable = 0
     result: dict[str, Any] = {}
     for floor in range(count):
         seed = int(np.random.SeedSequence([config.seed, floor]).generate_state(1)[0])
-        run, result = adapt_run(config.model_copy(update={"seed": seed}))
+        own = config.model_copy(update={"seed": seed})
+        key = config_hash(own)
+        if key not in _FLOORS:
+            _FLOORS[key] = adapt_run(own)
+        run, result = _FLOORS[key]
         config = config.model_copy(update={"stack_on": str(run)})
         trainable += result["trainable"]
     return {**result, "trainable": trainable}
 
 
 def table_of(table: str, rows: Sequence[Row]) -> str:
-    """Return a table as Markdown: accuracy in percent, or loss, for each target (and number of images, and base)."""
+    """Return a table as Markdown: accuracy in percent, or loss, for each target (and number of images, and base).
+
+    Means over seeds, with 95 % intervals where there are several seeds.
+    """
     if not rows:
         return ""
     across = [name for name in ("base", "images", "target") if name in rows[0]["cell"] and table != "alpha"]
@@ -199,14 +209,17 @@ def table_of(table: str, rows: Sequence[Row]) -> str:
 
 
 def _value(rows: Sequence[Row], table: str) -> str:
-    """Return the mean over seeds, with the standard deviation where there are several."""
+    """Return the mean over seeds, with Student's 95 % interval of it where there are several."""
     if not rows:
         return "-"
     asked = rows[0]["measure"] == "accuracy"
     values = [100 * row["accuracy"] if asked else row["loss"] for row in rows]
     digits, unit = (1, " %") if asked else (4, "")
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    value = f"{np.mean(values):.{digits}f}{spread}{unit}"
+    spread = ""
+    if len(values) > 1:
+        half = float(stats.t.ppf(0.975, len(values) - 1)) * np.std(values, ddof=1) / np.sqrt(len(values))
+        spread = f" [{np.mean(values) - half:.{digits}f}, {np.mean(values) + half:.{digits}f}]"
+    value = f"{np.mean(values):.{digits}f}{unit}{spread}"
     return f"{value} (alpha {np.mean([row['alpha'] for row in rows]):.3f})" if table == "alpha" else value
 
 
@@ -222,7 +235,7 @@ def _correlations(rows: Sequence[Row]) -> str:
             alphas, losses = (
                 [np.mean([r[key] for r in found]) for found in bases.values()] for key in ("alpha", "loss")
             )
-            result = spearmanr(alphas, losses)
+            result = stats.spearmanr(alphas, losses)
             words = f"rank correlation of alpha with the loss {result.statistic:.2f} (p = {result.pvalue:.3f})"
             lines.append(f"{target}: {words} over {len(bases)} bases")
     return "\n".join(lines)

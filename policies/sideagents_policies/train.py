@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from sideagents.core.base import FrozenBase
 from sideagents.run.checkpoint import Checkpoint, load_checkpoint
+from sideagents.run.config import load_config
 from sideagents.run.folder import RunFolder
 from sideagents.run.precision import told
 from sideagents.run.progress import Progress
@@ -25,6 +27,7 @@ from sideagents_policies.build import (
     build_agent,
     build_policy,
     build_venv,
+    learning_rate,
     load_weights,
     observation_space,
     stacked_keys,
@@ -73,9 +76,16 @@ def train(config: AgentConfig, init: Path | None = None) -> Path:
 
 
 def resume(path: Path, given: str | None = None, overrides: list[str] | None = None) -> Path:
-    """Go on with a run from its latest checkpoint; see `session.reopen` for what may be changed."""
+    """Go on with a run from its latest checkpoint; see `session.reopen` for what may be changed.
+
+    With another `ppo.frames` schedules go on as in a run of so many frames, as those of stable-baselines3 do under
+    `learn(..., reset_num_timesteps=False)`; a line says what moves.
+    """
+    before = load_config(AgentConfig, RunFolder.open(path).config_path)
     run, config = reopen(path, given, overrides or [])
     checkpoint = to_resume(run, KIND)
+    if os.environ.get("RANK", "0") == "0" and (line := _rescheduled(before, config, checkpoint.step)):
+        print(f"note: {line}", flush=True)
     if launched_alone(config):
         continue_run(run, config, checkpoint)
         run_workers(run, config, [KIND, "--resume"])
@@ -85,6 +95,25 @@ def resume(path: Path, given: str | None = None, overrides: list[str] | None = N
         return train_here(rejoin(run, config, checkpoint, world), None)
     finally:
         parallel.finish()
+
+
+def _rescheduled(before: AgentConfig, now: AgentConfig, step: int) -> str:
+    """Say what schedules do at `step` where the frames that they are spread over have changed; empty where nothing."""
+    old, new = before.ppo, now.ppo
+    left = [max(0.0, 1.0 - step / ppo.frames) for ppo in (old, new)]
+    if left[0] == left[1]:
+        return ""
+    moved = []
+    if new.final_lr_fraction != 1.0:
+        rates = [learning_rate(new, share) for share in left]
+        moved.append(f"the learning rate goes from {rates[0]:.3g} to {rates[1]:.3g}")
+    if new.final_ent_coef is not None:
+        moved.append(f"the entropy's coefficient is on its way from {new.ent_coef:g} to {new.final_ent_coef:g} again")
+    if now.model.method == "stagewise" or now.model.alpha.startswith(("linear", "stagewise")):
+        moved.append("alpha, which never rises, waits until its curriculum is there")
+    if not moved:
+        return ""
+    return f"schedules are now spread over {new.frames} frames, not {old.frames}: {', '.join(moved)}"
 
 
 def train_here(session: Session, start: Checkpoint | None) -> Path:

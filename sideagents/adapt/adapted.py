@@ -17,14 +17,16 @@ from sideagents.adapt.choice import Choice
 from sideagents.adapt.method import ADAPTATIONS, Adaptation, copy_into
 from sideagents.adapt.split import as_base
 from sideagents.arguments import whole_number
-from sideagents.core.alpha import curricula
+from sideagents.core.alpha import curricula, refuse_unmoved
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
 from sideagents.core.groups import parameter_groups
 from sideagents.core.memory import activation_bytes, training_peak_bytes
+from sideagents.core.merge import code_groups
 from sideagents.errors import CheckpointError, SideAgentsError, first_line, nearest
 from sideagents.run.files import read_json, write_json
 from sideagents.run.tensors import load_tensors, save_tensors
+from sideagents.train.readouts import linear_readout
 
 FORMAT = 1
 _READOUT = "readout."
@@ -39,13 +41,14 @@ class Task(nn.Module):
         net: nn.Module,
         readout: nn.Module,
         classes: int | None,
+        norm_groups: int,
         options: dict[str, Any],
         images: dict[str, Any],
     ) -> None:
         super().__init__()
         self._base = (base,)  # in a tuple: no part of the task
         self.net, self.readout = net, readout
-        self.classes, self.options, self.images = classes, options, images
+        self.classes, self.norm_groups, self.options, self.images = classes, norm_groups, options, images
 
     @property
     def base(self) -> FrozenBase:
@@ -96,14 +99,17 @@ class Adapted(nn.Module):
         readout: nn.Module | None = None,
         *,
         images: Mapping[str, Any] | None = None,
+        norm_groups: int | None = None,
         **options: Any,
     ) -> Task:
         """Add a task with fresh weights and return it.
 
         classes: outputs of a linear readout (on the mean over the grid, where codes are maps); readout: a network of
-        your own from codes (B, *base.out_shape); neither: the code itself. images: how the task's images are read,
-        where not as the base's: `mean`, `std` (of each channel, in [0, 1]), `input_size` (height, width); those of a
-        named base alone. options: of the method, over those of `adapt`. Raises `SideAgentsError` for a name that is
+        your own from codes (B, *base.out_shape), which gets them as they are; neither: the code itself. norm_groups: of
+        a GroupNorm without weights before the linear readout, 0 = none; by default 8, fewer for narrow codes, for
+        `sidetune` and `features`, and none for other methods. images: how the task's images are read, where not as the
+        base's: `mean`, `std` (of each channel, in [0, 1]), `input_size` (height, width); those of a named base alone.
+        options: of the method, over those of `adapt`. Raises `SideAgentsError` for a name that is
         taken or no word, and for unknown options.
         """
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
@@ -118,10 +124,18 @@ class Adapted(nn.Module):
         reading = _reading(name, images or {})
         base = self.base.seeing(**reading) if reading else self.base
         net = self.adaptation.build(base, **options)
-        own = linear_readout(base.out_shape, classes) if readout is None else readout
-        task = Task(base, net, own, classes, options, reading)
+        groups = self._groups(norm_groups) if readout is None and classes is not None else 0
+        own = linear_readout(base.out_shape, classes, groups) if readout is None else readout
+        task = Task(base, net, own, classes, groups, options, reading)
         self._tasks[f"task_{name}"] = task.to(base.device).train(self.training)
         return task
+
+    def _groups(self, norm_groups: int | None) -> int:
+        """Return the groups of the norm before a linear readout, 0 = none."""
+        shape = self.base.out_shape
+        if norm_groups is None:
+            return code_groups(shape[0]) if self.adaptation.norms_code and math.prod(shape) > 1 else 0
+        return norm_groups
 
     def remove_task(self, name: str) -> None:
         """Forget a task."""
@@ -163,13 +177,15 @@ class Adapted(nn.Module):
                 f"{base.name} takes {kind} images (B, {base.channels}, H, W), got {images.dtype} {tuple(images.shape)}"
             )
         try:
-            return cast(Tensor, found(images))
+            outputs = cast(Tensor, found(images))
         except (RuntimeError, AssertionError, ValueError) as error:
             given, own = tuple(images.shape[-2:]), base.input_size
             if not base.raw or given == own:  # then it is not the size
                 raise
             message = f"{base.name} of {own[0]}x{own[1]} images cannot read those of {given[0]}x{given[1]}"
             raise SideAgentsError(f"{message}: {first_line(error)}") from error
+        refuse_unmoved(found, outputs, "set_progress(fraction, epochs) before each step")
+        return outputs
 
     def penalty(self, task: str | None = None) -> Tensor:
         """Return what the method adds to the task's loss (TAPS: the price of its own layers)."""
@@ -178,7 +194,8 @@ class Adapted(nn.Module):
     def set_progress(self, fraction: float, epochs: float = 0.0, task: str | None = None) -> None:
         """Move a task's curriculum of alpha: `fraction` of its training done in [0, 1], and `epochs`.
 
-        For training loops of your own: without it alpha stays 1, and the side learns nothing.
+        For training loops of your own: without it alpha would stay 1 and the side learn nothing, so that the first
+        backward pass raises `SideAgentsError`.
         """
         for alpha in curricula(self.task(task)):
             alpha.set_progress(fraction, epochs)
@@ -267,7 +284,7 @@ class Adapted(nn.Module):
         save_tensors(folder / "task.safetensors", tensors)
         about = {"format": FORMAT, "task": name, "method": self.method, "options": plain, "classes": task.classes}
         about |= {"base": self.base.name, "fingerprint": self.base.fingerprint, "base_dtype": self._dtype_of(task)}
-        about |= {"images": task.images}
+        about |= {"images": task.images, "norm_groups": task.norm_groups}
         write_json(folder / "task.json", about)
         return folder
 
@@ -289,15 +306,18 @@ class Adapted(nn.Module):
             given = f"base {about.get('base')!r} with fingerprint {str(about.get('fingerprint'))[:12]!r}"
             raise CheckpointError(f"{folder}: was saved for {given}, this one has {self.base.fingerprint[:12]!r}")
         options, classes, images = about.get("options"), about.get("classes"), about.get("images", {})
-        if not (isinstance(options, dict) and isinstance(images, dict) and type(classes) in (int, type(None))):
-            raise CheckpointError(f"{folder / 'task.json'}: is damaged: options, images and classes are of other types")
+        groups = about.get("norm_groups", 0)  # absent in files of earlier versions, which had no norm
+        numbers = type(groups) is int and type(classes) in (int, type(None))
+        if not (isinstance(options, dict) and isinstance(images, dict) and numbers):
+            wrong = "options, images, norm_groups and classes are of other types"
+            raise CheckpointError(f"{folder / 'task.json'}: is damaged: {wrong}")
         foreign = self.adaptation.foreign_code(options)
         if foreign and not trusted:
             named = f"{foreign}={options[foreign]!r}"
             raise CheckpointError(f"{folder}: names code to import, {named}: if you trust it, give trusted=True")
         tensors = load_tensors(folder / "task.safetensors")
         name = str(about.get("task")) if name is None else name
-        task = self.add_task(name, classes, readout, images=images, **options)
+        task = self.add_task(name, classes, readout, images=images, norm_groups=groups, **options)
         own = {key: tensor for key, tensor in tensors.items() if not key.startswith(_READOUT)}
         rest = {key.removeprefix(_READOUT): t for key, t in tensors.items() if key.startswith(_READOUT)}
         where = str(folder / "task.safetensors")
@@ -352,14 +372,6 @@ def adapt(
 
 def _megabytes(count: int) -> str:
     return f"{count / 1e6:>9.1f} MB"
-
-
-def linear_readout(out_shape: tuple[int, ...], classes: int | None) -> nn.Module:
-    """Return a linear readout of codes (C,), or of the mean over the grid of codes (C, h, w)."""
-    if classes is None:
-        return nn.Identity()
-    linear = nn.Linear(out_shape[0], classes)
-    return linear if len(out_shape) == 1 else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
 
 
 def _reading(name: str, images: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,6 +58,12 @@ class AdaptConfig(RunConfig, RenderedConfig):
     )
     method: str = Field("residual_adapters", description="see [adapt.md](adapt.md)")
     options: dict[str, Any] = Field(default_factory=dict, description="of the method")
+    norm_groups: int | None = Field(
+        None,
+        ge=0,
+        description="GroupNorm between code and readout, 0 = none; null: of `sidetune` and `features` as in the paper",
+        json_schema_extra=NEUTRAL,
+    )
 
     distil: StudentConfig = Field(StudentConfig(), json_schema_extra=NEUTRAL)
 

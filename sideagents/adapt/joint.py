@@ -3,7 +3,7 @@
 `fit_jointly` trains the base's weights and every task's own together. With `taps` that is the joint variant: the price
 of own layers pulls into the base what tasks have in common; memory grows with the number of tasks. Its
 memory-efficient form is `shared_base`: one network with a readout for each task, and TAPS on it afterwards, one task
-after another.
+after another; `fit_shared` keeps the readouts too.
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ def fit_jointly(adapted: Adapted, data: Mapping[str, Examples], config: JointCon
 
     def loss_of(name: str, index: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
         loss = example_loss(
-            lambda images, _: cast(Tensor, joint(images, name)), data[name], config.augment, index, generator
-        )
+            lambda images, _: cast(Tensor, joint(images, name)), data[name], config.augment, index, generator,
+            device=joint.base.device,
+        )  # fmt: skip
         return loss + joint.penalty(name) if epoch >= config.penalty_warmup else loss
 
     trained = nn.ModuleList([joint.task(name) for name in joint.tasks])
@@ -79,27 +80,37 @@ def fit_jointly(adapted: Adapted, data: Mapping[str, Examples], config: JointCon
     return joint.eval()
 
 
-def shared_base(base: FrozenBase, data: Mapping[str, Examples], config: JointConfig) -> FrozenBase:
-    """Train one network on all tasks, each with a readout of its own, and return it as a base.
+def fit_shared(base: FrozenBase, data: Mapping[str, Examples], config: JointConfig) -> Adapted:
+    """Train one network on all tasks, each with a readout of its own, and return it: a new base with the tasks.
 
     The memory is that of one task: each step differentiates one task's loss after the other. BatchNorm is shared, and
-    learns from mini-batches of one task each. The readouts are thrown away: tasks are added to the new base afterwards.
-    Seeds torch's generator. Raises `SideAgentsError` for no data and a loss that is no longer finite.
+    learns from mini-batches of one task each. The tasks are of method `features`, with the readouts that were trained
+    (`make_readout(base.out_shape, outputs)`): they can be saved and exported as any others. Seeds torch's generator.
+    Raises `SideAgentsError` for no data and a loss that is no longer finite.
     """
     if not data:
         raise SideAgentsError("joint: there is no task to learn")
     torch.manual_seed(config.seed)
     net = TrainableBase(base, "batch")
-    readouts = {name: make_readout(base.out_shape, found.outputs) for name, found in data.items()}
+    readouts = {name: make_readout(base.out_shape, found.outputs).to(base.device) for name, found in data.items()}
 
     def loss_of(name: str, index: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
         readout = readouts[name]
         return example_loss(
-            lambda images, _: cast(Tensor, readout(net(images))), data[name], config.augment, index, generator
-        )
+            lambda images, _: cast(Tensor, readout(net(images))), data[name], config.augment, index, generator,
+            device=base.device,
+        )  # fmt: skip
 
     _fit(nn.ModuleList([net, *readouts.values()]), loss_of, data, config)
-    return base.with_encoder(net.encoder, f"{base.name}-shared")
+    found = Adapted(base.with_encoder(net.encoder, f"{base.name}-shared"), "features", {})
+    for name, readout in readouts.items():
+        found.add_task(name, readout=readout)
+    return found.eval()
+
+
+def shared_base(base: FrozenBase, data: Mapping[str, Examples], config: JointConfig) -> FrozenBase:
+    """Return the base of `fit_shared` alone, for tasks of another method that are added to it afterwards."""
+    return fit_shared(base, data, config).base
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,13 @@ from sideagents.run.options import check_options
 
 
 class Adaptation(ABC):
-    """A method; subclasses define `build`, whose keyword arguments are the method's options."""
+    """A method; subclasses define `build`, whose keyword arguments are the method's options.
+
+    `norms_code`: a GroupNorm without weights stands between the code and a linear readout, as the side-tuning paper has
+    it between merge and readout; without it the readout has to learn at the scales of base and side.
+    """
+
+    norms_code: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, base: FrozenBase, *args: Any, **options: Any) -> nn.Module:

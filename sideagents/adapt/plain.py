@@ -24,6 +24,8 @@ from sideagents.errors import BaseError, SideAgentsError, first_line
 class SideTuning(Adaptation):
     """The base beside a trained side network: merge(alpha, B(x), S(x)); options as in `build_perception`."""
 
+    norms_code = True
+
     def build(
         self,
         base: FrozenBase,
@@ -57,6 +59,8 @@ class SideTuning(Adaptation):
 
 class Features(Adaptation):
     """The base as it is: only the readout learns."""
+
+    norms_code = True
 
     def build(self, base: FrozenBase) -> nn.Module:
         """Build the base alone."""

@@ -104,9 +104,9 @@ def absent_data(config: AdaptConfig) -> Iterator[str]:
 def _readout(config: AdaptConfig, base: FrozenBase, train: Examples | None) -> dict[str, Any]:
     """Return what `add_task` needs; before the data is read, with two classes where only the data knows how many."""
     if config.reader != "taskonomy":
-        return {"classes": 2 if train is None else train.outputs[0]}
+        return {"classes": 2 if train is None else train.outputs[0], "norm_groups": config.norm_groups}
     outputs = outputs_of(TARGETS[str(config.domain)], config.size) if train is None else train.outputs
-    return {"readout": make_readout(base.out_shape, outputs)}
+    return {"readout": make_readout(base.out_shape, outputs, config.norm_groups or 0)}
 
 
 def _distilled(config: AdaptConfig) -> bool:
@@ -190,7 +190,7 @@ def adapt_run(config: AdaptConfig, resume: bool = False) -> tuple[Path, dict[str
     `Adapted.load_task`), with `save_base` `base.safetensors`, and with `side_init: distilled` the side as it began,
     `student.safetensors`. `resume` goes on with the newest run of that name
     after its last finished epoch. A task of `taskonomy` has a readout of its own, which `load_task` must be given:
-    `make_readout(base.out_shape, outputs)`. Raises `SideAgentsError`.
+    `make_readout(base.out_shape, outputs, norm_groups)`. Raises `SideAgentsError`.
     """
     if config.threads:
         torch.set_num_threads(config.threads)

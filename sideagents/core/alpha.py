@@ -32,6 +32,10 @@ class Alpha(nn.Module):
     def set_progress(self, fraction: float, epochs: float = 0.0) -> None:
         """Tell a curriculum how far training is: `fraction` of all of it in [0, 1], and `epochs` (updates) done."""
 
+    def epochs_done(self) -> float:
+        """Return the epochs that its value stands for, so that what counts them can go on; 0 where it counts none."""
+        return 0.0
+
 
 class LearnedAlpha(Alpha):
     """sigmoid of one trained number; raw 0 at the start gives 0.5."""
@@ -74,6 +78,7 @@ class _Curriculum(Alpha):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("alpha", torch.tensor(1.0))
+        self.told = False  # of any progress, since it was made
 
     def forward(self) -> Tensor:
         """Return alpha as of the last `set_progress`."""
@@ -81,6 +86,7 @@ class _Curriculum(Alpha):
 
     def set_progress(self, fraction: float, epochs: float = 0.0) -> None:
         """Move along the curriculum; alpha never rises, so that training started from another run keeps its place."""
+        self.told = True
         self.alpha.clamp_(max=self._at(min(max(fraction, 0.0), 1.0), max(epochs, 0.0)))
 
     def _at(self, fraction: float, epochs: float) -> float:
@@ -125,10 +131,28 @@ class HyperbolicAlpha(_Curriculum):
     def _at(self, fraction: float, epochs: float) -> float:
         return self.k / (self.k + epochs)
 
+    def epochs_done(self) -> float:
+        """Return N."""
+        return self.k / self.value() - self.k
+
 
 def curricula(module: nn.Module) -> list[Alpha]:
     """Return the alphas in a module that follow `set_progress`."""
     return [part for part in module.modules() if isinstance(part, Alpha) and part.moves]
+
+
+def refuse_unmoved(module: nn.Module, outputs: Tensor, how: str) -> None:
+    """Have the backward pass of `outputs` raise where no one moves a curriculum in `module`: its side would not learn.
+
+    how: the call that moves it, for the message of the `SideAgentsError`.
+    """
+    if not outputs.requires_grad or all(getattr(alpha, "told", True) for alpha in curricula(module)):
+        return
+
+    def refuse(gradient: Tensor) -> None:
+        raise SideAgentsError(f"alpha is a curriculum that nothing moves, so that the side learns nothing: call {how}")
+
+    outputs.register_hook(refuse)  # type: ignore[no-untyped-call]  # torch's annotations
 
 
 ALPHAS: Registry[Callable[..., Alpha]] = Registry("alpha")

@@ -5,6 +5,7 @@ Codes are maps (B, C, h, w) or vectors (B, C); base, side and result have the sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar, cast
 
@@ -15,6 +16,7 @@ from sideagents.errors import SideAgentsError
 from sideagents.registry import Registry
 
 _FILM_WIDTH = 64
+_GROUP, _GROUPS = 4, 8  # channels in a group of the norm on codes, and most groups
 _ADAPTER_SCALE = 0.9  # starting value of the adapter's learned input scale, as in progressive nets' lateral layers
 
 
@@ -188,6 +190,11 @@ MERGES.register("mlp_batchnorm", MLPBatchNormMerge)
 MERGES.register("mlp2_batchnorm", MLP2BatchNormMerge)
 MERGES.register("film", FilmMerge)
 MERGES.register("concat", ConcatMerge)
+
+
+def code_groups(channels: int) -> int:
+    """Return the groups of the norm on a merged code: 8 as in the paper, fewer where one had below four channels."""
+    return 1 if channels % _GROUP else math.gcd(_GROUPS, channels // _GROUP)
 
 
 def make_merge(name: str, out_shape: Sequence[int]) -> Merge:

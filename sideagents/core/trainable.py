@@ -13,7 +13,9 @@ from typing_extensions import Self
 
 from sideagents.core.base import FrozenBase
 from sideagents.core.images import fit_images, unit_images
+from sideagents.core.modes import modes_kept
 
+_PICTURES = 16  # to measure BatchNorm's statistics on
 _PLAIN_STD = 0.02  # for weights that no layer knows how to draw, such as a transformer's position embedding
 
 
@@ -114,12 +116,31 @@ def _fill_shared_in(module: nn.Module, state: dict[str, Any], prefix: str, *_: A
 def trainable_copy(base: FrozenBase, *, random: bool = False) -> TrainableBase:
     """Return a copy of `base` that learns, from its weights or, with `random`, from freshly drawn ones.
 
-    With random weights BatchNorm, where the encoder has it, uses batch statistics: there are no kept ones to rely on.
+    With random weights BatchNorm, where the encoder has it, uses batch statistics in train mode, and has those of
+    random pictures to begin with: in agents, which never leave eval mode, they are the only ones.
     """
     copied = TrainableBase(base, "batch" if random else "frozen")
     if random:
         redraw(copied.encoder)
+        _measure_statistics(copied)
     return copied
+
+
+@torch.no_grad()
+def _measure_statistics(net: TrainableBase) -> None:
+    """Give every BatchNorm the statistics of smooth random pictures, so that signals keep their size in eval mode."""
+    norms = [part for part in net.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
+    if not norms:
+        return
+    coarse = torch.rand(_PICTURES, net.channels, 4, 4, generator=torch.Generator().manual_seed(0))
+    before = [(norm, norm.momentum) for norm in norms]
+    with modes_kept(net):
+        net.eval()
+        for norm in norms:
+            norm.training, norm.momentum = True, 1.0
+        net(fit_images(coarse.to(net.mean.device), net.input_size))
+    for norm, momentum in before:
+        norm.momentum = momentum
 
 
 def shared_view(base: FrozenBase) -> TrainableBase:

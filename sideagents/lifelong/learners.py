@@ -87,6 +87,10 @@ class Learner(nn.Module, ABC):
         """Return what an optimizer trains in a task."""
         return nn.ModuleList([self._net(task), self.readouts[task]])
 
+    def stored(self, task: int) -> list[nn.Parameter]:
+        """Return the weights that a task needs beside the base's."""
+        return list(self.trained(task).parameters())
+
     def penalty(self) -> Tensor:
         """Return what is added to the loss."""
         return torch.zeros(())
@@ -230,6 +234,10 @@ class Superposition(Learner):
     def trained(self, task: int) -> nn.Module:
         """Return the task's view of the shared weights, and its readout."""
         return nn.ModuleList([cast(Superposed, self.nets[0]).view(task), self.readouts[task]])
+
+    def stored(self, task: int) -> list[nn.Parameter]:
+        """Return the weights without those that every task starts from: the base's, and a side's as drawn."""
+        return [parameter for parameter in super().stored(task) if parameter.requires_grad]
 
 
 class Progressive(Learner):

@@ -2,6 +2,9 @@
 
 The weight of task k is W C_k, with C_k a fixed random matrix on the layer's input axis. Since the C_k of two tasks are
 nearly orthogonal to each other, what the others have stored in W looks to a task like small noise.
+
+A pretrained weight W_0 is superposed under every key, W = W_0 C_k^-1 + D, so that each task starts from the pretrained
+network: its weight is W_0 + D C_k, with D, at first zero, what all tasks train.
 """
 
 from __future__ import annotations
@@ -26,19 +29,24 @@ KeyKind = Literal["binary", "rotation", "complex"]
 class Key(nn.Module, ABC):
     """The key of one layer and one task: a buffer drawn from a seed, never trained.
 
-    weight: (outputs, inputs, ...) of the layer, for shape, type and device.
+    start: the layer's pretrained weight (outputs, inputs, ...), frozen, one object in the keys of all tasks.
     """
 
-    def __init__(self, weight: Tensor, generator: torch.Generator) -> None:
+    def __init__(self, start: nn.Parameter, generator: torch.Generator) -> None:
         super().__init__()
+        self.start = start
 
-    @abstractmethod
     def forward(self, stored: Tensor) -> Tensor:
-        """Return this task's weight out of what all tasks share."""
+        """Return this task's weight, out of what all tasks share."""
+        return self.start + self.turned(stored)
 
     @abstractmethod
-    def store(self, weight: Tensor) -> Tensor:
-        """Return what to share so that `forward` gives `weight` back."""
+    def turned(self, stored: Tensor) -> Tensor:
+        """Return this task's difference from the pretrained weight."""
+
+    @abstractmethod
+    def store(self, difference: Tensor) -> Tensor:
+        """Return what to share so that `turned` gives `difference` back."""
 
 
 class BinaryKey(Key):
@@ -49,18 +57,18 @@ class BinaryKey(Key):
 
     signs: Tensor
 
-    def __init__(self, weight: Tensor, generator: torch.Generator) -> None:
-        super().__init__(weight, generator)
-        drawn = torch.randint(0, 2, weight.shape[1:], generator=generator) * 2 - 1
-        self.register_buffer("signs", drawn.to(weight))
+    def __init__(self, start: nn.Parameter, generator: torch.Generator) -> None:
+        super().__init__(start, generator)
+        drawn = torch.randint(0, 2, start.shape[1:], generator=generator) * 2 - 1
+        self.register_buffer("signs", drawn.to(start))
 
-    def forward(self, stored: Tensor) -> Tensor:
-        """W c."""
+    def turned(self, stored: Tensor) -> Tensor:
+        """D c."""
         return stored * self.signs
 
-    def store(self, weight: Tensor) -> Tensor:
-        """W c, since c c = 1."""
-        return weight * self.signs
+    def store(self, difference: Tensor) -> Tensor:
+        """d c, since c c = 1."""
+        return difference * self.signs
 
 
 class RotationKey(Key):
@@ -72,48 +80,48 @@ class RotationKey(Key):
 
     turn: Tensor
 
-    def __init__(self, weight: Tensor, generator: torch.Generator) -> None:
-        super().__init__(weight, generator)
-        inputs = weight.shape[1]
+    def __init__(self, start: nn.Parameter, generator: torch.Generator) -> None:
+        super().__init__(start, generator)
+        inputs = start.shape[1]
         q, r = torch.linalg.qr(torch.randn(inputs, inputs, generator=generator, dtype=torch.float64))
         # Without the signs of r's diagonal QR prefers some rotations (Mezzadri 2007).
-        self.register_buffer("turn", (q * r.diagonal().sign()).to(weight))
+        self.register_buffer("turn", (q * r.diagonal().sign()).to(start))
 
-    def forward(self, stored: Tensor) -> Tensor:
-        """W C on axis 1."""
+    def turned(self, stored: Tensor) -> Tensor:
+        """D C on axis 1."""
         return torch.einsum("oi...,ij->oj...", stored, self.turn)
 
-    def store(self, weight: Tensor) -> Tensor:
-        """W C^T on axis 1."""
-        return torch.einsum("oi...,ji->oj...", weight, self.turn)
+    def store(self, difference: Tensor) -> Tensor:
+        """d C^T on axis 1."""
+        return torch.einsum("oi...,ji->oj...", difference, self.turn)
 
 
 class ComplexKey(Key):
     """Phases e^(i phi), phi uniform over the circle, on the whole input axis; exact up to rounding.
 
     The paper makes the whole network complex: weights and activations, with the activation function on real and
-    imaginary parts apart, and takes the real part of the logits. Here the network stays real and only the stored weight
-    is complex: a task's weight is the real part of W e^(i phi). W is kept as two real numbers in a last axis, so that
-    optimizers and files need not know: twice the weights, and a chance to hold twice as much.
+    imaginary parts apart, and takes the real part of the logits. Here the network stays real and only what is stored
+    is complex: a task's difference is the real part of D e^(i phi). D is kept as two real numbers in a last axis, so
+    that optimizers and files need not know: twice the weights, and a chance to hold twice as much.
     """
 
     phase: Tensor
 
-    def __init__(self, weight: Tensor, generator: torch.Generator) -> None:
-        super().__init__(weight, generator)
-        angles = (torch.rand(weight.shape[1:], generator=generator, dtype=torch.float64) * 2 - 1) * math.pi
-        self.register_buffer("phase", torch.stack((angles.cos(), angles.sin()), dim=-1).to(weight))
+    def __init__(self, start: nn.Parameter, generator: torch.Generator) -> None:
+        super().__init__(start, generator)
+        angles = (torch.rand(start.shape[1:], generator=generator, dtype=torch.float64) * 2 - 1) * math.pi
+        self.register_buffer("phase", torch.stack((angles.cos(), angles.sin()), dim=-1).to(start))
 
-    def forward(self, stored: Tensor) -> Tensor:
-        """Re(W e^(i phi)) = Re W cos phi - Im W sin phi."""
+    def turned(self, stored: Tensor) -> Tensor:
+        """Re(D e^(i phi)) = Re D cos phi - Im D sin phi."""
         real, imaginary = stored.unbind(-1)
         cos, sin = self.phase.unbind(-1)
         return real * cos - imaginary * sin
 
-    def store(self, weight: Tensor) -> Tensor:
-        """W e^(-i phi)."""
+    def store(self, difference: Tensor) -> Tensor:
+        """d e^(-i phi)."""
         cos, sin = self.phase.unbind(-1)
-        return torch.stack((weight * cos, -weight * sin), dim=-1)
+        return torch.stack((difference * cos, -difference * sin), dim=-1)
 
 
 KEYS: Registry[type[Key]] = Registry("superposition key")
@@ -159,10 +167,10 @@ def superpose(
 ) -> Superposed:
     """Make `tasks` networks out of one set of weights, by fixed random keys on every Linear and Conv2d.
 
-    The weights of `module`, which stays as it is, are stored multiplied by the inverse of key 0: a random key on an
-    ordinary pretrained network would destroy it, and so task 0 computes what `module` did (bitwise with `binary`, up to
-    rounding else). The authors of side-tuning instead pretrain their base under superposition. A later task starts from
-    the same weights under another key, which is noise to it until it is trained.
+    The weights of `module`, which stays as it is, are superposed under every key, so that before training every task
+    computes what `module` did, to the bit: a random key on an ordinary pretrained network would destroy it. What is
+    trained is the superposition of the tasks' differences from it, zero at first. The authors of side-tuning instead
+    pretrain their base under superposition, for as many tasks as there are keys.
 
     Each task has BatchNorm layers of its own, that start as the module's; the side-tuning authors' code shares them and
     uses batch statistics at test time too. All else is shared and has no key: biases, other norms, embeddings. Skip
@@ -186,9 +194,10 @@ def superpose(
         less = " besides the first, which skip_first leaves out" if skip_first else ""
         raise SideAgentsError(f"superposition needs a network with a Linear or Conv2d layer{less}; this one has none")
     generator = torch.Generator().manual_seed(seed)
-    keys = [{name: make(layer.weight, generator) for name, layer in layers} for _ in range(tasks)]
+    starts = {name: nn.Parameter(layer.weight.detach().clone(), requires_grad=False) for name, layer in layers}
+    keys = [{name: make(start, generator) for name, start in starts.items()} for _ in range(tasks)]
     for name, layer in layers:
-        stored = keys[0][name].store(layer.weight.detach())
+        stored = keys[0][name].store(torch.zeros_like(layer.weight))
         layer.weight = nn.Parameter(stored, requires_grad=layer.weight.requires_grad)
     return Superposed([_view(template, of_task) for of_task in keys])
 

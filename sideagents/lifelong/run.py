@@ -302,7 +302,7 @@ class TaskSequence:
 
     def _multiple(self) -> float:
         """Return what is stored at the end, as a multiple of the base; what several tasks use counts once."""
-        tasks = [list(self.learner.trained(task).parameters()) for task in range(len(self.tasks))]
+        tasks = [self.learner.stored(task) for task in range(len(self.tasks))]
         users = Counter(id(parameter) for own in tasks for parameter in own)
         alone = [sum(p.numel() for p in own if users[id(p)] == 1) for own in tasks]
         shared = {id(p): p.numel() for own in tasks for p in own if users[id(p)] > 1}

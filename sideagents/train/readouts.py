@@ -21,9 +21,7 @@ def make_readout(code: tuple[int, ...], outputs: tuple[int, ...], norm_groups: i
     norm_groups: a GroupNorm without weights stands before it, 0 = none, as between merge and readout in the paper.
     Raises `SideAgentsError` for answers that such a code cannot give, and groups that do not divide it.
     """
-    if norm_groups and code[0] % norm_groups:
-        raise SideAgentsError(f"norm_groups={norm_groups} does not divide the {code[0]} numbers of a code")
-    norm: list[nn.Module] = [nn.GroupNorm(norm_groups, code[0], affine=False)] if norm_groups else []
+    norm = _norm(code, norm_groups)
     if len(code) == 1:
         if len(outputs) != 1:
             raise SideAgentsError(f"a code that is a vector gives no maps {outputs}; take a base whose codes are maps")
@@ -38,6 +36,28 @@ def make_readout(code: tuple[int, ...], outputs: tuple[int, ...], norm_groups: i
         size = f"{8 * code[1]}x{8 * code[2]}"
         raise SideAgentsError(f"codes of {code[1]}x{code[2]} cells give maps of {size}, not {outputs[1]}x{outputs[2]}")
     return nn.Sequential(*norm, _Adapter(code[0]), MidLevelDecoder(outputs[0], code[0], width))
+
+
+def linear_readout(out_shape: tuple[int, ...], classes: int | None, norm_groups: int = 0) -> nn.Module:
+    """Return a linear readout of codes (C,), or of the mean over the grid of codes (C, h, w), behind a norm of groups.
+
+    Raises `SideAgentsError` for groups that do not divide the code.
+    """
+    if classes is None:
+        return nn.Identity()
+    norm = _norm(out_shape, norm_groups)
+    linear = nn.Linear(out_shape[0], classes)
+    if len(out_shape) == 1:
+        return nn.Sequential(*norm, linear) if norm else linear
+    return nn.Sequential(*norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+
+
+def _norm(code: tuple[int, ...], groups: int) -> list[nn.Module]:
+    if groups < 0 or (groups and code[0] % groups):
+        raise SideAgentsError(f"norm_groups={groups} does not divide the {code[0]} numbers of a code")
+    if len(code) == 1 and groups == code[0]:
+        raise SideAgentsError(f"norm_groups={groups} leaves one number of a vector in each group, which norms it away")
+    return [nn.GroupNorm(groups, code[0], affine=False)] if groups else []
 
 
 class _Adapter(nn.Module):
