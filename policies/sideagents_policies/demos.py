@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sideagents.errors import SideAgentsError
+from sideagents.run.arrays import read_npz
 from sideagents.run.files import missing_message, read_json, write_json
 from sideagents.run.progress import Progress
 from sideagents_envs.batch import STOP
@@ -343,18 +343,12 @@ def read_demos(folder: Path) -> Iterator[Trajectory]:
 
 def _read_shard(path: Path, images: bool) -> dict[str, NDArray[Any]]:
     expected = _ARRAYS | ({"rgb": (np.uint8, 4)} if images else {})
-    try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in expected}
-    except FileNotFoundError:
-        raise DemosError(missing_message(path)) from None
-    except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DemosError(f"{path}: is cut off or no shard of demonstrations ({' '.join(str(error).split())})") from None
-    steps, episodes = len(arrays["actions"]), len(arrays["goals"])
+    arrays = read_npz(path, expected, "a shard of demonstrations", DemosError)
+    steps, episodes = np.size(arrays["actions"]), len(np.atleast_1d(arrays["goals"]))
     for name, (dtype, dims) in expected.items():
         length = episodes if name in ("goals", "scenes", "successes") else steps
         array = arrays[name]
-        if not np.issubdtype(array.dtype, dtype) or array.ndim != dims or len(array) != length:
+        if not np.issubdtype(array.dtype, dtype) or array.ndim != dims or len(array) != length or not length:
             raise DemosError(f"{path}: {name} is {array.dtype} {array.shape}, not {np.dtype(dtype)} of {length} rows")
     if not np.isfinite(arrays["poses"]).all() or not np.isfinite(arrays["rewards"]).all():
         raise DemosError(f"{path}: poses or rewards are not finite")
