@@ -138,13 +138,13 @@ def test_resume_takes_the_newest_run_with_a_checkpoint(tmp_path: Path, monkeypat
     assert again.path == runs[1].path
     assert again.config_path.read_text() == "seed: 1\n"
     assert len((again.path / "command.txt").read_text().splitlines()) == 1
-    again.note_resume()
+    again.go_on(9)
     assert (again.path / "command.txt").read_text().splitlines()[1:] == ["sideagents train --resume"]
     assert json.loads((again.path / "versions.json").read_text()) == versions()
     changed = {**versions(), "torch": "9.9"}
     monkeypatch.setattr("sideagents.run.folder.versions", lambda: changed)
-    again.note_resume()
-    again.note_resume()
+    again.go_on(9)
+    again.go_on(9)
     assert json.loads((again.path / "versions.json").read_text())["resumed"] == [changed]
 
 

@@ -23,6 +23,7 @@ from sideagents_policies.config import AgentConfig
 from sideagents_policies.demos import NO_ACTION
 from sideagents_policies.parallel import World
 from sideagents_policies.policy import PerEnvNoise, SideTunedPolicy
+from sideagents_policies.rewards import check_rewards
 from sideagents_policies.session import StopRequest
 from sideagents_policies.stack import environment_state, restore_environment
 from sideagents_policies.store import Arrays, Frames, FrameStore
@@ -89,6 +90,7 @@ class Explorer:
             asked = np.asarray(self._venv.unwrapped.expert_actions(), np.int8)  # type: ignore[attr-defined]
             actions = self._act()
             self._observations, reward, done, infos = self._venv.step(actions)
+            check_rewards(reward)
             reward = reward + self._beyond_the_limit(infos)
             for env in np.flatnonzero(done):
                 ended.append(infos[env])

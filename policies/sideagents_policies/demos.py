@@ -40,6 +40,7 @@ from sideagents_envs.simulator import EmbeddedWorld
 from sideagents_envs.stage import with_up
 from sideagents_policies.build import build_venv
 from sideagents_policies.config import AgentConfig
+from sideagents_policies.rewards import check_rewards
 
 FORMAT = 1
 PER_SHARD = 500
@@ -191,6 +192,7 @@ def _collect_shard(venv: Any, config: AgentConfig, number: int, wanted: int, pro
                 begun[env] = (np.asarray(episode.goal, np.float64), building_name(episode.scene_id))
         poses, actions = venv.poses(), venv.expert_actions()
         following, rewards, dones, infos = venv.step(actions)
+        check_rewards(rewards)
         fresh = [int(env) for env in np.flatnonzero(dones)]
         for env in range(n):
             if len(finished[env]) == shares[env]:

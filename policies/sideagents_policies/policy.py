@@ -219,7 +219,7 @@ def _blame(obs: PyTorchObs) -> str:
     parts = obs if isinstance(obs, dict) else {"observation": obs}
     bad = [key for key, part in parts.items() if not torch.isfinite(part).all()]
     if bad:
-        return f"nan or infinity in the observation: {', '.join(bad)}"
+        return f"the environment gave nan or infinity in the observation: {', '.join(bad)}"
     return "the network's features are not finite: training has diverged, lower the learning rate"
 
 

@@ -19,12 +19,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional
 
-from sideagents.errors import CheckpointError, SideAgentsError
-from sideagents.run.checkpoint import flatten_optimizer, pack_state, restore_optimizer, unpack_state
+from sideagents.errors import CheckpointError, DivergedError, SideAgentsError
+from sideagents.run.checkpoint import check_finite, flatten_optimizer, pack_state, restore_optimizer, unpack_state
 from sideagents.run.seeding import capture_rng, restore_rng
 from sideagents_policies import parallel
 from sideagents_policies.extractor import SideTunedExtractor
 from sideagents_policies.policy import SideTunedPolicy
+from sideagents_policies.rewards import FiniteRewards
 from sideagents_policies.rollout import DictRollout, Rollout
 
 AuxiliaryLoss = Callable[[Mapping[str, Tensor], Distribution], Tensor]
@@ -85,7 +86,10 @@ class SideTunedPPO(PPO):
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """Fill the buffer from this process's environments; count the frames of all processes."""
+        """Fill the buffer from this process's environments; count the frames of all processes.
+
+        Raises `SideAgentsError` where an environment gives a reward that is not finite.
+        """
         if isinstance(self.policy.features_extractor, SideTunedExtractor):
             # before the rollout, so that acting and learning see the same alpha
             self.policy.features_extractor.set_progress(self.num_timesteps / self._total_timesteps, self._n_updates)
@@ -93,7 +97,7 @@ class SideTunedPPO(PPO):
         last = {key: np.ascontiguousarray(array) for key, array in _named(self._last_obs).items()}
         self._last_obs = last if isinstance(self.observation_space, spaces.Dict) else last["observation"]
         before = self.num_timesteps
-        go_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        go_on = super().collect_rollouts(FiniteRewards(env), callback, rollout_buffer, n_rollout_steps)
         self.num_timesteps = before + (self.num_timesteps - before) * parallel.world_size()
         return go_on
 
@@ -102,7 +106,10 @@ class SideTunedPPO(PPO):
         self._row_due = iteration  # `learn` calls this between the two
 
     def train(self) -> None:
-        """Update the policy on the rollout: SB3's `n_epochs` passes, every step agreed between the processes."""
+        """Update the policy on the rollout: SB3's `n_epochs` passes, every step agreed between the processes.
+
+        Raises `DivergedError` where the loss or a weight is no longer finite.
+        """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         history: list[Tensor] = []
@@ -123,11 +130,21 @@ class SideTunedPPO(PPO):
             if stopped:
                 break
         means = torch.stack(history).mean(dim=0)
+        self._check_finite(means)
         means[0] = torch.stack(history[first:])[:, 0].mean()  # the divergence of the last epoch, as SB3 reports it
         self._log(means)
         if self._row_due is not None:
             super().dump_logs(self._row_due)
             self._row_due = None
+
+    def _check_finite(self, statistics: Tensor) -> None:
+        for name, value in zip(_LOGGED, statistics.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"training has diverged, {name} was {value} in the update at {self.num_timesteps} frames: lower "
+                    "the learning rate, or the coefficients of the loss"
+                )
+        check_finite(dict(self.policy.named_parameters()), self.num_timesteps)
 
     def _trained(self) -> list[Tensor]:
         return [p for group in self.policy.optimizer.param_groups for p in group["params"]]

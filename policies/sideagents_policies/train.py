@@ -14,10 +14,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from sideagents.core.base import FrozenBase
-from sideagents.run.checkpoint import Checkpoint, load_checkpoint
+from sideagents.run.checkpoint import Checkpoint, load_checkpoint, restoring
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import seed_everything
+from sideagents_envs.errors import EnvsError
 from sideagents_policies import checks, parallel
 from sideagents_policies.build import (
     agent_base,
@@ -34,15 +35,13 @@ from sideagents_policies.ppo import SideTunedPPO
 from sideagents_policies.session import (
     Session,
     StopRequest,
-    continue_run,
     launched_alone,
     main_run,
     new_run,
     rejoin,
     reopen,
-    restoring,
+    resuming,
     run_workers,
-    to_resume,
 )
 from sideagents_policies.stack import environment_state, restore_environment
 from sideagents_policies.summary import describe, rollout_bytes
@@ -74,16 +73,15 @@ def train(config: AgentConfig, init: Path | None = None) -> Path:
 def resume(path: Path, given: str | None = None, overrides: list[str] | None = None) -> Path:
     """Go on with a run from its latest checkpoint; see `session.reopen` for what may be changed."""
     run, config = reopen(path, given, overrides or [])
-    checkpoint = to_resume(run, KIND)
-    if launched_alone(config):
-        continue_run(run, config, checkpoint)
-        run_workers(run, config, [KIND, "--resume"])
-        return run.path
-    world = parallel.init(config.device)
-    try:
-        return train_here(rejoin(run, config, checkpoint, world), None)
-    finally:
-        parallel.finish()
+    with resuming(run, config, KIND) as checkpoint:
+        if launched_alone(config):
+            run_workers(run, config, [KIND, "--resume"])
+            return run.path
+        world = parallel.init(config.device)
+        try:
+            return train_here(rejoin(run, config, checkpoint, world), None)
+        finally:
+            parallel.finish()
 
 
 def train_here(session: Session, start: Checkpoint | None) -> Path:
@@ -105,14 +103,15 @@ def train_here(session: Session, start: Checkpoint | None) -> Path:
         if resumed is not None:
             own, _ = session.own_state()
             load_weights(agent.policy, resumed)
-            with restoring(resumed):
+            with restoring(resumed, EnvsError):
                 restore_environment(venv, own["environments"])
                 agent.set_training_state(own["ppo"])
+            session.go_on()
         left = config.ppo.frames - agent.num_timesteps
         if left <= 0:
             session.say(f"{agent.num_timesteps} of {config.ppo.frames} frames are done; raise ppo.frames to go on")
             return session.folder
-        with _examiner(session, base) as examiner:
+        with session.telling(KIND), _examiner(session, base) as examiner:
             _learn(session, agent, left, examiner)
     finally:
         venv.close()
@@ -188,7 +187,7 @@ class _Keeper(BaseCallback):
     def _on_training_start(self) -> None:
         if self._session.resumed is not None:
             own, _ = self._session.own_state()
-            with restoring(self._session.resumed):
+            with restoring(self._session.resumed, EnvsError):
                 self._recent.extend(own["recent"])
                 self._examined = int(self._session.resumed.extra.get("evaluated", 0))
         self._last_saved = self.progress.done = self.model.num_timesteps

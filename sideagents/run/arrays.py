@@ -21,6 +21,7 @@ from sideagents.run.machine import memory_bytes
 
 TEXT_BYTES = 2**29  # the most that a packed text may hold
 _CHUNK = 2**20
+_NPY: Any = np.lib.format  # whose functions are not typed
 _DAMAGED = (
     OSError, TypeError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
     NotImplementedError, RuntimeError, OverflowError, MemoryError,
@@ -52,7 +53,7 @@ def read_npz(path: Path, names: Collection[str] | None = None, what: str = "an .
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
     with archive.open(info) as member:
-        return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
+        return np.asarray(_NPY.read_array(member, allow_pickle=False))
 
 
 def read_npy(path: Path, error: type[SideAgentsError] = SideAgentsError) -> NDArray[Any]:
@@ -61,17 +62,17 @@ def read_npy(path: Path, error: type[SideAgentsError] = SideAgentsError) -> NDAr
     try:
         _declared(data, len(data.getbuffer()), "its array")
         data.seek(0)
-        return np.asarray(np.lib.format.read_array(data, allow_pickle=False))
+        return np.asarray(_NPY.read_array(data, allow_pickle=False))
     except _DAMAGED as problem:
         raise error(f"{path}: is cut off or no array ({_said(problem)})") from None
 
 
 def _declared(file: IO[bytes], size: int, name: str) -> int:
     """Return the bytes that the header of an .npy of `size` bytes declares; raises ValueError unless it has them."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    version = _NPY.read_magic(file)
+    read = _NPY.read_array_header_1_0 if version == (1, 0) else _NPY.read_array_header_2_0
     shape, _, dtype = read(file)
-    bytes_ = math.prod(shape) * dtype.itemsize
+    bytes_ = int(math.prod(shape) * dtype.itemsize)
     if dtype.hasobject:
         raise ValueError(f"{name} holds objects, which are not read")
     if min(shape, default=0) < 0 or file.tell() + bytes_ != size:

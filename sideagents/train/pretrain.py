@@ -22,7 +22,7 @@ from sideagents.data.targets import TARGETS, Target
 from sideagents.data.taskonomy import data_root, read_parts
 from sideagents.errors import nearest
 from sideagents.run.checkpoint import save_tensors
-from sideagents.run.config import dump_config, load_config
+from sideagents.run.config import load_config
 from sideagents.run.files import find_data, read_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.provenance import command_line, versions
@@ -100,10 +100,11 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> Path:
     is missing or broken, another configuration, a loss that explodes) with one line.
     """
     train, held_out = _read_data(config)
-    run = RunFolder.create(Path(config.runs).expanduser(), f"pretrain-{config.base_name}", dump_config(config), resume)
-    if resume:
-        run.require_config(config)
-        run.note_resume()
+    with RunFolder.working(Path(config.runs).expanduser(), f"pretrain-{config.base_name}", config, resume) as run:
+        return _train(config, run, train, held_out, resume)
+
+
+def _train(config: PretrainConfig, run: RunFolder, train: ImageSet, held_out: ImageSet, resume: bool) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
@@ -130,7 +131,6 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> Path:
         evaluate=evaluate, title=f"pretraining {config.base_name}",
     ).seconds  # fmt: skip
     losses = held_out_loss(model, held_out, config, constants)
-    run.close()
     return _write(config, run, model, train, held_out, losses, seconds)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sideagents.core.alpha import curricula
 from sideagents.core.groups import parameter_groups
-from sideagents.errors import SideAgentsError
+from sideagents.errors import DivergedError, SideAgentsError
 
 
 class StepConfig(BaseModel):
@@ -68,7 +68,7 @@ class Stepper:
         """Take one step down the gradient of the sum of scalar losses; return that sum.
 
         Each loss is computed and differentiated before the next, so that one graph is in memory at a time. Raises
-        `SideAgentsError`, before any weight is moved, when one is no longer finite.
+        `DivergedError`, before any weight is moved, when one is no longer finite.
         """
         share = share_of_rate(self.config, self.done, self.total)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
@@ -81,7 +81,7 @@ class Stepper:
                 value = loss()
             found = float(value.detach())
             if not math.isfinite(found):
-                raise SideAgentsError(
+                raise DivergedError(
                     f"{self.title}: the loss became {found} (step {self.done + 1}); lower learning_rate"
                 )
             value.backward()  # type: ignore[no-untyped-call]
