@@ -194,7 +194,7 @@ def test_killed_and_resumed_is_the_same(homes, whole, tmp_path):  # noqa: F811
     command[-1] = str(tmp_path / "config.yaml")
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     run = tmp_path / "runs" / "agent_train_1"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (run / "checkpoints" / "step_000000064").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
     child.kill()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from sideagents.errors import SideAgentsError
 
-PARENT = "SIDEAGENTS_PARENT_PID"  # in the environment of processes that `launch` starts
+_PARENT = "SIDEAGENTS_PARENT_PID"
 _PATIENCE_S = 10.0  # between the polite and the final signal to a process
 _SAVING_S = 60.0  # that the others have after the first one ended as it was asked to
 LOST = 3  # exit code of a process that stops because another one did
@@ -63,8 +63,8 @@ def init(device: str = "auto", timeout_s: float = 300.0) -> World:
     if kind == "cuda" and size > 1:
         kind = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     where = torch.device(kind)
-    if PARENT in os.environ:
-        _end_with(int(os.environ[PARENT]))
+    if _PARENT in os.environ:
+        _end_with(int(os.environ[_PARENT]))
     if size > 1 and not dist.is_initialized():
         if where.type == "cuda":
             torch.cuda.set_device(where)
@@ -192,7 +192,7 @@ def launch(workers: int, argv: Sequence[str]) -> int:
         "LOCAL_WORLD_SIZE": str(workers),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        PARENT: str(os.getpid()),
+        _PARENT: str(os.getpid()),
     }
     children: list[subprocess.Popen[bytes]] = []
 

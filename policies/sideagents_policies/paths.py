@@ -7,9 +7,8 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-import yaml
-
 from sideagents.errors import ConfigError, nearest
+from sideagents.run.config import read_tree
 from sideagents.run.files import find_data
 from sideagents_policies.config import AgentConfig
 
@@ -44,11 +43,9 @@ def config_path(name: str) -> Path:
 def config_kind(path: Path) -> str:
     """Return what a configuration file is for, its key `kind`: `agent` when it says nothing, or nothing readable."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        return str(read_tree(path).get("kind", "agent"))
+    except ConfigError:
         return "agent"  # who reads the file in earnest says what is wrong with it
-    kind = tree.get("kind", "agent") if isinstance(tree, dict) else "agent"
-    return str(kind)
 
 
 def locate(config: AgentConfig) -> AgentConfig:

@@ -68,10 +68,19 @@ class StopRequest:
 class Session:
     """One training run as seen by one process: only the main process has `run` and writes logs and checkpoints.
 
-    `folder` is the run's folder, known to all; `resumed` is the checkpoint that training goes on from, or None.
+    `folder` is the run's folder, known to all; `resumed` is the checkpoint that training goes on from, or None;
+    `noted`: who started this process has noted in the folder that the run goes on.
     """
 
-    def __init__(self, config: AgentConfig, world: World, run: RunFolder | None, resumed: Checkpoint | None) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        world: World,
+        run: RunFolder | None,
+        resumed: Checkpoint | None,
+        noted: bool = False,
+    ) -> None:
+        self._noted = noted or resumed is None
         self.config, self.world, self.run, self.resumed = config, world, run, resumed
         path = ["" if run is None else str(run.path)]
         if world.size > 1:
@@ -128,11 +137,8 @@ class Session:
         )
 
     def go_on(self) -> None:
-        """Note in the folder that the run goes on, now that its state is back; in the main process alone.
-
-        Where processes were launched for it, that was noted before: they read the configuration from the folder.
-        """
-        if self.run is not None and self.resumed is not None and not launched():
+        """Note in the folder that the run goes on, now that its state is back; in the main process alone."""
+        if self.run is not None and self.resumed is not None and not self._noted:
             self.run.go_on(self.resumed.step, self.config)
 
     def telling(self, verb: str) -> AbstractContextManager[None]:
@@ -260,11 +266,6 @@ def main_run(config: AgentConfig, verb: str, world: World) -> AbstractContextMan
 def launched_alone(config: AgentConfig) -> bool:
     """Return whether this process should start the workers itself: `workers` above 1 and no launcher around it."""
     return config.workers > 1 and not under_launcher()
-
-
-def launched() -> bool:
-    """Return whether our own launcher, and not torchrun or a person, started this process."""
-    return parallel.PARENT in os.environ
 
 
 def under_launcher() -> bool:

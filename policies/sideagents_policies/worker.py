@@ -33,7 +33,7 @@ def main() -> int:
     run, config = open_run(args.run, trusted=True)  # whoever started this process has checked it
     world = parallel.init(config.device)
     resumed = load_checkpoint(run.checkpoint()) if args.resume else None
-    session = Session(config, world, run if world.is_main else None, resumed)
+    session = Session(config, world, run if world.is_main else None, resumed, noted=True)
     start = None if args.init is None else load_checkpoint(args.init)
     try:
         if args.kind == "train":
