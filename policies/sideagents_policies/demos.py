@@ -21,6 +21,7 @@ import dataclasses
 import itertools
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from numpy.typing import NDArray
 from sideagents.errors import SideAgentsError
 from sideagents.run.arrays import read_npz
 from sideagents.run.files import missing_message, read_json, write_json
+from sideagents.run.lock import LOCK, locked
+from sideagents.run.machine import require_memory
 from sideagents.run.progress import Progress
 from sideagents_envs.batch import STOP
 from sideagents_envs.cache import atomic_path
@@ -44,6 +47,7 @@ from sideagents_policies.rewards import check_rewards
 
 FORMAT = 1
 PER_SHARD = 500
+FRAMES_PER_TRAJECTORY = 60  # about, in the bundled buildings and in Gibson
 NO_ACTION = -1
 _SEED = 7919  # demonstrations are other episodes than those that training draws from the same seed
 _RENDERED_AT_ONCE = 64
@@ -99,14 +103,32 @@ def collect(config: AgentConfig, folder: Path, title: str = "demonstrations") ->
         raise DemosError(f"{folder}: is a file, demonstrations need a folder")
     if (folder / "demos.json").exists():
         shards = _continue(folder, header)
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise DemosError(f"{folder}: is not empty and holds no demonstrations (no demos.json); choose another folder")
     else:
         shards = []
     count = -(-config.demos.trajectories // PER_SHARD)
     if len(shards) < count:
-        _collect_missing(config, folder, header, shards, count, title)
+        image = 3 * config.camera.width * config.camera.height if config.demos.images else 0
+        images = min(PER_SHARD, config.demos.trajectories) * FRAMES_PER_TRAJECTORY + config.vec.n_envs
+        mend = "smaller images take less, demos.images=false keeps none"
+        require_memory(images * image, "what is collected for one file of demonstrations", mend)
+        with _working_on(folder):
+            _collect_missing(config, folder, header, shards, count, title)
     return folder
+
+
+@contextmanager
+def _working_on(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder of demonstrations; one that was made for it and is still empty at the end goes."""
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder):
+            yield
+    finally:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _collect_missing(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -228,6 +228,7 @@ class SideTunedPPO(PPO):
 
         Raises `CheckpointError` when the state belongs to another network, observation or number of environments.
         """
+        check_statistics(state)
         observation = {key: np.array(array) for key, array in state["last_obs"].items()}
         expected = {key: (self.n_envs, *(space.shape or ())) for key, space in _named(self.observation_space).items()}
         if {key: array.shape for key, array in observation.items()} != expected:
@@ -243,6 +244,25 @@ class SideTunedPPO(PPO):
             self.policy.action_noise.set_state(state["action_noise"])
         self.ep_info_buffer = deque(state["episode_infos"], maxlen=self._stats_window_size)
         self.ep_success_buffer = deque(state["episode_successes"], maxlen=self._stats_window_size)
+
+
+def check_statistics(state: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` unless counters and episode statistics of a training state are those that are saved.
+
+    They are read at the end of the next rollout only: what is wrong must be known before.
+    """
+    counts = all(type(state.get(key)) is int and state[key] >= 0 for key in ("num_timesteps", "n_updates", "episodes"))
+    infos, successes = state.get("episode_infos"), state.get("episode_successes")
+    whole = counts and isinstance(state.get("progress_remaining"), int | float) and isinstance(infos, list)
+    whole = whole and all(
+        isinstance(info, dict) and _are_numbers(info.get(key) for key in "rlt") for info in infos or []
+    )
+    if not (whole and isinstance(successes, list) and _are_numbers(successes)):
+        raise CheckpointError("its counters or the statistics of its episodes are damaged")
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 def _named(value: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from sideagents.errors import CheckpointError
-from sideagents.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sideagents.run.checkpoint import Checkpoint, load_checkpoint, restoring, save_checkpoint
 from sideagents.run.config import load_config
 from sideagents.run.folder import RunFolder
 from sideagents.run.imports import import_words
@@ -26,6 +27,7 @@ from sideagents_policies.config import AgentConfig
 from sideagents_policies.parallel import World
 from sideagents_policies.paths import locate
 from sideagents_policies.policy import SideTunedPolicy
+from sideagents_policies.ppo import check_statistics
 
 KEPT = 3  # newest checkpoints of a run, beside the best
 # What the state of a checkpoint holds: of each process, and common to all.
@@ -251,6 +253,12 @@ def _check_state(checkpoint: Checkpoint, kind: str) -> None:
         missing.append("common")
     if missing:
         raise CheckpointError(f"{checkpoint.path / 'state.json'}: is damaged, it lacks {', '.join(missing)}")
+    if kind == "train":
+        with restoring(checkpoint):
+            for own in processes:
+                check_statistics(own["ppo"])
+                if not all(len(row) == 4 and all(map(math.isfinite, row)) for row in own["recent"]):
+                    raise ValueError("the recent episodes are no rows of four numbers")
 
 
 def rejoin(run: RunFolder, config: AgentConfig, checkpoint: Checkpoint, world: World) -> Session:

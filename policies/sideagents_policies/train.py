@@ -15,6 +15,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from sideagents.core.base import FrozenBase
 from sideagents.run.checkpoint import Checkpoint, load_checkpoint, restoring
+from sideagents.run.files import require
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import seed_everything
@@ -30,6 +31,7 @@ from sideagents_policies.build import (
     stacked_keys,
 )
 from sideagents_policies.config import AgentConfig
+from sideagents_policies.estimates import too_large
 from sideagents_policies.evaluate import Examiner
 from sideagents_policies.ppo import SideTunedPPO
 from sideagents_policies.session import (
@@ -55,6 +57,7 @@ def train(config: AgentConfig, init: Path | None = None) -> Path:
 
     init: a run whose networks training starts from, usually a clone. Raises `SideAgentsError` or `EnvsError`.
     """
+    require(too_large(config))
     start = None if init is None else load_checkpoint(RunFolder.open(init).checkpoint())
     if start is not None:
         load_weights(build_policy(config, agent_base(config)), start)  # does it fit? asked before anything is written
@@ -73,6 +76,7 @@ def train(config: AgentConfig, init: Path | None = None) -> Path:
 def resume(path: Path, given: str | None = None, overrides: list[str] | None = None) -> Path:
     """Go on with a run from its latest checkpoint; see `session.reopen` for what may be changed."""
     run, config = reopen(path, given, overrides or [])
+    require(too_large(config))
     with resuming(run, config, KIND) as checkpoint:
         if launched_alone(config):
             run_workers(run, config, [KIND, "--resume"])

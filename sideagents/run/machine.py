@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 from pathlib import Path
 
 from sideagents.errors import ConfigError
@@ -22,6 +23,17 @@ def require_memory(size: int, what: str, mend: str) -> None:
     """Raise `ConfigError` where `size` bytes are more than this machine has: before hours of work, not after."""
     if (line := memory_line(size, what, mend)) is not None:
         raise ConfigError(line)
+
+
+def require_disk(folder: Path, size: int, what: str, mend: str) -> None:
+    """Raise `ConfigError` where `size` bytes are more than is free where `folder` is; the folder is made.
+
+    To be asked before a file is mapped into memory: a disk that is full then ends the process without a word.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise ConfigError(f"{folder}: {what} takes {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: {mend}")
 
 
 def memory_line(size: int, what: str, mend: str) -> str | None:

@@ -36,10 +36,10 @@ class FitConfig(StepConfig):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    epochs: int = Field(20, ge=1, description="passes over the data")
+    epochs: int = Field(20, ge=1, le=10**6, description="passes over the data")
     beta2: float = Field(0.99, ge=0.0, lt=1.0, description="of all but `sgd`: memory of squared gradients")
-    learning_rate: float = Field(2e-3, gt=0.0, description="at its highest")
-    weight_decay: float = Field(1e-4, ge=0.0, description="not applied to vectors (norms, biases) and alpha")
+    learning_rate: float = Field(2e-3, gt=0.0, le=1e3, description="at its highest")
+    weight_decay: float = Field(1e-4, ge=0.0, le=1e3, description="not applied to vectors (norms, biases) and alpha")
     warmup: float = Field(0.05, ge=0.0, lt=1.0, description="share of all steps in which the rate rises from 0")
     final_lr_fraction: float = Field(0.01, ge=0.0, le=1.0, description="cosine decay down to this share of the rate")
     bf16: bool = Field(True, description="bfloat16 autocast of the networks")

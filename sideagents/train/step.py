@@ -21,15 +21,15 @@ class StepConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    batch_size: int = Field(64, ge=1, description="images in each step")
+    batch_size: int = Field(64, ge=1, le=10**6, description="images in each step")
     optimizer: Literal["adam", "adamw", "sgd", "radam"] = Field("adamw", description="`sgd` has momentum 0.9")
     beta2: float = Field(0.999, ge=0.0, lt=1.0, description="of all but `sgd`: memory of squared gradients")
-    learning_rate: float = Field(1e-3, gt=0.0, description="at its highest")
-    alpha_learning_rate: float | None = Field(None, gt=0.0, description="of alpha, by default the common one")
-    weight_decay: float = Field(0.0, ge=0.0, description="not applied to vectors (norms, biases) and alpha")
+    learning_rate: float = Field(1e-3, gt=0.0, le=1e3, description="at its highest")
+    alpha_learning_rate: float | None = Field(None, gt=0.0, le=1e3, description="of alpha, by default the common one")
+    weight_decay: float = Field(0.0, ge=0.0, le=1e3, description="not applied to vectors (norms, biases) and alpha")
     warmup: float = Field(0.0, ge=0.0, lt=1.0, description="share of all steps in which the rate rises from 0")
     final_lr_fraction: float = Field(1.0, ge=0.0, le=1.0, description="cosine decay down to this share of the rate")
-    max_grad_norm: float = Field(1.0, gt=0.0, description="gradients are scaled down to this norm")
+    max_grad_norm: float = Field(1.0, gt=0.0, le=1e9, description="gradients are scaled down to this norm")
     bf16: bool = Field(
         False,
         description="compute in bfloat16, in training and when judged: what is trained by autocast, a frozen base too",

@@ -54,7 +54,7 @@ def _check(args: argparse.Namespace) -> int:
         read_relevance,
         remarks,
     )
-    from sideagents_policies.estimates import estimates
+    from sideagents_policies.estimates import estimates, too_large
     from sideagents_policies.paths import config_kind, config_path
 
     name, overrides = one_target(args, A_CONFIG)
@@ -73,6 +73,8 @@ def _check(args: argparse.Namespace) -> int:
     print(dump_config(config), end="")
     for line in absent_data(config):
         print(f"# absent: {line}")
+    for line in too_large(config):
+        print(f"# too large: {line}")
     for line in remarks(config):
         print(f"# note: {line}")
     for line in estimates(config):
