@@ -234,14 +234,9 @@ def _fields(owner: type[Any]) -> dict[str, tuple[Any, Any, str, list[str]]]:
             for name, field in owner.model_fields.items()
         }
     hints = typing.get_type_hints(owner)
-    most = getattr(owner, "MOST", {})
+    most = {name: [f"at most {_number(value)}"] for name, value in getattr(owner, "MOST", {}).items()}
     return {
-        field.name: (
-            hints[field.name],
-            field.default,
-            "",
-            [f"at most {_number(most[field.name])}"] * (field.name in most),
-        )
+        field.name: (hints[field.name], field.default, "", most.get(field.name, []))
         for field in dataclasses.fields(owner)
     }
 

@@ -98,4 +98,6 @@ def read_packed(path: Path, packing: Literal["gzip", "xz"], error: type[SideAgen
 
 
 def _said(problem: BaseException) -> str:
+    if isinstance(problem, KeyError):
+        return f"there is no array {problem}"
     return " ".join(str(problem).split()) or type(problem).__name__
