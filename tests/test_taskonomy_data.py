@@ -228,7 +228,7 @@ def test_an_npy_that_would_run_code_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "rgb", "house", 0, rgb(0))
     path = put(tmp_path, "normals", "house", 0, np.zeros((64, 64, 3)), "npy")
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(SideAgentsError, match="(cannot be read as an image|holds objects)"):
+    with pytest.raises(SideAgentsError, match="holds objects"):
         read_taskonomy(tmp_path, "normals")
 
 

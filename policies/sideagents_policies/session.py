@@ -214,6 +214,7 @@ def resuming(run: RunFolder, config: AgentConfig, kind: str) -> Iterator[Checkpo
     """
     main = os.environ.get("RANK", "0") == "0"
     with locked(run.path) if main else nullcontext():
+        run.check_files()
         checkpoint = to_resume(run, kind)
         if launched_alone(config):
             run.go_on(checkpoint.step, config)

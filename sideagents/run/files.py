@@ -32,7 +32,7 @@ def find_data(name: str) -> str:
     """
     given, root = os.path.expanduser(name), data_folder()
     shown = given.replace("{split}", "val")
-    if root and not Path(shown).exists() and (root / shown).exists():
+    if root and not os.path.exists(shown) and os.path.exists(root / shown):
         return str(root / given)
     return given
 
@@ -50,7 +50,7 @@ def find_file(name: str) -> str:
 def absent(names: Mapping[str, str | None]) -> Iterator[str]:
     """Yield one line for each key whose name is that of a weights file which is not there."""
     for key, name in names.items():
-        if name and name.endswith((".safetensors", ".pth", ".pt")) and not Path(name).is_file():
+        if name and name.endswith((".safetensors", ".pth", ".pt")) and not os.path.isfile(name):
             yield f"{key}: no such file {name}"
 
 

@@ -28,7 +28,7 @@ from sideagents.run.files import FULL, missing_message, read_json, read_text, sp
 from sideagents.run.imports import imported
 from sideagents.run.lock import locked
 from sideagents.run.provenance import command_line, versions
-from sideagents.run.scalars import ScalarTable, Value
+from sideagents.run.scalars import ScalarTable, Value, read_scalars
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -171,7 +171,7 @@ class RunFolder:
         The scalars after the step are dropped: they come again. Raises `SideAgentsError` for damaged files, before any
         is written.
         """
-        commands, recorded = read_text(self.path / "command.txt", CheckpointError), self._versions()
+        commands, recorded = self.check_files()
         past, now = recorded.get("resumed", []), versions()
         self.rewind(step)
         if config is not None:
@@ -179,6 +179,12 @@ class RunFolder:
         write_text(self.path / "command.txt", commands + command_line() + "\n")
         if any([recorded, *past][-1].get(key) != value for key, value in now.items()):
             write_json(self.path / "versions.json", {**recorded, "resumed": [*past, now]})
+
+    def check_files(self) -> tuple[str, dict[str, Any]]:
+        """Return command.txt and versions.json; raises `SideAgentsError` when one, or progress.csv, is damaged."""
+        if (table := self.path / "progress.csv").exists():
+            read_scalars(table)
+        return read_text(self.path / "command.txt", CheckpointError), self._versions()
 
     def _versions(self) -> dict[str, Any]:
         """Return versions.json; raises `CheckpointError` unless it has the shape that `create` and `go_on` write."""

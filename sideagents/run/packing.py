@@ -95,9 +95,7 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if kind == "$text":
         text = np.array(content, dtype=np.str_)
         kind_ = np.dtype(value["dtype"])
-        if kind_.kind != "U" or not 0 < kind_.itemsize <= max(
-            text.itemsize, _WIDEST_TEXT
-        ):
+        if kind_.kind != "U" or not 0 < kind_.itemsize <= max(text.itemsize, _WIDEST_TEXT):
             raise ValueError(f"texts of {text.itemsize} bytes declared as {kind_}")
         text = text.astype(kind_)
         return text[()] if value["scalar"] else text
