@@ -27,8 +27,9 @@ VERBS = {  # what reads a file of a run
     "progress.csv": (PLOT,), "command.txt": (RESUME,),
 }  # fmt: skip
 CONTENTS: dict[str, bytes] = {
-    "pickle": pickle.dumps(Hostile()), "archive": b"PK\x03\x04" + bytes(60), "page": b"<html>", "noise": bytes(range(256)),
-    "a huge header": (2**40).to_bytes(8, "little") + b"{}", "nested": b"[" * 50_000, "a number": b"9" * 10_000,
+    "pickle": pickle.dumps(Hostile()), "archive": b"PK\x03\x04" + bytes(60), "page": b"<html>",
+    "noise": bytes(range(256)), "a huge header": (2**40).to_bytes(8, "little") + b"{}",
+    "nested": b"[" * 50_000, "a number": b"9" * 10_000,
 }  # fmt: skip
 MAKERS: dict[str, Callable[[Path], object]] = {
     "pipe": os.mkfifo,
@@ -114,12 +115,21 @@ WRONG_JSON: list[tuple[str, tuple[str | int, ...], tuple[Any, ...]]] = [
     ("versions.json", ("resumed",), (3, "x", [3], {})),
     ("versions.json", ("imports",), (3, "x", {})),
 ]
+_HEADER = "step,rollout/success\n"
 TABLES = (
-    "step,frames,rollout/success\nx,1,0.5\n", "step,frames,rollout/success\n1,many,0.5\n", "step,rollout/success\n1,half\n",
-    "step,rollout/success\n1,nan\n", "step,rollout/success\n1,1e999\n", "a,b\n1,2\n", "step,rollout/success\n1," + "9" * 200_000 + "\n",
-    "step,rollout/success\n" + "1" * 5000 + ",0.5\n", "step,step\n1,1\n", 'step,rollout/success\n1,"0.5\n', "\x00\n", "step\n1\n", "",
-    "step,rollout/success\n\u00b2,0.5\n",
+    "step,frames,rollout/success\nx,1,0.5\n", "step,frames,rollout/success\n1,many,0.5\n", f"{_HEADER}1,half\n",
+    f"{_HEADER}1,nan\n", f"{_HEADER}1,1e999\n", "a,b\n1,2\n", f"{_HEADER}1,{'9' * 200_000}\n",
+    f"{_HEADER}{'1' * 5000},0.5\n", "step,step\n1,1\n", f'{_HEADER}1,"0.5\n', "\x00\n", "step\n1\n", "",
+    f"{_HEADER}\u00b2,0.5\n",
 )  # fmt: skip
+SETTINGS = {"seed": 2**32, "ppo": {"frames": "x"}, "model": {"hidden": 10**8}, "task": {"max_steps": 2**63}}
+REAL = (
+    "model.safetensors is pickle",
+    "state.json is a device",
+    "checkpoints leads out",
+    "table 3",
+    "meta.json is nested",
+)
 
 
 def cases() -> dict[str, Case]:
@@ -141,12 +151,7 @@ def cases() -> dict[str, Case]:
         found[f"table {number}"] = Case(PLOT, table(text))
     for name in ("checkpoints", "tensorboard", "eval", "videos", "plots", "demos", "buffer"):
         found[f"{name} leads out"] = Case(chance.choice((EVAL, RESUME)), link_out(name))
-    for key, value in {
-        "seed": 2**32,
-        "ppo": {"frames": "x"},
-        "model": {"hidden": 10**8},
-        "task": {"max_steps": 2**63},
-    }.items():
+    for key, value in SETTINGS.items():
         found[f"configuration {key}"] = Case(RESUME, _edited(key, value))
     return found
 
@@ -177,22 +182,11 @@ def words(case: Case, trained: Path, here: Path) -> list[str]:
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_refused_in_one_line(name, trained, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        checks, "_check_parts", lambda config: None
-    )  # builds an agent: a second each, read here by none
+    monkeypatch.setattr(checks, "_check_parts", lambda config: None)  # a second each, and read by none
     refused(words(CASES[name], trained, tmp_path), tmp_path, capfd)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "model.safetensors is pickle",
-        "state.json is a device",
-        "checkpoints leads out",
-        "table 3",
-        "meta.json is nested",
-    ],
-)
+@pytest.mark.parametrize("name", REAL)
 def test_as_a_real_command(name, trained, tmp_path):
     refused_by_command(words(CASES[name], trained, tmp_path), tmp_path)
 
