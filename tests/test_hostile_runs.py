@@ -123,13 +123,7 @@ TABLES = (
     f"{_HEADER}\u00b2,0.5\n",
 )  # fmt: skip
 SETTINGS = {"seed": 2**32, "ppo": {"frames": "x"}, "model": {"hidden": 10**8}, "task": {"max_steps": 2**63}}
-REAL = (
-    "model.safetensors is pickle",
-    "state.json is a device",
-    "checkpoints leads out",
-    "table 3",
-    "meta.json is nested",
-)
+REAL = ("model.safetensors is pickle", "state.json is a device", "checkpoints leads out", "table 3", "cut 7 state.json")
 
 
 def cases() -> dict[str, Case]:

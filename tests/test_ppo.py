@@ -249,10 +249,7 @@ def test_it_learns():
 
 
 def test_weights_that_diverge_end_an_update():
-    for options, said in (
-        ({"vf_coef": 1e308}, "loss was"),
-        ({"learning_rate": 1e38, "max_grad_norm": 1e30}, "diverged"),
-    ):
+    for options, said in (({"vf_coef": 1e308}, "loss was"), ({"learning_rate": 1e38}, "diverged")):
         model = make(**options)
         with pytest.raises(DivergedError, match=said) as caught:
             model.learn(4 * ENVS * STEPS)
@@ -277,9 +274,10 @@ def test_rewards_that_are_no_numbers_are_the_environments_fault(reward):
     assert same(before, weights(model))
 
 
-@pytest.mark.parametrize(
-    "key", ["num_timesteps", "episodes", "progress_remaining", "episode_infos", "episode_successes"]
-)
+COUNTED = ("num_timesteps", "episodes", "progress_remaining", "episode_infos", "episode_successes")
+
+
+@pytest.mark.parametrize("key", COUNTED)
 def test_damaged_statistics_are_known_at_once(key):
     model = make()
     model.learn(ENVS * STEPS)

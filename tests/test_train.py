@@ -275,12 +275,13 @@ def test_a_rollout_that_the_machine_does_not_hold_is_refused(homes, tmp_path, ca
     assert "# too large: PPO's rollout takes" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory")], ids=["py", "torch"]
-)
+NO_MEMORY = {"python": MemoryError(), "torch": RuntimeError("DefaultCPUAllocator: not enough memory")}
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
 def test_no_memory_left_is_one_line_and_leaves_no_folder(homes, tmp_path, capfd, monkeypatch, error):  # noqa: F811
     def out(self):
-        raise error
+        raise NO_MEMORY[error]
 
     monkeypatch.setattr(SideTunedPPO, "train", out)
     assert main(["train", "pointnav/demo", *homes, f"runs={tmp_path / 'runs'}"]) == 2

@@ -95,7 +95,7 @@ def save_checkpoint(
     a moment of the optimizer or a tensor of the state is not finite.
     """
     moments, groups = flatten_optimizer(optimizer) if isinstance(optimizer, Optimizer) else optimizer or ({}, None)
-    check_finite({**dict(_tensors_in(state, "state")), **moments, **tensors}, step)
+    check_finite({**tensors, **moments, **dict(_tensors_in(state, "state"))}, step)
     folder.mkdir(parents=True, exist_ok=True)
     _clean(folder)
     final = folder / f"step_{step:09d}"
