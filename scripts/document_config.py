@@ -137,6 +137,7 @@ sideagents check pointnav/sidetune_curvature model.base=denoising ppo.frames=100
 - `sideagents check CONFIG` prints the whole configuration, resolved. What it needs on disk and does not find it reports
   as `# absent: ...`, and exits with 0; every other verb stops there with 2. What memory and disk it will take follows.
 - `${other.key}` in a file is replaced by the value of that key.
+- A file has at most 2^18 characters and 10,000 values, with all that anchors and `${other.key}` repeat. Dates are text.
 
 `~` at the start of a path, in a key or an option, is the home folder. Two environment variables count:
 

@@ -249,9 +249,9 @@ def test_it_learns():
 
 
 def test_weights_that_diverge_end_an_update():
-    for options, said in (({"vf_coef": 1e308}, "loss was"), ({"learning_rate": 1e38}, "diverged")):
+    for options in ({"vf_coef": 1e308}, {"learning_rate": 1e38}):
         model = make(**options)
-        with pytest.raises(DivergedError, match=said) as caught:
+        with pytest.raises(DivergedError, match="diverged") as caught:
             model.learn(4 * ENVS * STEPS)
         assert "\n" not in str(caught.value)
 
