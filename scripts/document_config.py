@@ -137,13 +137,14 @@ sideagents check pointnav/sidetune_curvature model.base=denoising ppo.frames=100
 - `sideagents check CONFIG` prints the whole configuration, resolved. What it needs on disk and does not find it reports
   as `# absent: ...`, and exits with 0; every other verb stops there with 2. What memory and disk it will take follows.
 - `${other.key}` in a file is replaced by the value of that key.
+- A file has at most 2^18 characters and 10,000 values, with all that anchors and `${other.key}` repeat. Dates are text.
 
 `~` at the start of a path, in a key or an option, is the home folder. Two environment variables count:
 
 - `SIDEAGENTS_DATA`: where `scenes.dataset`, `scenes.episodes`, `model.base_weights`, the `.safetensors` files of
   `model.base` and `model.side_init`, and `data`, `held_out` and `splits`
   of `pretrain`, `data`, `base_weights` and `side_init` of `lifelong` and `adapt`, `data` and `test_data` of `nlp` are
-  looked for when they are not found as given; `../shared/data` by default, where that is a folder.
+  looked for when they are not found as given.
 - `SIDEAGENTS_CACHE`: where bundled buildings, walkable spaces and codes of images are kept; by default
   `~/.cache/sideagents`.
 """
@@ -234,14 +235,25 @@ def _fields(owner: type[Any]) -> dict[str, tuple[Any, Any, str, list[str]]]:
             for name, field in owner.model_fields.items()
         }
     hints = typing.get_type_hints(owner)
-    return {field.name: (hints[field.name], field.default, "", []) for field in dataclasses.fields(owner)}
+    most = {name: [f"at most {_number(value)}"] for name, value in getattr(owner, "MOST", {}).items()}
+    return {
+        field.name: (hints[field.name], field.default, "", most.get(field.name, []))
+        for field in dataclasses.fields(owner)
+    }
 
 
 def _limits(metadata: list[Any]) -> list[str]:
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
     return [
-        f"{text} {getattr(rule, name):g}" for rule in metadata for name, text in words.items() if hasattr(rule, name)
+        f"{text} {_number(getattr(rule, name))}"
+        for rule in metadata
+        for name, text in words.items()
+        if hasattr(rule, name)
     ]
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _is_section(annotation: Any) -> bool:

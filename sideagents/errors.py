@@ -22,6 +22,10 @@ class BaseError(SideAgentsError):
     """A base cannot be found, read, or fed with the given images."""
 
 
+class DivergedError(SideAgentsError):
+    """Training has diverged: the loss or a weight is no finite number; nothing of it was saved."""
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """Return `", did you mean 'x'?"` for the closest option, or an empty string."""
     match = difflib.get_close_matches(name, list(options), n=1)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from pathlib import Path
 
 import numpy as np
-import pytest
+from shared_data import shared_data
 
 Part = tuple[np.ndarray, np.ndarray]
 RADIUS = 0.1
@@ -97,8 +96,4 @@ def taut(start, end, *corners, radius=RADIUS) -> float:
 
 def shared_scene(name: str) -> Path:
     """A file of the shared scenes; the test is skipped where they are absent."""
-    root = Path(os.environ.get("SIDEAGENTS_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-    path = root / "scenes" / name
-    if not path.exists():
-        pytest.skip(f"needs the shared scenes ({name}); set SIDEAGENTS_DATA")
-    return path
+    return shared_data(f"scenes/{name}")

@@ -126,6 +126,8 @@ if __name__ == "__main__":
     code = 0
     try:
         main()
+    except parallel.LostPeer:
+        code = parallel.LOST
     except SideAgentsError as error:
         print(f"rank {os.environ.get('RANK')}: {error}", file=sys.stderr, flush=True)
         code = 2

@@ -5,15 +5,13 @@ half-written. What `adapt`, `relevance` and `lifelong` are given wrongly is in t
 from __future__ import annotations
 
 import gzip
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hostile import refused, refused_by_command
 from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 from troubles import (
     Place,
@@ -207,26 +205,10 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
 }  # fmt: skip
 
 
-def files(folder: Path) -> dict[str, bytes | None]:
-    """Return every file and folder below a folder."""
-    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_one_line_and_nothing_written(place, capfd, case):
     make, message = CASES[case]
-    words = make(place)
-    before = files(place.here)
-    code = main([str(word) for word in words])
-    err = capfd.readouterr().err
-    assert code == 2, err
-    assert err.startswith("error: "), err
-    assert err.count("\n") == 1, err
-    assert message in err
-    assert "Traceback" not in err
-    after = files(place.here)
-    assert {name: after[name] for name in after if after[name] != before.get(name, b"?")} == {}
-    assert set(before) <= set(after)
+    refused(make(place), place.here, capfd, message)
 
 
 def test_there_are_many_kinds():
@@ -252,11 +234,4 @@ def test_an_observation_that_is_no_number(place, capfd, monkeypatch):
 @pytest.mark.parametrize("case", ["unknown key", "checkpoint that runs code", "cut building", "goal inside a wall"])
 def test_as_real_processes(place, case):
     make, message = CASES[case]
-    words = [str(word) for word in make(place)]
-    command = [sys.executable, "-m", "sideagents_policies.cli.main", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert message in done.stderr
-    assert not (place.here / "hacked").exists()
+    refused_by_command(make(place), place.here, message)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from hostile import contents
 from PIL import Image
 from rendered_images import put_images
 from safetensors.torch import save_file
@@ -210,10 +211,6 @@ COMMANDS: dict[str, tuple[Words, str]] = {
 }  # fmt: skip
 
 
-def files(folder: Path) -> dict[str, bytes | None]:
-    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
-
-
 @pytest.fixture
 def here(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
     shutil.copytree(data, tmp_path / "cifar", ignore=shutil.ignore_patterns("codes"))
@@ -228,13 +225,13 @@ def test_a_command_says_it_in_one_line_and_writes_nothing(
 ) -> None:
     make, message = COMMANDS[case]
     words = make(here)
-    before = files(here)
+    before = contents(here)
     code = main(words)
     error = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert code == 2
     assert len(error) == 1, error
     assert message in error[0]
-    assert files(here) == before
+    assert contents(here) == before
 
 
 def saved(change: Callable[[dict[str, Any]], object] = lambda about: None) -> Callable[[Adapted, Path], object]:

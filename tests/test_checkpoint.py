@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sideagents.errors import CheckpointError
+from sideagents.errors import CheckpointError, DivergedError
 from sideagents.run.checkpoint import (
     best_checkpoint,
     check_tensors,
@@ -378,3 +378,30 @@ def test_a_file_in_place_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
         load_checkpoint(other)
     with pytest.raises(CheckpointError, match="its name must be step_"):
         step_of(other)
+
+
+def test_weights_moments_and_state_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    good, bad = torch.zeros(3), torch.tensor([0.0, float("nan"), 1.0])
+    first = save_checkpoint(tmp_path, 1, {"w": good}, {"scores": np.array([np.nan])})  # an array may say "not known"
+    worse: list[dict[str, Any]] = [
+        {"tensors": {"v": good, "w": bad}},
+        {"tensors": {"w": torch.tensor([float("-inf")])}},
+        {"tensors": {"w": torch.full((2,), float("inf"), dtype=torch.bfloat16)}},
+        {"tensors": {"w": good}, "optimizer": ({"0/w": bad}, {})},
+        {"tensors": {"w": good}, "state": {"common": [{"w": bad}]}},
+    ]
+    for given in worse:
+        with pytest.raises(DivergedError, match=r"diverged, at step 2 there is nan or infinity in .*w'") as caught:
+            save_checkpoint(tmp_path, 2, **given)
+        assert "\n" not in str(caught.value)
+        assert list(tmp_path.iterdir()) == [first]
+
+
+def test_a_text_that_declares_more_than_it_is(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 1, {"w": torch.zeros(1)}, {"a": np.array(["x", "yy"])})
+    contents = json.loads((path / "state.json").read_text())
+    for dtype in ("<U1000000000", "O", "<f8", "V9", ""):
+        contents["state"]["a"]["dtype"] = dtype
+        (path / "state.json").write_text(json.dumps(contents))
+        with pytest.raises(CheckpointError, match="the state does not fit its tensors"):
+            load_checkpoint(path)

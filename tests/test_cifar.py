@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from test_mosaics import noise, put_cifar, shared
+from shared_data import shared_data
+from test_mosaics import noise, put_cifar
 
 from sideagents.data.cifar import load_cifar
 from sideagents.errors import SideAgentsError
@@ -216,7 +217,7 @@ def test_numpys_own_classes_are_out_of_reach(tmp_path: Path) -> None:
 
 
 def test_the_real_cifar_100() -> None:
-    images = load_cifar(shared("cifar100"), "train")
+    images = load_cifar(shared_data("cifar100"), "train")
     assert images.images.shape == (50_000, 3, 32, 32)
     assert (images.classes[0], images.classes[-1]) == ("apple", "worm")
     assert images.labels.bincount().tolist() == [500] * 100

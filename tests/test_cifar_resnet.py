@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
+from shared_data import shared_data
 
 from sideagents.bases import list_bases, load_base
 from sideagents.bases.cifar_resnet import CifarResNet
 from sideagents.errors import BaseError
 from sideagents.run.tensors import save_tensors
-
-DATA = Path(os.environ.get("SIDEAGENTS_DATA", Path(__file__).parents[2] / "shared" / "data"))
-WEIGHTS = DATA / "checkpoints" / "resnet44-cifar.safetensors"
 
 
 def test_resnet_44_has_the_published_weights_and_shapes():
@@ -54,7 +49,5 @@ def test_by_name_with_a_file_whose_classifier_is_left_out(tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet44-cifar.safetensors", "resnet44-cifar.pth"])
 def test_the_published_weights_load(name):
-    if not WEIGHTS.exists():
-        pytest.skip("the published checkpoints are not on this machine (SIDEAGENTS_DATA)")
-    base = load_base("cifar:resnet44", weights=WEIGHTS.with_name(name))
+    base = load_base("cifar:resnet44", weights=shared_data(f"checkpoints/{name}"))
     assert sum(p.numel() for p in base.parameters()) == 657_936

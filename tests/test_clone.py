@@ -14,9 +14,10 @@ import pytest
 import torch
 from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
-from sideagents.errors import CheckpointError, ConfigError
+from sideagents.errors import CheckpointError, ConfigError, DivergedError, SideAgentsError
 from sideagents.run.checkpoint import load_checkpoint
 from sideagents.run.folder import RunFolder
+from sideagents.run.lock import locked
 from sideagents.run.scalars import read_scalars
 from sideagents_policies import clone as clone_module
 from sideagents_policies import demos as demos_module
@@ -42,6 +43,12 @@ def latest(run: Path) -> Path:
 
 def weights(run: Path) -> bytes:
     return (latest(run) / "model.safetensors").read_bytes()
+
+
+def told(run: Path) -> list[dict[str, str]]:
+    """Return the rows of progress.csv without times."""
+    rows = read_scalars(run / "progress.csv")
+    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +130,7 @@ def test_stopped_and_resumed_is_the_same(homes, demos, whole, tmp_path, monkeypa
     assert seeds == [dagger_seed(open_run(run)[1])] * 2  # PPO's environments have the configuration's own
     assert len(steps) == total
     assert weights(run) == weights(whole)
+    assert told(run) == told(whole)
 
 
 def test_networks_that_draw_random_numbers_go_on_where_they_were(homes, demos, tmp_path, monkeypatch):  # noqa: F811
@@ -163,6 +171,29 @@ def test_a_kill_goes_back_to_the_checkpoint(homes, demos, whole, tmp_path, monke
     monkeypatch.undo()
     resume(run)
     assert weights(run) == weights(whole)
+
+
+def test_cloning_that_diverges_ends_with_one_line(homes, demos, tmp_path, monkeypatch):  # noqa: F811
+    original, steps = Cloner._step, []
+
+    def step(self, *args):
+        steps.append(1)
+        if len(steps) == 3:
+            with torch.no_grad():
+                self._critic[0].fill_(float("inf"))
+        return original(self, *args)
+
+    monkeypatch.setattr(Cloner, "_step", step)
+    with pytest.raises(DivergedError, match=r"diverged, .*the last good checkpoint is .*step_00000000[12]$"):
+        clone(configured(homes, tmp_path, "clone.checkpoint_every_s=0.001"), demos)
+
+
+def test_a_folder_of_demonstrations_that_is_worked_on_is_refused(homes, tmp_path):  # noqa: F811
+    folder = tmp_path / "demos"
+    folder.mkdir()
+    with locked(folder), pytest.raises(SideAgentsError, match=f"{folder}: process {os.getpid()} is working on it"):
+        collect(configured(homes, tmp_path), folder)
+    assert list(folder.iterdir()) == []
 
 
 def test_ppo_takes_the_clone_over(homes, whole, tmp_path):  # noqa: F811

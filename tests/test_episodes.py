@@ -122,8 +122,8 @@ def test_malformed_episode_is_named(tmp_path, change, said):
     ("content", "said"),
     [
         (None, "no such episode file"),
-        (gzip.compress(json.dumps({"episodes": [ROW] * 50}).encode())[:60], "cut off or damaged"),
-        (gzip.compress(b"x" * 500)[:-4] + b"oops", "cut off or damaged"),
+        (gzip.compress(json.dumps({"episodes": [ROW] * 50}).encode(), mtime=0)[:60], "cut off or damaged"),
+        (gzip.compress(b"x" * 500, mtime=0)[:-4] + b"oops", "cut off or damaged"),
         (b"\x80\x81 binary", "not JSON"),
         (gzip.compress(b'{"episodes": ['), "not JSON"),
         (b'{"episodes": ' + b"[" * 100_000, "not JSON"),
@@ -134,7 +134,11 @@ def test_malformed_episode_is_named(tmp_path, change, said):
         (b'{"episodes": [3]}', "must be an object"),
         (b'{"episodes": [{"object_category": "chair", "goals": []}]}', "is of ObjectNav, episodes of PointNav"),
     ],
-)
+    ids=[
+        "absent", "cut", "wrong length", "binary", "half JSON", "nested", "huge number", "list", "mapping", "empty",
+        "number", "another task",
+    ],
+)  # fmt: skip
 def test_unreadable_file_is_one_line(tmp_path, content, said):
     path = tmp_path / "F.json.gz"
     if content is not None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from sideagents.errors import CheckpointError, SideAgentsError
-from sideagents.run.files import read_json, read_text, write_bytes, write_json, write_text
+from sideagents.run.files import data_folder, find_data, read_json, read_text, write_bytes, write_json, write_text
 from sideagents.run.progress import Progress
+from sideagents.run.scalars import ScalarTable
 
 
 def test_round_trip_makes_folders_and_replaces(tmp_path: Path) -> None:
@@ -37,6 +39,48 @@ def test_a_failing_write_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_disk(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    table = ScalarTable(tmp_path / "progress.csv")
+    table.write(1, {"loss": 1.0})
+    monkeypatch.setattr(os, "fsync", no_disk)
+    with pytest.raises(OSError, match="No space") as caught:
+        write_bytes(tmp_path / "a.txt", b"new")
+    assert caught.value.filename == str(tmp_path / "a.txt")
+    with pytest.raises(OSError, match="No space") as caught:
+        table.write(2, {"more": 1.0})
+    assert caught.value.filename == str(tmp_path / "progress.csv")
+
+
+def test_only_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(tmp_path / "socket"))
+        for name, kind in (("pipe", "a pipe"), ("zero", "a device"), ("socket", "a socket")):
+            with pytest.raises(CheckpointError, match=f"{name}: is {kind}, a file is needed"):
+                read_json(tmp_path / name, CheckpointError)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_json(tmp_path / "a\0b", CheckpointError)
+    (tmp_path / "huge").touch()
+    os.truncate(tmp_path / "huge", 2**43)  # 8 TB with nothing in them
+    with pytest.raises(CheckpointError, match=r"huge: holds 8796\.1 GB, the machine has"):
+        read_json(tmp_path / "huge", CheckpointError)
+
+
+def test_data_is_looked_for_below_the_variable_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shared" / "data" / "tiny").mkdir(parents=True)
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.delenv("SIDEAGENTS_DATA", raising=False)
+    assert data_folder() is None
+    assert find_data("tiny") == "tiny"
+    monkeypatch.setenv("SIDEAGENTS_DATA", str(tmp_path / "shared" / "data"))
+    assert find_data("tiny") == str(tmp_path / "shared" / "data" / "tiny")
+
+
 def test_json_refuses_nan_before_it_touches_the_file(tmp_path: Path) -> None:
     path = tmp_path / "kept.json"
     write_json(path, 1)
@@ -54,6 +98,7 @@ def test_json_refuses_nan_before_it_touches_the_file(tmp_path: Path) -> None:
         (b"[" * 100_000, "no valid JSON"),
         (b"1" * 10_000, "no valid JSON"),
     ],
+    ids=["two pairs", "empty", "binary", "nested", "huge number"],
 )
 def test_bad_json_is_one_line_with_the_place(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "bad.json"

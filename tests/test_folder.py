@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import BaseModel
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
+from sideagents.errors import CheckpointError, ConfigError, DivergedError, SideAgentsError
 from sideagents.run import provenance
 from sideagents.run.checkpoint import save_checkpoint
 from sideagents.run.folder import RunFolder
@@ -138,13 +140,13 @@ def test_resume_takes_the_newest_run_with_a_checkpoint(tmp_path: Path, monkeypat
     assert again.path == runs[1].path
     assert again.config_path.read_text() == "seed: 1\n"
     assert len((again.path / "command.txt").read_text().splitlines()) == 1
-    again.note_resume()
+    again.go_on(9)
     assert (again.path / "command.txt").read_text().splitlines()[1:] == ["sideagents train --resume"]
     assert json.loads((again.path / "versions.json").read_text()) == versions()
     changed = {**versions(), "torch": "9.9"}
     monkeypatch.setattr("sideagents.run.folder.versions", lambda: changed)
-    again.note_resume()
-    again.note_resume()
+    again.go_on(9)
+    again.go_on(9)
     assert json.loads((again.path / "versions.json").read_text())["resumed"] == [changed]
 
 
@@ -181,6 +183,136 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(SideAgentsError, match=r"progress\.csv: is no table"):
             read_scalars(path)
+
+
+def test_a_damaged_table_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "progress.csv"
+    for text in (
+        "step,b\n\u00b2,2\n", "step,b\n1.5,2\n", "step,b\n,2\n", "step,b\n" + "9" * 5000 + ",2\n", "step,b\n1_0,2\n",
+        "step,b\n1," + "x" * 200_000 + "\n", 'step,b\n1,"2\n', "step,step\n1,2\n", "step,b\n--1,2\n",
+    ):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(SideAgentsError, match=r"progress\.csv: is no table") as caught:
+            read_scalars(path)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 300
+
+
+class Settings(BaseModel):
+    seed: int = 1
+
+
+def failing(root: Path, checkpoints: int, resume: bool = False) -> Path:
+    """Work on a run, add checkpoints, fail; return where it was."""
+    with pytest.raises(KeyError), RunFolder.working(root, "agent", Settings(), resume) as run:
+        fail_with(run, checkpoints)
+    return run.path
+
+
+def fail_with(run: RunFolder, checkpoints: int) -> None:
+    assert (run.path / "config.yaml").is_file()
+    for step in range(checkpoints):
+        add_checkpoint(run, step)
+    raise KeyError
+
+
+def test_a_run_that_fails_before_a_checkpoint_vanishes_and_one_with_a_checkpoint_stays(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    failing(root, 0)
+    assert not root.exists()
+    path = failing(root, 1)
+    assert failing(root, 0, resume=True) == path == next(root.iterdir())
+    with RunFolder.working(root, "agent", Settings(), resume=True):
+        pass
+    assert not (path / ".lock").exists()
+
+
+def test_a_run_that_is_worked_on_is_refused(tmp_path: Path) -> None:
+    with RunFolder.working(tmp_path, "agent", Settings()) as run:
+        add_checkpoint(run, 1)
+        before = (run.path / "command.txt").read_bytes()
+        with (
+            pytest.raises(SideAgentsError, match=rf"agent_1: process {os.getpid()} is working on it"),
+            RunFolder.working(tmp_path, "agent", Settings(), resume=True),
+        ):
+            pass
+        assert (run.path / "command.txt").read_bytes() == before
+    with (
+        pytest.raises(ConfigError, match="seed was 1, now 2"),
+        RunFolder.working(tmp_path, "agent", Settings(seed=2), resume=True),
+    ):
+        pass
+
+
+def test_an_end_by_divergence_or_a_full_disk_says_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["sideagents", "adapt", "mine.yaml"])
+    run = RunFolder.create(tmp_path, "agent", "")
+    with pytest.raises(DivergedError, match="gone; there is no checkpoint yet"), run.telling():
+        raise DivergedError("gone")
+    with pytest.raises(SideAgentsError, match="a: No space left on device; there is no checkpoint yet"), run.telling():
+        raise OSError(28, "No space left on device", "a")
+    kept = add_checkpoint(run, 1)
+    with pytest.raises(DivergedError, match=f"gone; the last good checkpoint is {kept}"), run.telling():
+        raise DivergedError("gone")
+    mend = "a: No space left on device; make room, then go on with `sideagents adapt mine.yaml --resume`"
+    with pytest.raises(SideAgentsError, match=mend), run.telling():
+        raise OSError(28, "No space left on device", "a")
+    with pytest.raises(SideAgentsError, match="go on with `this`"), run.telling("this"):
+        raise OSError(28, "No space left on device", "a")
+    with pytest.raises(PermissionError), run.telling():
+        raise PermissionError(13, "Permission denied", "a")
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "eval", "videos", "plots", "demos"])
+def test_a_folder_that_is_a_link_out_of_the_run_is_refused(tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    run = RunFolder.create(tmp_path / "runs", "agent", "")
+    if name != "checkpoints":
+        add_checkpoint(run, 1)
+    (run.path / name).symlink_to(outside, target_is_directory=True)
+    with pytest.raises(CheckpointError, match=f"{name}: is a link out of the run, to {outside}; put in its place"):
+        RunFolder.open(run.path)
+    (run.path / name).unlink()
+    (run.path / "own").mkdir()
+    (run.path / name).symlink_to("own", target_is_directory=True)  # within the run it may point where it likes
+    RunFolder.open(run.path)
+
+
+def test_files_that_are_links_out_of_the_run_pipes_or_circles(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "runs", "agent", "")
+    checkpoint = add_checkpoint(run, 1)
+    odd = checkpoint / "more.json"
+    for make, message in (
+        (lambda: odd.symlink_to("/dev/zero"), "is a link out of the run, to /dev/zero"),
+        (lambda: odd.symlink_to(tmp_path / "not there"), "is a link out of the run"),
+        (lambda: os.mkfifo(odd), "is a pipe, not a file of a run"),
+    ):
+        make()
+        for opened in (run.path, checkpoint):
+            with pytest.raises(CheckpointError, match=message):
+                RunFolder.open(opened)
+        odd.unlink()
+    odd.symlink_to(odd.name)  # to itself
+    assert RunFolder.open(run.path).latest() == checkpoint
+    linked = tmp_path / "newest"
+    linked.symlink_to(run.path, target_is_directory=True)  # the run itself may be found by a link
+    assert RunFolder.open(linked).checkpoint() == linked / "checkpoints" / checkpoint.name
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"resumed": {}}', '{"resumed": [3]}', '{"imports": "os"}', "{", "null"])
+def test_damaged_versions_are_known_before_anything_is_written(tmp_path: Path, text: str) -> None:
+    run = RunFolder.create(tmp_path, "agent", "seed: 1\n")
+    run.log(1, {"loss": 0.5})
+    run.log(2, {"loss": 0.25})
+    run.close()
+    (run.path / "versions.json").write_text(text)
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match=r"versions\.json: is "):
+        run.go_on(1, Settings())
+    with pytest.raises(CheckpointError, match=r"versions\.json: is "):
+        run.forgotten_imports()
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
 def test_log_reaches_the_table_and_tensorboard_and_rewinds(tmp_path: Path) -> None:

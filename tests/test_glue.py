@@ -81,7 +81,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         read_glue(tmp_path, "RTE", "dev")
     (tmp_path / "RTE").mkdir()
     (tmp_path / "RTE" / "dev.tsv.gz").write_bytes(b"\x1f\x8b no gzip")
-    with pytest.raises(SideAgentsError, match="cannot be read as text"):
+    with pytest.raises(SideAgentsError, match="not packed by gzip"):
         read_glue(tmp_path, "RTE", "dev")
     (tmp_path / "RTE" / "dev.tsv").write_bytes(FILES["RTE"].encode() + b"1\tcaf\xe9\tb\tentailment\n")
     with pytest.raises(SideAgentsError, match=r"dev\.tsv:3: is not UTF-8"):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sideagents.core.alpha import LearnedAlpha
+from sideagents.errors import DivergedError
 from sideagents.run.checkpoint import list_checkpoints, load_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
@@ -108,3 +109,29 @@ def test_resume_equals_not_stopping(tmp_path: Path, precision: str, monkeypatch:
     assert rows[0] == rows[1]
     for run in (whole, resumed):
         run.close()
+
+
+@pytest.mark.parametrize("when", ["loss", "weights"])
+def test_training_that_diverges_says_so_and_keeps_the_last_good_checkpoint(tmp_path: Path, when: str) -> None:
+    run = RunFolder.create(tmp_path, "fit", "")
+    config = settings()
+    model = Noisy()
+    bad = torch.tensor(float("inf"))
+
+    def loss(index: Tensor, generator: torch.Generator) -> Tensor:
+        value = nn.functional.mse_loss(model(INPUTS[index]), WANTED[index])
+        if list_checkpoints(run.checkpoints):
+            if when == "loss":
+                return value * bad
+            with torch.no_grad():  # what an update of finite gradients can do too
+                model.frozen.fill_(bad)
+        return value
+
+    good = run.checkpoints / "step_000000001"
+    with pytest.raises(DivergedError, match=f"the last good checkpoint is {good}$") as caught:
+        fit(model, loss, len(INPUTS), config, epochs=config.epochs, run=run)
+    assert "\n" not in str(caught.value)
+    assert list_checkpoints(run.checkpoints) == [good]
+    assert all(torch.isfinite(tensor).all() for tensor in load_checkpoint(good).tensors.values())
+    with pytest.raises(DivergedError, match="lower"):
+        fit(model, loss, len(INPUTS), config, epochs=1)  # without a folder too

@@ -7,10 +7,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 from tiny_env import PlainImageEnv, TinyEnv, TinyVec, tiny_base
 
-from sideagents.errors import CheckpointError, SideAgentsError
+from sideagents.errors import CheckpointError, DivergedError, SideAgentsError
 from sideagents.run.packing import pack_state, unpack_state
 from sideagents_policies import EncodeOnce, PerEnvNoise, SideTunedPolicy, SideTunedPPO, StackKeys
-from sideagents_policies.ppo import _normalised, expert_cross_entropy
+from sideagents_policies.ppo import _normalised, check_statistics, expert_cross_entropy
 from sideagents_policies.stack import ExpertLabels, environment_state, restore_environment
 
 ENVS, STEPS = 4, 8
@@ -246,3 +246,43 @@ def test_it_learns():
     before = share_of_good_actions()
     model.learn(25 * ENVS * STEPS, reset_num_timesteps=False)
     assert share_of_good_actions() > max(0.7, before + 0.2)
+
+
+def test_weights_that_diverge_end_an_update():
+    for options in ({"vf_coef": 1e308}, {"learning_rate": 1e38}):
+        model = make(**options)
+        with pytest.raises(DivergedError, match="diverged") as caught:
+            model.learn(4 * ENVS * STEPS)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), float("-inf")])
+def test_rewards_that_are_no_numbers_are_the_environments_fault(reward):
+    model = make()
+    step = model.env.step_wait
+
+    def broken():
+        observations, rewards, dones, infos = step()
+        rewards = np.array(rewards)
+        rewards[2] = reward
+        return observations, rewards, dones, infos
+
+    model.env.step_wait = broken
+    before = weights(model)
+    with pytest.raises(SideAgentsError, match=f"the environment gave a reward of {reward} .2 of {ENVS}.: the fault is"):
+        model.learn(ENVS * STEPS)
+    assert same(before, weights(model))
+
+
+COUNTED = ("num_timesteps", "episodes", "progress_remaining", "episode_infos", "episode_successes")
+
+
+@pytest.mark.parametrize("key", COUNTED)
+def test_damaged_statistics_are_known_at_once(key):
+    model = make()
+    model.learn(ENVS * STEPS)
+    good = model.get_training_state()
+    check_statistics(good)
+    for wrong in (None, "x", [{"r": "x", "l": 1, "t": 2}], {}):
+        with pytest.raises(CheckpointError, match="damaged"):
+            model.set_training_state({**good, key: wrong})

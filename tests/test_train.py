@@ -19,9 +19,11 @@ from small_agent import SMALL, _leave_generators_as_they_were, homes  # noqa: F4
 from sideagents.bases import load_base, save_base
 from sideagents.core.base import FrozenBase
 from sideagents.errors import CheckpointError, ConfigError
+from sideagents.run import checkpoint as checkpoint_module
 from sideagents.run.checkpoint import load_checkpoint
 from sideagents.run.devices import processor_name
 from sideagents.run.folder import RunFolder
+from sideagents.run.lock import locked
 from sideagents.run.scalars import read_scalars
 from sideagents_envs.errors import EnvsError
 from sideagents_policies import parallel
@@ -198,7 +200,7 @@ def test_killed_and_resumed_is_the_same(homes, whole, tmp_path):  # noqa: F811
     command[-1] = str(tmp_path / "config.yaml")
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     run = tmp_path / "runs" / "agent_train_1"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (run / "checkpoints" / "step_000000064").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
     child.kill()
@@ -219,6 +221,95 @@ def test_a_damaged_state_is_one_line(whole, tmp_path):
         with pytest.raises(CheckpointError, match=r"state is damaged|does not fit") as caught:
             resume(run)
         assert "\n" not in str(caught.value)
+
+
+def test_training_that_diverges_ends_with_one_line_and_no_such_checkpoint(homes, tmp_path, capfd, monkeypatch):  # noqa: F811
+    words = ["train", "pointnav/demo", *homes, f"runs={tmp_path / 'runs'}"]
+    original = SideTunedPPO.train
+
+    def diverges_at(frames):
+        def train_(self):
+            if self.num_timesteps == frames:
+                with torch.no_grad():
+                    self.policy.value_net.weight.fill_(float("nan"))
+            original(self)
+
+        monkeypatch.setattr(SideTunedPPO, "train", train_)
+
+    diverges_at(32)
+    assert main(words) == 2
+    err = capfd.readouterr().err.splitlines()[-1]
+    assert "diverged" in err
+    assert err.endswith("there is no checkpoint yet")
+    assert not (tmp_path / "runs").exists()
+    diverges_at(96)
+    assert main(words) == 2
+    run = next((tmp_path / "runs").iterdir())
+    err = capfd.readouterr().err.splitlines()[-1]
+    assert err.startswith("error: ")
+    assert err.endswith(f"the last good checkpoint is {run / 'checkpoints' / 'step_000000064'}")
+    assert latest(run).name == "step_000000064"
+    assert not (run / ".lock").exists()
+    diverges_at(0)
+    resume(run)
+
+
+def test_two_processes_on_one_run(homes, whole, tmp_path, capfd):  # noqa: F811
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with locked(run):
+        assert main(["train", "--resume", str(run), "ppo.frames=256"]) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert f"{run}: process {os.getpid()} is working on it" in err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_rollout_that_the_machine_does_not_hold_is_refused(homes, tmp_path, capfd, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    large = ["ppo.n_steps=100000", "vec.n_envs=64", "ppo.batch_size=64", "camera.width=256", "camera.height=256"]
+    words = ["pointnav/demo", *homes, *large, "model.method=finetune", f"runs={tmp_path / 'runs'}"]
+    assert main(["train", *words]) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert "PPO's rollout takes 1" in err
+    assert "the machine has" in err
+    assert not (tmp_path / "runs").exists()
+    assert main(["check", *words]) == 0
+    assert "# too large: PPO's rollout takes" in capfd.readouterr().out
+
+
+NO_MEMORY = {"python": MemoryError(), "torch": RuntimeError("DefaultCPUAllocator: not enough memory")}
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+def test_no_memory_left_is_one_line_and_leaves_no_folder(homes, tmp_path, capfd, monkeypatch, error):  # noqa: F811
+    def out(self):
+        raise NO_MEMORY[error]
+
+    monkeypatch.setattr(SideTunedPPO, "train", out)
+    assert main(["train", "pointnav/demo", *homes, f"runs={tmp_path / 'runs'}"]) == 2
+    assert capfd.readouterr().err.splitlines()[-1].startswith("error: this does not fit into memory")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_names_the_file_and_how_to_go_on(homes, tmp_path, capfd, monkeypatch):  # noqa: F811
+    saved = []
+
+    def full(path, tensors, metadata=None):
+        saved.append(path)
+        if len(saved) > 2:  # the second checkpoint
+            raise OSError(28, "No space left on device", str(path))
+        return save(path, tensors, metadata)
+
+    save = checkpoint_module.save_tensors
+    monkeypatch.setattr(checkpoint_module, "save_tensors", full)
+    assert main(["train", "pointnav/demo", *homes, f"runs={tmp_path}"]) == 2
+    run = next(tmp_path.iterdir())
+    err = capfd.readouterr().err.splitlines()[-1]
+    assert "model.safetensors: No space left on device; make room" in err
+    assert err.endswith(f"then go on with `sideagents train --resume {run}`")
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_000000064"]
 
 
 def test_own_networks_are_imported_when_the_command_names_them(homes, tmp_path, capsys, monkeypatch):  # noqa: F811

@@ -20,6 +20,13 @@ def _positive(owner: Any, *names: str) -> None:
             raise EnvsError(f"{name} must be a positive number, got {value!r}")
 
 
+def _at_most(owner: Any) -> None:
+    """Hold the numbers named in `MOST` to their limits, whatever their sign."""
+    for name, most in owner.MOST.items():
+        if not abs(getattr(owner, name)) <= most:
+            raise EnvsError(f"{name} must be at most {most:g}, got {getattr(owner, name)!r}")
+
+
 @dataclass(frozen=True)
 class CameraConfig:
     """The agent's camera: a pinhole at `height_m` above the floor, looking along the heading.
@@ -28,6 +35,7 @@ class CameraConfig:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    MOST: ClassVar[dict[str, float]] = {"width": 4096, "height": 4096, "height_m": 100.0}
 
     width: int = 64
     height: int = 64
@@ -36,6 +44,7 @@ class CameraConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "width", "height", "height_m")
+        _at_most(self)
         if not 1.0 <= self.hfov_deg < 179.0:
             raise EnvsError(f"hfov_deg must lie in [1, 179), got {self.hfov_deg!r}")
 
@@ -45,6 +54,9 @@ class NavMeshConfig:
     """Walkable space: Habitat's navmesh defaults, on a grid of `cell_m`."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    MOST: ClassVar[dict[str, float]] = {
+        "cell_m": 10.0, "agent_radius_m": 10.0, "agent_height_m": 100.0, "max_climb_m": 50.0, "max_slope_deg": 90.0
+    }  # fmt: skip
 
     cell_m: float = 0.05
     agent_radius_m: float = 0.1
@@ -54,6 +66,7 @@ class NavMeshConfig:
 
     def __post_init__(self) -> None:
         _positive(self, *(f.name for f in fields(self)))
+        _at_most(self)
         if self.agent_radius_m < self.cell_m:
             raise EnvsError(f"agent_radius_m ({self.agent_radius_m}) must be at least cell_m ({self.cell_m})")
         if self.agent_height_m <= 2 * self.max_climb_m:
@@ -72,6 +85,10 @@ class TaskConfig:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    MOST: ClassVar[dict[str, float]] = {
+        "max_steps": 10**6, "success_distance_m": 1e4, "forward_m": 1e3, "turn_deg": 360.0, "slack_reward": 1e6,
+        "distance_reward": 1e6, "success_reward": 1e6, "collision_penalty": 1e6, "map_size_m": 1e4, "map_cells": 1024,
+    }  # fmt: skip
 
     stop: Literal["auto", "explicit"] = "auto"
     max_steps: int = 500
@@ -90,6 +107,7 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "max_steps", "success_distance_m", "forward_m", "turn_deg", "map_size_m", "map_cells")
+        _at_most(self)
         if self.stop not in ("auto", "explicit"):
             raise EnvsError(f"stop must be 'auto' or 'explicit', got {self.stop!r}")
 
@@ -110,6 +128,7 @@ class ScenesConfig:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    MOST: ClassVar[dict[str, float]] = {"buildings": 10**6, "episodes_per_building": 10**9}
 
     dataset: str = "bundled"
     buildings: int = 0
@@ -121,6 +140,7 @@ class ScenesConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "episodes_per_building")
+        _at_most(self)
         if self.buildings < 0:
             raise EnvsError(f"buildings must be 0 (all) or more, got {self.buildings}")
 
@@ -153,5 +173,5 @@ class HabitatConfig:
     gpu_device_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if any(number < -1 for number in self.gpu_device_ids):
-            raise EnvsError(f"gpu_device_ids must be -1 (CPU) or more, got {list(self.gpu_device_ids)}")
+        if any(not -1 <= number < 1024 for number in self.gpu_device_ids):
+            raise EnvsError(f"gpu_device_ids must be -1 (CPU) or more, below 1024, got {list(self.gpu_device_ids)}")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sideagents_envs.cache import atomic_path
 from sideagents_envs.errors import EpisodeError
+from sideagents_envs.files import read_bytes
 
 if TYPE_CHECKING:
     from sideagents_envs.simulator import Field, Walkable
@@ -168,11 +169,13 @@ def content_files(path: Path) -> dict[str, Path]:
 
 def _rows(path: Path) -> list[Any]:
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, EpisodeError)
         text = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         content = json.loads(text)
     except FileNotFoundError:
         raise EpisodeError(f"{path}: no such episode file") from None
+    except EpisodeError:
+        raise
     except (OSError, EOFError, zlib.error) as error:
         raise EpisodeError(f"{path}: cannot be read, the file is cut off or damaged ({error})") from None
     except (ValueError, RecursionError):  # not text, not JSON, a number of thousands of digits, or nested too deeply

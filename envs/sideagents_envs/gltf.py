@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from sideagents_envs.errors import SceneError
+from sideagents_envs.files import read_bytes
 
 _DTYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
@@ -47,11 +48,9 @@ class Gltf:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            data = path.read_bytes()
+            data = read_bytes(path, SceneError)
         except FileNotFoundError:
             raise SceneError(f"{path}: no such file; give the path of a binary glTF file (.glb)") from None
-        except OSError as error:
-            raise SceneError(f"{path}: cannot be read ({error.strerror})") from None
         self.tree, self._bin = _split(path, data)
         unknown = sorted(set(self.tree.get("extensionsRequired", [])) - _UNDERSTOOD)
         if unknown:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sideagents_envs.errors import SceneError
+from sideagents_envs.files import read_bytes
 from sideagents_envs.gltf import Gltf
 from sideagents_envs.stage import find_stage
 
@@ -72,9 +73,9 @@ def scene_digest(path: str | Path) -> str:
     stage = find_stage(path)
     turned = b"" if stage.rotation is None else stage.rotation.tobytes()
     try:
-        return hashlib.sha256(stage.asset.read_bytes() + turned).hexdigest()
-    except OSError as error:
-        raise SceneError(f"{stage.asset}: cannot be read ({error.strerror})") from None
+        return hashlib.sha256(read_bytes(stage.asset, SceneError) + turned).hexdigest()
+    except FileNotFoundError:
+        raise SceneError(f"{stage.asset}: cannot be read (no such file)") from None
 
 
 def load_scene(path: str | Path) -> SceneMesh:

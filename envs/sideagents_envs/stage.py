@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sideagents_envs.cache import atomic_path, cache_dir
 from sideagents_envs.errors import SceneError
+from sideagents_envs.files import read_text
 
 SUFFIX = ".stage_config.json"
 UP_AXES: dict[str, tuple[list[int], list[int]]] = {"y": ([0, 1, 0], [0, 0, -1]), "z": ([0, 0, 1], [0, 1, 0])}
@@ -59,9 +60,11 @@ def with_up(path: Path, up: Literal["auto", "y", "z"]) -> Path:
 
 def _read(path: Path) -> Stage:
     try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise SceneError(f"{path}: cannot be read ({error.strerror})") from None
+        content = json.loads(read_text(path, SceneError))
+    except FileNotFoundError:
+        raise SceneError(f"{path}: cannot be read (no such file)") from None
+    except SceneError:
+        raise
     except ValueError as error:
         raise SceneError(f"{path}: is not JSON ({error})") from None
     if not isinstance(content, dict):

@@ -37,6 +37,7 @@ from sideagents_envs.cache import atomic_path
 from sideagents_envs.config import CameraConfig, NavMeshConfig
 from sideagents_envs.curvature import corner_normals, face_normals, principal_curvatures, smoothing_groups
 from sideagents_envs.errors import EnvsError, SceneError, nearest
+from sideagents_envs.files import read_text
 from sideagents_envs.navmesh import cached_navmesh
 from sideagents_envs.pixels import (
     ROOM_CLASSES,
@@ -268,7 +269,7 @@ def _claim(out_dir: Path, made: dict[str, Any]) -> None:
     manifest = out_dir / "render.json"
     if manifest.exists():
         try:
-            before = json.loads(manifest.read_text())
+            before = json.loads(read_text(manifest))
         except json.JSONDecodeError:
             raise EnvsError(f"{manifest}: not JSON; choose another folder") from None
         if before != made:

@@ -22,12 +22,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from sideagents.core.groups import parameter_groups
-from sideagents.errors import ConfigError
-from sideagents.run.checkpoint import Checkpoint, flatten_optimizer, load_checkpoint, restore_optimizer
+from sideagents.errors import ConfigError, DivergedError
+from sideagents.run.checkpoint import Checkpoint, flatten_optimizer, load_checkpoint, restore_optimizer, restoring
 from sideagents.run.folder import RunFolder
 from sideagents.run.precision import told
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import capture_rng, restore_rng, seed_everything
+from sideagents_envs.errors import EnvsError
 from sideagents_policies import parallel
 from sideagents_policies.build import (
     agent_base,
@@ -45,16 +46,14 @@ from sideagents_policies.frames import DemoReader
 from sideagents_policies.session import (
     Session,
     StopRequest,
-    continue_run,
     how_to_finish,
     launched_alone,
     main_run,
     new_run,
     rejoin,
     reopen,
-    restoring,
+    resuming,
     run_workers,
-    to_resume,
     under_launcher,
 )
 from sideagents_policies.store import FrameStore
@@ -130,20 +129,19 @@ def _clone_among_peers(config: AgentConfig, demos: Path | None, start: Checkpoin
 def resume(path: Path, given: str | None = None, overrides: list[str] | None = None, demos: Path | None = None) -> Path:
     """Go on with a clone from its latest checkpoint; see `session.reopen` for what may be changed."""
     run, config = reopen(path, given, overrides or [])
-    checkpoint = to_resume(run, KIND)
-    demos = _demos_of(run, checkpoint) if demos is None else demos
+    demos = _demos_of(run, load_checkpoint(run.checkpoint())) if demos is None else demos
     held = count_trajectories(check_fits(demos, config)["shards"])
     if held != config.demos.trajectories:
         raise DemosError(f"{demos}: holds {held} demonstrations, the run learns from {config.demos.trajectories}")
-    if launched_alone(config):
-        continue_run(run, config, checkpoint)
-        run_workers(run, config, [KIND, "--resume", "--demos", str(demos)])
-        return run.path
-    world = parallel.init(config.device)
-    try:
-        return clone_here(rejoin(run, config, checkpoint, world), None, demos)
-    finally:
-        parallel.finish()
+    with resuming(run, config, KIND) as checkpoint:
+        if launched_alone(config):
+            run_workers(run, config, [KIND, "--resume", "--demos", str(demos)])
+            return run.path
+        world = parallel.init(config.device)
+        try:
+            return clone_here(rejoin(run, config, checkpoint, world), None, demos)
+        finally:
+            parallel.finish()
 
 
 def _demos_of(run: RunFolder, checkpoint: Checkpoint) -> Path:
@@ -162,7 +160,8 @@ def clone_here(session: Session, start: Checkpoint | None, demos: Path) -> Path:
     try:
         if start is not None:
             load_weights(cloner.policy, start)
-        cloner.run()
+        with session.telling(KIND):
+            cloner.run()
     finally:
         cloner.close()
         session.close()
@@ -178,6 +177,7 @@ class Place:
     step: int = 0
     steps: int = 0  # over all rounds
     frames: int = 0  # labelled frames trained on, over all rounds and processes
+    unlogged: int = 0  # steps since the last row of progress.csv
 
 
 class Cloner:
@@ -214,6 +214,7 @@ class Cloner:
         self._actor: list[nn.Parameter] = [p for p in trained if id(p) not in critic]
         self._critic: list[nn.Parameter] = [p for p in trained if id(p) in critic]
         self.place = Place()
+        self._sums = torch.zeros(3, device=self.world.device)  # loss, accuracy, value loss of the steps not logged yet
         self._explorer: Explorer | None = None
         self._venv: VecEnv | None = None
         self._base = base
@@ -306,26 +307,31 @@ class Cloner:
         place, total = self.place, sum(plan)
         extractor: Any = self.policy.features_extractor
         self.policy.set_training_mode(True)
-        sums, logged, clock = torch.zeros(5, device=self.world.device), 0, time.perf_counter()
+        clock, timed = time.perf_counter(), 0  # frames since: of a resumed run those since then
         while place.step < plan[place.round]:
             extractor.set_progress(place.steps / total, place.steps / self._steps_per_pass)
             self._set_rates(place.steps / total)
             due = time.monotonic() - self._saved_at > self.config.clone.checkpoint_every_s
             rows = self._rows(place.round, place.step)
             statistics = self._step(rows, stop.pending, due and self.world.is_main)
-            sums, logged = sums + statistics, logged + 1
+            self._sums += statistics[:3]
+            place.unlogged += 1
             place.step, place.steps = place.step + 1, place.steps + 1
-            place.frames += len(rows) * self.world.size
-            if logged == _LOG_EVERY or place.step == plan[place.round]:
-                loss, accuracy, critic = (sums[:3] / logged).tolist()
-                rate = logged * len(rows) * self.world.size / (time.perf_counter() - clock)
+            place.frames, timed = place.frames + len(rows) * self.world.size, timed + len(rows) * self.world.size
+            if place.unlogged == _LOG_EVERY or place.step == plan[place.round]:
+                loss, accuracy, critic = (self._sums / place.unlogged).tolist()
+                if not math.isfinite(loss + critic):
+                    said = f"the loss is {loss}, that of the critic {critic} up to step {place.steps}"
+                    raise DivergedError(f"cloning has diverged, {said}: lower clone.learning_rate")
+                rate = timed / (time.perf_counter() - clock)
                 alpha = float(extractor.alpha_value())
                 values = {"clone/loss": loss, "clone/accuracy": accuracy, "clone/value_loss": critic}
                 extra = {"train/alpha": alpha, "time/frames_per_second": rate, "clone/round": place.round}
                 rates = {"clone/learning_rate": self.optimizer.param_groups[0]["lr"]}
                 self.session.log(place.steps, {"frames": place.frames, **values, **extra, **rates})
                 progress.update(0, loss=loss, accuracy=accuracy, alpha=alpha)
-                sums, logged, clock = torch.zeros_like(sums), 0, time.perf_counter()
+                self._sums.zero_()
+                place.unlogged, clock, timed = 0, time.perf_counter(), 0
             progress.update(1)
             if float(statistics[3]) > 0:
                 self._save()
@@ -371,6 +377,7 @@ class Cloner:
     def _save(self, own: dict[str, Any] | None = None) -> None:
         moments, groups = flatten_optimizer(self.optimizer)
         common = {"place": vars(self.place).copy(), "moments": moments, "groups": groups}
+        common["sums"] = self._sums.clone()
         self.session.save(
             self.place.steps,
             KIND,
@@ -398,14 +405,16 @@ class Cloner:
             return
         own, common = self.session.own_state()
         load_weights(self.policy, resumed)
-        with restoring(resumed):
+        with restoring(resumed, EnvsError):
             restore_optimizer(self.optimizer, common["moments"], common["groups"])
             self.place = Place(**common["place"])
+            self._sums.copy_(common.get("sums", self._sums))  # not in checkpoints of earlier versions
             if self._explorer is not None and own["explorer"] is not None:
                 self._explorer.set_state(own["explorer"])
         self._needed = self._last_round()
         for frames in self._files.read(self._needed):
             self.store.add(frames)
         if "rng" in own:  # not in checkpoints of earlier versions
-            with restoring(resumed):
+            with restoring(resumed, EnvsError):
                 restore_rng(own["rng"])
+        self.session.go_on()

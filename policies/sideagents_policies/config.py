@@ -11,6 +11,8 @@ from sideagents.run.devices import DEVICES
 from sideagents.run.precision import WAS_BF16, Precision
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
 
+FRAMES_PER_TRAJECTORY = 60  # of the expert, about, in the bundled buildings and in Gibson
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -35,21 +37,21 @@ class ModelConfig(_Section):
     frames: int = Field(1, ge=1, le=8, description="base codes of so many frames go in (newest last)")
     frame_stride: int = Field(1, ge=1, le=64, description="steps between these frames: above 1 they look further back")
     goal_history: int = Field(4, ge=1, le=16, description="goal readings of the last steps that go in")
-    hidden: int = Field(512, ge=8, description="width of the two fully connected layers")
+    hidden: int = Field(512, ge=8, le=8192, description="width of the two fully connected layers")
 
 
 class VecConfig(_Section):
     """Environments of one process; `subproc` spreads them over `processes` worker processes."""
 
-    n_envs: int = Field(16, ge=1)
+    n_envs: int = Field(16, ge=1, le=4096)
     kind: Literal["dummy", "subproc"] = "dummy"
-    processes: int = Field(2, ge=1)
+    processes: int = Field(2, ge=1, le=256)
 
 
 class DemosConfig(_Section):
     """Expert demonstrations for cloning."""
 
-    trajectories: int = Field(1000, ge=1)
+    trajectories: int = Field(1000, ge=1, le=10**7)
     images: bool = Field(True, description="store the images; without them they are rendered again when read")
 
 
@@ -61,80 +63,89 @@ class CloneConfig(_Section):
     `dagger_epochs` passes over the newest `dagger_buffer_frames` labelled frames.
     """
 
-    epochs: float = Field(3.0, ge=0.0, description="passes over the demonstrations")
-    batch_size: int = Field(256, ge=1)
-    learning_rate: float = Field(5e-4, gt=0.0)
-    alpha_learning_rate: float = Field(1e-2, gt=0.0)
-    weight_decay: float = Field(1e-5, ge=0.0)
-    max_grad_norm: float = Field(1.0, gt=0.0)
+    epochs: float = Field(3.0, ge=0.0, le=1e6, description="passes over the demonstrations")
+    batch_size: int = Field(256, ge=1, le=10**6)
+    learning_rate: float = Field(5e-4, gt=0.0, le=1e3)
+    alpha_learning_rate: float = Field(1e-2, gt=0.0, le=1e3)
+    weight_decay: float = Field(1e-5, ge=0.0, le=1e3)
+    max_grad_norm: float = Field(1.0, gt=0.0, le=1e9)
     final_lr_fraction: float = Field(0.1, ge=0.0, le=1.0, description="cosine decay down to this share of the rate")
-    dagger_frames: int = Field(0, ge=0)
-    dagger_round_frames: int = Field(8192, ge=1)
-    dagger_epochs: float = Field(1.0, gt=0.0)
-    dagger_buffer_frames: int = Field(100_000, ge=1)
+    dagger_frames: int = Field(0, ge=0, le=10**12)
+    dagger_round_frames: int = Field(8192, ge=1, le=10**9)
+    dagger_epochs: float = Field(1.0, gt=0.0, le=1e6)
+    dagger_buffer_frames: int = Field(100_000, ge=1, le=10**9)
     frames_in: Literal["memory", "disk"] = Field(
         "memory",
         description="where the frames to learn from are kept; disk: in files in the run's folder, removed at the end",
         json_schema_extra=NEUTRAL,
     )
-    checkpoint_every_s: float = Field(120.0, gt=0.0)
+    checkpoint_every_s: float = Field(120.0, gt=0.0, le=1e9)
 
 
 class PPOConfig(_Section):
     """PPO as in stable-baselines3; rates and coefficients under their names there."""
 
-    frames: int = Field(500_000, ge=1, description="environment steps over all processes")
-    n_steps: int = Field(128, ge=1)
-    batch_size: int = Field(256, ge=1)
-    n_epochs: int = Field(3, ge=1)
-    learning_rate: float = Field(2.5e-4, gt=0.0)
-    alpha_learning_rate: float = Field(1e-2, gt=0.0)
+    frames: int = Field(500_000, ge=1, le=10**12, description="environment steps over all processes")
+    n_steps: int = Field(128, ge=1, le=10**6)
+    batch_size: int = Field(256, ge=1, le=10**6)
+    n_epochs: int = Field(3, ge=1, le=10**4)
+    learning_rate: float = Field(2.5e-4, gt=0.0, le=1e3)
+    alpha_learning_rate: float = Field(1e-2, gt=0.0, le=1e3)
     final_lr_fraction: float = Field(0.1, ge=0.0, le=1.0, description="linear decay down to this share of the rate")
     gamma: float = Field(0.99, gt=0.0, le=1.0)
     gae_lambda: float = Field(0.95, ge=0.0, le=1.0)
-    clip_range: float = Field(0.1, gt=0.0)
-    ent_coef: float = Field(5e-3, ge=0.0)
+    clip_range: float = Field(0.1, gt=0.0, le=1e3)
+    ent_coef: float = Field(5e-3, ge=0.0, le=1e6)
     final_ent_coef: float | None = Field(
-        None, ge=0.0, description="entropy coefficient at the end of training, reached linearly; null keeps `ent_coef`"
+        None,
+        ge=0.0,
+        le=1e6,
+        description="entropy coefficient at the end of training, reached linearly; null keeps `ent_coef`",
     )
-    vf_coef: float = Field(0.5, ge=0.0)
+    vf_coef: float = Field(0.5, ge=0.0, le=1e6)
     expert_coef: float = Field(
-        0.0, ge=0.0, description="weight of the cross-entropy to the expert's action, added to PPO's objective"
+        0.0, ge=0.0, le=1e6, description="weight of the cross-entropy to the expert's action, added to PPO's objective"
     )
-    max_grad_norm: float = Field(0.5, gt=0.0)
+    max_grad_norm: float = Field(0.5, gt=0.0, le=1e9)
     amsgrad: bool = False
-    target_kl: float | None = Field(None, gt=0.0)
-    critic_warmup_frames: int = Field(0, ge=0, description="frames at the start in which only the critic learns")
-    checkpoint_every_frames: int = Field(100_000, ge=1)
+    target_kl: float | None = Field(None, gt=0.0, le=1e6)
+    critic_warmup_frames: int = Field(
+        0, ge=0, le=10**12, description="frames at the start in which only the critic learns"
+    )
+    checkpoint_every_frames: int = Field(100_000, ge=1, le=10**12)
 
 
 class EvalConfig(_Section):
     """Evaluation on a fixed list of episodes."""
 
     split: Literal["train", "val", "test"] = "val"
-    episodes: int = Field(0, ge=0, description="the first N of the list, which visits its buildings in turn; 0 = all")
-    n_envs: int = Field(16, ge=1)
+    episodes: int = Field(
+        0, ge=0, le=10**7, description="the first N of the list, which visits its buildings in turn; 0 = all"
+    )
+    n_envs: int = Field(16, ge=1, le=4096)
     every_frames: int = Field(
         0,
         ge=0,
+        le=10**12,
         description="`train` evaluates at the first update after so many frames each; 0 = never",
         json_schema_extra=NEUTRAL,
     )
     during_episodes: int = Field(
         56,
         ge=1,
+        le=10**7,
         description="of the list, the first N that `train` evaluates on: four in each of 14 bundled buildings",
         json_schema_extra=NEUTRAL,
     )
     deterministic: bool = Field(False, description="arg-max instead of sampled actions")
-    temperature: float = Field(1.0, gt=0.0, description="of the sampled actions")
+    temperature: float = Field(1.0, gt=0.0, le=1e6, description="of the sampled actions")
 
 
 class AgentConfig(_Section):
     """Everything about one agent. Any key can be overridden on the command line as `section.key=value`."""
 
     name: str = Field("agent", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names the run folder")
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, le=2**32 - 1)
     env: Literal["embedded", "habitat"] = "embedded"
     habitat_simulator: HabitatSimulator = Field(
         "auto",
@@ -144,7 +155,7 @@ class AgentConfig(_Section):
     habitat: HabitatConfig = Field(HabitatConfig(), json_schema_extra=NEUTRAL)
     runs: str = Field("runs", description="folder of all runs")
     workers: int = Field(1, ge=1, le=64, description="data-parallel training processes")
-    threads: int = Field(1, ge=1, description="torch threads of each process")
+    threads: int = Field(1, ge=1, le=256, description="torch threads of each process")
     device: str = Field("auto", pattern=DEVICES)
     precision: Precision = Field(
         "auto",

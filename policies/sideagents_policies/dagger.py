@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,14 @@ from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.vec_env import VecEnv
 
 from sideagents.errors import CheckpointError
+from sideagents.run.arrays import read_npz
 from sideagents_envs.cache import atomic_path
 from sideagents_envs.spaces import NO_ACTION
 from sideagents_policies import parallel
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.parallel import World
 from sideagents_policies.policy import PerEnvNoise, SideTunedPolicy
+from sideagents_policies.rewards import check_rewards
 from sideagents_policies.session import StopRequest
 from sideagents_policies.stack import environment_state, restore_environment
 from sideagents_policies.store import Arrays, Frames, FrameStore
@@ -89,6 +90,7 @@ class Explorer:
             asked = np.asarray(self._venv.unwrapped.expert_actions(), np.int8)  # type: ignore[attr-defined]
             actions = self._act()
             self._observations, reward, done, infos = self._venv.step(actions)
+            check_rewards(reward)
             reward = reward + self._beyond_the_limit(infos)
             for env in np.flatnonzero(done):
                 ended.append(infos[env])
@@ -188,12 +190,12 @@ class RoundFiles:
             if number > last:
                 continue
             path = self._path(number)
+            arrays = read_npz(path, what="a round of DAgger", error=CheckpointError)
+            packed = {key.removeprefix("obs_"): arrays[key] for key in arrays if key.startswith("obs_")}
             try:
-                with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-                    packed = {key.removeprefix("obs_"): file[key] for key in file.files if key.startswith("obs_")}
-                    frames = Frames(packed, file["labels"], file["returns"], file["ages"], int(file["gap"]))
-            except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                raise CheckpointError(f"{path}: is cut off ({error})") from None
+                frames = Frames(packed, arrays["labels"], arrays["returns"], arrays["ages"], int(arrays["gap"]))
+            except (TypeError, ValueError, KeyError) as error:
+                raise CheckpointError(f"{path}: is no round of DAgger ({error})") from None
             self._sizes[number] = len(frames)
             yield frames
 

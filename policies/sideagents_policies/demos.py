@@ -20,8 +20,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import zipfile
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sideagents.errors import SideAgentsError
+from sideagents.run.arrays import read_npz
 from sideagents.run.files import missing_message, read_json, write_json
+from sideagents.run.lock import LOCK, locked
+from sideagents.run.machine import require_memory
 from sideagents.run.progress import Progress
 from sideagents_envs.cache import atomic_path
 from sideagents_envs.episodes import Episode
@@ -39,7 +42,8 @@ from sideagents_envs.simulator import EmbeddedWorld
 from sideagents_envs.spaces import NO_ACTION, STOP
 from sideagents_envs.stage import with_up
 from sideagents_policies.build import build_venv
-from sideagents_policies.config import AgentConfig
+from sideagents_policies.config import FRAMES_PER_TRAJECTORY, AgentConfig
+from sideagents_policies.rewards import check_rewards
 
 FORMAT = 1
 PER_SHARD = 500
@@ -97,14 +101,32 @@ def collect(config: AgentConfig, folder: Path, title: str = "demonstrations") ->
         raise DemosError(f"{folder}: is a file, demonstrations need a folder")
     if (folder / "demos.json").exists():
         shards = _continue(folder, header)
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise DemosError(f"{folder}: is not empty and holds no demonstrations (no demos.json); choose another folder")
     else:
         shards = []
     count = -(-config.demos.trajectories // PER_SHARD)
     if len(shards) < count:
-        _collect_missing(config, folder, header, shards, count, title)
+        image = 3 * config.camera.width * config.camera.height if config.demos.images else 0
+        images = min(PER_SHARD, config.demos.trajectories) * FRAMES_PER_TRAJECTORY + config.vec.n_envs
+        mend = "smaller images take less, demos.images=false keeps none"
+        require_memory(images * image, "what is collected for one file of demonstrations", mend)
+        with _working_on(folder):
+            _collect_missing(config, folder, header, shards, count, title)
     return folder
+
+
+@contextmanager
+def _working_on(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder of demonstrations; one that was made for it and is still empty at the end goes."""
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder):
+            yield
+    finally:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _collect_missing(
@@ -190,6 +212,7 @@ def _collect_shard(venv: Any, config: AgentConfig, number: int, wanted: int, pro
                 begun[env] = (np.asarray(episode.goal, np.float64), building_name(episode.scene_id))
         poses, actions = venv.poses(), venv.expert_actions()
         following, rewards, dones, infos = venv.step(actions)
+        check_rewards(rewards)
         fresh = [int(env) for env in np.flatnonzero(dones)]
         for env in range(n):
             if len(finished[env]) == shares[env]:
@@ -342,18 +365,12 @@ def read_demos(folder: Path) -> Iterator[Trajectory]:
 
 def _read_shard(path: Path, images: bool) -> dict[str, NDArray[Any]]:
     expected = _ARRAYS | ({"rgb": (np.uint8, 4)} if images else {})
-    try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in expected}
-    except FileNotFoundError:
-        raise DemosError(missing_message(path)) from None
-    except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DemosError(f"{path}: is cut off or no shard of demonstrations ({' '.join(str(error).split())})") from None
-    steps, episodes = len(arrays["actions"]), len(arrays["goals"])
+    arrays = read_npz(path, expected, "a shard of demonstrations", DemosError)
+    steps, episodes = np.size(arrays["actions"]), len(np.atleast_1d(arrays["goals"]))
     for name, (dtype, dims) in expected.items():
         length = episodes if name in ("goals", "scenes", "successes") else steps
         array = arrays[name]
-        if not np.issubdtype(array.dtype, dtype) or array.ndim != dims or len(array) != length:
+        if not np.issubdtype(array.dtype, dtype) or array.ndim != dims or len(array) != length or not length:
             raise DemosError(f"{path}: {name} is {array.dtype} {array.shape}, not {np.dtype(dtype)} of {length} rows")
     if not np.isfinite(arrays["poses"]).all() or not np.isfinite(arrays["rewards"]).all():
         raise DemosError(f"{path}: poses or rewards are not finite")

@@ -8,12 +8,11 @@ from sideagents.bases import load_base
 from sideagents.bases.taskonomy import TaskonomyEncoder
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
+from sideagents.run.machine import memory_line
 from sideagents_policies.build import observation_space, stacked_keys
-from sideagents_policies.config import AgentConfig
+from sideagents_policies.config import FRAMES_PER_TRAJECTORY, AgentConfig
 from sideagents_policies.store import FrameStore
-from sideagents_policies.summary import rollout_bytes, size_text
-
-FRAMES_PER_TRAJECTORY = 60  # about, in the bundled buildings and in Gibson
+from sideagents_policies.summary import reading_bytes, rollout_bytes, size_text
 
 
 def estimates(config: AgentConfig, base: FrozenBase | None = None) -> Iterator[str]:
@@ -36,6 +35,31 @@ def estimates(config: AgentConfig, base: FrozenBase | None = None) -> Iterator[s
     camera = config.camera
     image = 3 * camera.width * camera.height if config.demos.images else 0
     yield f"disk for demonstrations: at most {size_text(frames * (image + 48))}, before compression"
+
+
+def too_large(config: AgentConfig, base: FrozenBase | None = None) -> Iterator[str]:
+    """Yield a line for each buffer of training that this machine's memory does not hold, in all its processes.
+
+    base: as in `estimates`.
+    """
+    try:
+        base = _stand_in(config) if base is None else base
+        space, stacks = observation_space(config, base), stacked_keys(config, base)
+    except SideAgentsError:
+        return
+    lines = (
+        memory_line(
+            config.workers * rollout_bytes(config, space, stacks),
+            "PPO's rollout",
+            "fewer vec.n_envs or ppo.n_steps, smaller images or maps take less",
+        ),
+        memory_line(
+            config.workers * config.vec.n_envs * reading_bytes(config),
+            "one reading of all environments",
+            "fewer vec.n_envs, smaller images or maps take less",
+        ),
+    )
+    yield from (line for line in lines if line is not None)
 
 
 def _stand_in(config: AgentConfig) -> FrozenBase | None:

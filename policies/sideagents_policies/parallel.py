@@ -22,11 +22,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sideagents.errors import SideAgentsError, first_line
+from sideagents.errors import SideAgentsError
 
 _PARENT = "SIDEAGENTS_PARENT_PID"
 _PATIENCE_S = 10.0  # between the polite and the final signal to a process
 _SAVING_S = 60.0  # that the others have after the first one ended as it was asked to
+LOST = 3  # exit code of a process that stops because another one did
 _ASKED = 130  # exit code after Ctrl-C or SIGTERM
 
 
@@ -42,6 +43,13 @@ class World:
     def is_main(self) -> bool:
         """True in the one process that writes files and prints."""
         return self.rank == 0
+
+
+class LostPeer(SideAgentsError):
+    """Another of the processes that train together has ended; why, it says itself, or its end code."""
+
+    def __init__(self) -> None:
+        super().__init__("another training process has ended, so this one stops")
 
 
 def init(device: str = "auto", timeout_s: float = 300.0) -> World:
@@ -77,12 +85,12 @@ def world_size() -> int:
 
 
 def all_sum(values: Tensor) -> Tensor:
-    """Return the sum of `values` over all processes; raises `SideAgentsError` when a peer is lost."""
+    """Return the sum of `values` over all processes; raises `LostPeer` when one is lost."""
     if world_size() > 1:
         try:
             dist.all_reduce(values)
         except RuntimeError as error:
-            raise SideAgentsError(f"another training process stopped: {first_line(error)}") from error
+            raise LostPeer from error
     return values
 
 
@@ -219,7 +227,8 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
         failed = [(rank, code) for rank, code in enumerate(codes) if code and code != _ASKED]
         if failed:
             rank, code = min(failed, key=lambda item: item[1])  # a killed one first: the others fail because of it
-            print(f"training process {rank} of {len(children)} stopped with code {code}; stopping all", file=sys.stderr)
+            if code != 2:  # else it has said why
+                print(f"training process {rank} of {len(children)} {_ending(code)}; stopping all", file=sys.stderr)
             return code if code > 0 else 128 - code
         if None not in codes:
             return _ASKED if _ASKED in codes else 0
@@ -228,6 +237,14 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
             if time.monotonic() > deadline:
                 return _ASKED
         time.sleep(0.1)
+
+
+def _ending(code: int) -> str:
+    """Return how a process ended by its code."""
+    if code > 0:
+        return f"stopped with code {code}"
+    known = {number.value: number.name for number in signal.Signals}
+    return f"was killed by {known.get(-code, f'signal {-code}')}"
 
 
 def _stop(children: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -8,9 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from sideagents.errors import ConfigError, nearest
+from sideagents.run.config import read_tree
 from sideagents.run.files import find_data
 
 if TYPE_CHECKING:
@@ -31,27 +30,25 @@ def config_names() -> list[str]:
 
 def config_path(name: str) -> Path:
     """Return the file of a configuration given by path or bundled name; raises `ConfigError` with the nearest name."""
-    if Path(name).is_file():
+    if os.path.isfile(name):  # which, unlike pathlib's, says no to a name that is too long
         return Path(name)
     names = config_names()
     short = name.removeprefix("configs/").removesuffix(".yaml")  # a bundled one's own path, from any folder
     matches = [known for known in names if short in (known, known.split("/")[-1])]
     if len(matches) == 1:
         return configs_folder() / f"{matches[0]}.yaml"
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         raise ConfigError(f"{name}: is a folder; a configuration is a YAML file or a name (`sideagents list configs`)")
-    hint = nearest(name, [*names, *(short.split("/")[-1] for short in names)])
-    raise ConfigError(f"{name}: neither a file nor a bundled configuration{hint} (see `sideagents list configs`)")
+    hint = nearest(name[:200], [*names, *(short.split("/")[-1] for short in names)])
+    raise ConfigError(f"{name[:200]}: neither a file nor a bundled configuration{hint} (see `sideagents list configs`)")
 
 
 def config_kind(path: Path) -> str:
     """Return what a configuration file is for, its key `kind`: `agent` when it says nothing, or nothing readable."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        return str(read_tree(path).get("kind", "agent"))
+    except ConfigError:
         return "agent"  # who reads the file in earnest says what is wrong with it
-    kind = tree.get("kind", "agent") if isinstance(tree, dict) else "agent"
-    return str(kind)
 
 
 def locate(config: AgentConfig) -> AgentConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -40,8 +41,20 @@ def read_curves(run: Path) -> dict[str, Curve]:
     for row in read_scalars(run / "progress.csv"):
         for metric in METRICS:
             if row.get(metric):
-                points[metric].append((float(row.get("frames") or row["step"]), float(row[metric])))
+                frames = _number(run, row, "frames" if row.get("frames") else "step")
+                points[metric].append((frames, _number(run, row, metric)))
     return {metric: (np.array([x for x, _ in p]), np.array([y for _, y in p])) for metric, p in points.items()}
+
+
+def _number(run: Path, row: dict[str, str], name: str) -> float:
+    try:
+        value = float(row[name])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        where = f"{run / 'progress.csv'}: step {row['step']}"
+        raise SideAgentsError(f"{where}: {name} is {row[name][:40]!r}, not a number")
+    return value
 
 
 def labels_of(runs: Sequence[Path]) -> list[str]:

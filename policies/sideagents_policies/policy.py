@@ -20,7 +20,7 @@ from typing_extensions import Self
 
 from sideagents.core.alpha import curricula
 from sideagents.core.groups import parameter_groups
-from sideagents.errors import SideAgentsError
+from sideagents.errors import DivergedError, SideAgentsError
 from sideagents.run.precision import autocast
 from sideagents_policies.extractor import UNREAD, SideTunedExtractor
 
@@ -199,7 +199,7 @@ class SideTunedPolicy(ActorCriticPolicy):
                 features = super(ActorCriticPolicy, self).extract_features(obs, extractor)
         features = features.float()
         if not torch.isfinite(features).all():
-            raise SideAgentsError(_blame(obs))
+            raise _blame(obs)
         return features
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
@@ -262,13 +262,13 @@ def _without_labels(parts: Mapping[str, _Part]) -> dict[str, _Part]:
     return {key: part for key, part in parts.items() if key not in UNREAD}
 
 
-def _blame(obs: PyTorchObs) -> str:
-    """Say why features are not finite: a part of the observation, or the weights."""
+def _blame(obs: PyTorchObs) -> SideAgentsError:
+    """Return the error that says why features are not finite: a part of the observation, or the weights."""
     parts = obs if isinstance(obs, dict) else {"observation": obs}
     bad = [key for key, part in parts.items() if not torch.isfinite(part).all()]
     if bad:
-        return f"nan or infinity in the observation: {', '.join(bad)}"
-    return "the network's features are not finite: training has diverged, lower the learning rate"
+        return SideAgentsError(f"the environment gave nan or infinity in the observation: {', '.join(bad)}")
+    return DivergedError("the network's features are not finite: training has diverged, lower the learning rate")
 
 
 def _categorical(distribution: Distribution) -> torch.distributions.Categorical:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional
 
-from sideagents.errors import CheckpointError, SideAgentsError
-from sideagents.run.checkpoint import flatten_optimizer, pack_state, restore_optimizer, unpack_state
+from sideagents.errors import CheckpointError, DivergedError, SideAgentsError
+from sideagents.run.checkpoint import check_finite, flatten_optimizer, pack_state, restore_optimizer, unpack_state
 from sideagents.run.seeding import capture_rng, restore_rng
 from sideagents_policies import parallel
 from sideagents_policies.extractor import SideTunedExtractor
 from sideagents_policies.policy import SideTunedPolicy
+from sideagents_policies.rewards import FiniteRewards
 from sideagents_policies.rollout import DictRollout, Rollout
 
 AuxiliaryLoss = Callable[[Mapping[str, Tensor], Distribution], Tensor]
@@ -85,7 +86,10 @@ class SideTunedPPO(PPO):
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
-        """Fill the buffer from this process's environments; count the frames of all processes."""
+        """Fill the buffer from this process's environments; count the frames of all processes.
+
+        Raises `SideAgentsError` where an environment gives a reward that is not finite.
+        """
         if isinstance(self.policy.features_extractor, SideTunedExtractor):
             # before the rollout, so that acting and learning see the same alpha; the policy would not know of the
             # progress of a resumed run before its first update
@@ -94,7 +98,7 @@ class SideTunedPPO(PPO):
         last = {key: np.ascontiguousarray(array) for key, array in _named(self._last_obs).items()}
         self._last_obs = last if isinstance(self.observation_space, spaces.Dict) else last["observation"]
         before = self.num_timesteps
-        go_on = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        go_on = super().collect_rollouts(FiniteRewards(env), callback, rollout_buffer, n_rollout_steps)
         self.num_timesteps = before + (self.num_timesteps - before) * parallel.world_size()
         return go_on
 
@@ -103,7 +107,10 @@ class SideTunedPPO(PPO):
         self._row_due = iteration  # `learn` calls this between the two
 
     def train(self) -> None:
-        """Update the policy on the rollout: SB3's `n_epochs` passes, every step agreed between the processes."""
+        """Update the policy on the rollout: SB3's `n_epochs` passes, every step agreed between the processes.
+
+        Raises `DivergedError` where the loss or a weight is no longer finite.
+        """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         history: list[Tensor] = []
@@ -124,11 +131,21 @@ class SideTunedPPO(PPO):
             if stopped:
                 break
         means = torch.stack(history).mean(dim=0)
+        self._check_finite(means)
         means[0] = torch.stack(history[first:])[:, 0].mean()  # the divergence of the last epoch, as SB3 reports it
         self._log(means)
         if self._row_due is not None:
             super().dump_logs(self._row_due)
             self._row_due = None
+
+    def _check_finite(self, statistics: Tensor) -> None:
+        for name, value in zip(_LOGGED, statistics.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"training has diverged, {name} was {value} in the update at {self.num_timesteps} frames: lower "
+                    "the learning rate, or the coefficients of the loss"
+                )
+        check_finite(dict(self.policy.named_parameters()), self.num_timesteps)
 
     def _trained(self) -> list[Tensor]:
         return [p for group in self.policy.optimizer.param_groups for p in group["params"]]
@@ -212,6 +229,7 @@ class SideTunedPPO(PPO):
 
         Raises `CheckpointError` when the state belongs to another network, observation or number of environments.
         """
+        check_statistics(state)
         observation = {key: np.array(array) for key, array in state["last_obs"].items()}
         expected = {key: (self.n_envs, *(space.shape or ())) for key, space in _named(self.observation_space).items()}
         if {key: array.shape for key, array in observation.items()} != expected:
@@ -227,6 +245,25 @@ class SideTunedPPO(PPO):
             self.policy.action_noise.set_state(state["action_noise"])
         self.ep_info_buffer = deque(state["episode_infos"], maxlen=self._stats_window_size)
         self.ep_success_buffer = deque(state["episode_successes"], maxlen=self._stats_window_size)
+
+
+def check_statistics(state: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` unless counters and episode statistics of a training state are those that are saved.
+
+    They are read at the end of the next rollout only: what is wrong must be known before.
+    """
+    counts = all(type(state.get(key)) is int and state[key] >= 0 for key in ("num_timesteps", "n_updates", "episodes"))
+    infos, successes = state.get("episode_infos"), state.get("episode_successes")
+    whole = counts and isinstance(state.get("progress_remaining"), int | float) and isinstance(infos, list)
+    whole = whole and all(
+        isinstance(info, dict) and _are_numbers(info.get(key) for key in "rlt") for info in infos or []
+    )
+    if not (whole and isinstance(successes, list) and _are_numbers(successes)):
+        raise CheckpointError("its counters or the statistics of its episodes are damaged")
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 def _named(value: Any) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,20 +15,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from sideagents.errors import CheckpointError, SideAgentsError, first_line
-from sideagents.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from sideagents.run.config import dump_config, load_config
-from sideagents.run.files import write_text
+from sideagents.errors import CheckpointError
+from sideagents.run.checkpoint import Checkpoint, load_checkpoint, restoring, save_checkpoint
+from sideagents.run.config import load_config
 from sideagents.run.folder import RunFolder
 from sideagents.run.imports import import_words
+from sideagents.run.lock import locked
 from sideagents.run.precision import sets_precision
-from sideagents_envs.errors import EnvsError
 from sideagents_policies import checks, parallel
 from sideagents_policies.build import identity, open_run
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.parallel import World
 from sideagents_policies.paths import locate
 from sideagents_policies.policy import SideTunedPolicy
+from sideagents_policies.ppo import check_statistics
 
 KEPT = 3  # newest checkpoints of a run, beside the best
 # What the state of a checkpoint holds: of each process, and common to all.
@@ -71,10 +71,19 @@ class StopRequest:
 class Session:
     """One training run as seen by one process: only the main process has `run` and writes logs and checkpoints.
 
-    `folder` is the run's folder, known to all; `resumed` is the checkpoint that training goes on from, or None.
+    `folder` is the run's folder, known to all; `resumed` is the checkpoint that training goes on from, or None;
+    `noted`: who started this process has noted in the folder that the run goes on.
     """
 
-    def __init__(self, config: AgentConfig, world: World, run: RunFolder | None, resumed: Checkpoint | None) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        world: World,
+        run: RunFolder | None,
+        resumed: Checkpoint | None,
+        noted: bool = False,
+    ) -> None:
+        self._noted = noted or resumed is None
         self.config, self.world, self.run, self.resumed = config, world, run, resumed
         path = ["" if run is None else str(run.path)]
         if world.size > 1:
@@ -94,9 +103,12 @@ class Session:
 
     def tell_stopped(self, verb: str, where: str) -> None:
         """Print where training stopped and the command that goes on."""
+        self.say(f"stopped and saved at {where}: {self.resuming(verb)}")
+
+    def resuming(self, verb: str) -> str:
+        """Return the command that goes on with the run."""
         words = [*import_words(), *(f"{key}={path}" for key, path in checks.own_code(self.config).items())]
-        command = " ".join([f"sideagents {verb} --resume {self.folder}", *words])
-        self.say(f"stopped and saved at {where}: {command}")
+        return " ".join([f"sideagents {verb} --resume {self.folder}", *words])
 
     def save(
         self,
@@ -127,6 +139,15 @@ class Session:
             keep=KEPT,
         )
 
+    def go_on(self) -> None:
+        """Note in the folder that the run goes on, now that its state is back; in the main process alone."""
+        if self.run is not None and self.resumed is not None and not self._noted:
+            self.run.go_on(self.resumed.step, self.config)
+
+    def telling(self, verb: str) -> AbstractContextManager[None]:
+        """Let what ends training in the block name the last good checkpoint and the command to go on."""
+        return nullcontext() if self.run is None else self.run.telling(self.resuming(verb))
+
     def own_state(self) -> tuple[dict[str, Any], Any]:
         """Return what `save` was given by this process, and the common part; raises `CheckpointError`."""
         assert self.resumed is not None
@@ -144,35 +165,20 @@ class Session:
 
 
 def _gathered(own: dict[str, Any], world: World) -> list[Any]:
-    """Return the states of all processes in the main one; raises `SideAgentsError` when one of them is lost."""
+    """Return the states of all processes in the main one; raises `LostPeer` when one of them is lost."""
     if world.size == 1:
         return [own]
     states: list[Any] = [None] * world.size
     try:
         dist.gather_object(own, states if world.is_main else None)
     except RuntimeError as error:
-        raise SideAgentsError(f"another training process stopped: {first_line(error)}") from error
+        raise parallel.LostPeer from error
     return states
 
 
-@contextmanager
-def new_run(config: AgentConfig, verb: str) -> Iterator[RunFolder]:
-    """Make the folder `runs/NAME_VERB_n`; it vanishes when the block fails before there is anything worth keeping.
-
-    Worth keeping is a checkpoint, or demonstrations collected into it.
-    """
-    root = Path(config.runs)
-    existed = root.exists()
-    run = RunFolder.create(root, f"{config.name}_{verb}", dump_config(config))
-    try:
-        yield run
-    except BaseException:
-        if run.latest() is None and not (run.path / "demos" / "demos.json").exists():
-            run.close()
-            shutil.rmtree(run.path, ignore_errors=True)
-            if not existed and not any(root.iterdir()):
-                root.rmdir()
-        raise
+def new_run(config: AgentConfig, verb: str) -> AbstractContextManager[RunFolder]:
+    """Make the folder `runs/NAME_VERB_n` and hold its lock for the block; see `RunFolder.working`."""
+    return RunFolder.working(Path(config.runs), f"{config.name}_{verb}", config)
 
 
 def reopen(path: Path, given: str | None, overrides: list[str]) -> tuple[RunFolder, AgentConfig]:
@@ -201,6 +207,21 @@ def how_to_finish(run: RunFolder, words: Sequence[str] = ()) -> str:
     collect = ["sideagents", "demos", str(run.config_path), "--out", str(demos), *import_words()]
     clone = ["sideagents", "clone", str(run.config_path), "--demos", str(demos), *words, *import_words()]
     return f"go on with `{' '.join(collect)}`, then `{' '.join(clone)}`"
+
+
+@contextmanager
+def resuming(run: RunFolder, config: AgentConfig, kind: str) -> Iterator[Checkpoint]:
+    """Hold the run's lock, in the process that writes into it, and give the checkpoint that training goes on from.
+
+    Where this process launches those that train, it notes in the folder that the run goes on, before they read it.
+    """
+    main = os.environ.get("RANK", "0") == "0"
+    with locked(run.path) if main else nullcontext():
+        run.check_files()
+        checkpoint = to_resume(run, kind)
+        if launched_alone(config):
+            run.go_on(checkpoint.step, config)
+        yield checkpoint
 
 
 def to_resume(run: RunFolder, kind: str) -> Checkpoint:
@@ -236,31 +257,16 @@ def _check_state(checkpoint: Checkpoint, kind: str) -> None:
         missing.append("common")
     if missing:
         raise CheckpointError(f"{checkpoint.path / 'state.json'}: is damaged, it lacks {', '.join(missing)}")
-
-
-@contextmanager
-def restoring(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turn what a damaged state breaks within the block into a `CheckpointError`."""
-    try:
-        yield
-    except (SideAgentsError, EnvsError):
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise CheckpointError(f"{checkpoint.path}: its state is damaged ({what})") from error
-
-
-def continue_run(run: RunFolder, config: AgentConfig, checkpoint: Checkpoint) -> None:
-    """Note in the folder that the run goes on from its latest checkpoint; for the main process alone."""
-    run.rewind(checkpoint.step)
-    write_text(run.config_path, dump_config(config))
-    run.note_resume()
+    if kind == "train":
+        with restoring(checkpoint):
+            for own in processes:
+                check_statistics(own["ppo"])
+                if not all(len(row) == 4 and all(map(math.isfinite, row)) for row in own["recent"]):
+                    raise ValueError("the recent episodes are no rows of four numbers")
 
 
 def rejoin(run: RunFolder, config: AgentConfig, checkpoint: Checkpoint, world: World) -> Session:
-    """Return the session of one of the processes that go on with a run; the main one notes it in the folder."""
-    if world.is_main:
-        continue_run(run, config, checkpoint)
+    """Return the session of one of the processes that go on with a run."""
     return Session(config, world, run if world.is_main else None, checkpoint)
 
 

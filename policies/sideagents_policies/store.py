@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sideagents.errors import SideAgentsError
+from sideagents.run.machine import require_disk, require_memory
 from sideagents_envs.spaces import MAP_BACKGROUND, MAP_MARK, NO_ACTION
 from sideagents_policies.stack import Stacking
 
@@ -158,19 +157,9 @@ class FrameStore:
 
 
 def _require_room(size: int, folder: Path | None) -> None:
-    """Raise `SideAgentsError` where `size` bytes of frames have no place: before hours of work, not after."""
+    """Raise `ConfigError` where `size` bytes of frames have no place: before hours of work, not after."""
+    what, less = "the frames to learn from", "fewer demonstrations or smaller images take less"
     if folder is None:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if size > memory:
-            raise SideAgentsError(
-                f"the frames to learn from take {size / 1e9:.1f} GB, the machine has {memory / 1e9:.1f} GB of memory: "
-                f"clone.frames_in=disk keeps them in files, fewer demonstrations or smaller images take less"
-            )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise SideAgentsError(
-            f"{folder}: the frames to learn from take {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
-            f"`runs` names another place, fewer demonstrations or smaller images take less"
-        )
+        require_memory(size, what, f"clone.frames_in=disk keeps them in files, {less}")
+    else:
+        require_disk(folder, size, what, f"`runs` names another place, {less}")

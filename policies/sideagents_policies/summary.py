@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from torch import nn
 
+from sideagents_envs import batch
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.policy import SideTunedPolicy
 from sideagents_policies.rollout import rollout_stacks
@@ -32,6 +33,12 @@ def rollout_bytes(config: AgentConfig, space: spaces.Dict, stacks: Mapping[str, 
         total += (steps + count - 1) * size // count
     label = np.dtype(LABEL).itemsize if config.ppo.expert_coef > 0.0 else 0
     return config.vec.n_envs * (total + steps * (label + _SCALARS_BYTES))
+
+
+def reading_bytes(config: AgentConfig) -> int:
+    """Return the bytes that one environment's sensors give at a step."""
+    spaces_ = batch.observation_space(config.camera, config.task).spaces.values()
+    return sum(math.prod(box.shape or ()) * np.dtype(box.dtype).itemsize for box in spaces_)
 
 
 def weight_table(policy: SideTunedPolicy) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sideagents.errors import SideAgentsError
+from sideagents.run.files import read_json
 from sideagents_envs.versions import LISTS_VERSION
 
 COLUMNS = {
@@ -87,8 +87,8 @@ def _lists(result: Mapping[str, Any]) -> str:
 def read_result(path: Path) -> dict[str, Any]:
     """Read a file written by `eval --json`; raises `SideAgentsError` when it is none."""
     try:
-        result = json.loads(path.read_text())
+        result = read_json(path)
         result["metrics"]["success"]["mean"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise SideAgentsError(f"{path}: not a result of `sideagents eval --json` ({error})") from None
     return dict(result)

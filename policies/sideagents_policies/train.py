@@ -15,12 +15,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from sideagents.core.base import FrozenBase
-from sideagents.run.checkpoint import Checkpoint, load_checkpoint
+from sideagents.run.checkpoint import Checkpoint, load_checkpoint, restoring
 from sideagents.run.config import load_config
+from sideagents.run.files import require
 from sideagents.run.folder import RunFolder
 from sideagents.run.precision import told
 from sideagents.run.progress import Progress
 from sideagents.run.seeding import seed_everything
+from sideagents_envs.errors import EnvsError
 from sideagents_policies import checks, parallel
 from sideagents_policies.build import (
     agent_base,
@@ -33,20 +35,19 @@ from sideagents_policies.build import (
     stacked_keys,
 )
 from sideagents_policies.config import AgentConfig
+from sideagents_policies.estimates import too_large
 from sideagents_policies.evaluate import Examiner
 from sideagents_policies.ppo import SideTunedPPO
 from sideagents_policies.session import (
     Session,
     StopRequest,
-    continue_run,
     launched_alone,
     main_run,
     new_run,
     rejoin,
     reopen,
-    restoring,
+    resuming,
     run_workers,
-    to_resume,
 )
 from sideagents_policies.stack import environment_state, restore_environment
 from sideagents_policies.summary import describe, rollout_bytes
@@ -60,6 +61,7 @@ def train(config: AgentConfig, init: Path | None = None) -> Path:
 
     init: a run whose networks training starts from, usually a clone. Raises `SideAgentsError` or `EnvsError`.
     """
+    require(too_large(config))
     start = None if init is None else load_checkpoint(RunFolder.open(init).checkpoint())
     if start is not None:
         load_weights(build_policy(config, agent_base(config)), start)  # does it fit? asked before anything is written
@@ -83,18 +85,18 @@ def resume(path: Path, given: str | None = None, overrides: list[str] | None = N
     """
     before = load_config(AgentConfig, RunFolder.open(path).config_path)
     run, config = reopen(path, given, overrides or [])
-    checkpoint = to_resume(run, KIND)
-    if os.environ.get("RANK", "0") == "0" and (line := _rescheduled(before, config, checkpoint.step)):
-        print(f"note: {line}", flush=True)
-    if launched_alone(config):
-        continue_run(run, config, checkpoint)
-        run_workers(run, config, [KIND, "--resume"])
-        return run.path
-    world = parallel.init(config.device)
-    try:
-        return train_here(rejoin(run, config, checkpoint, world), None)
-    finally:
-        parallel.finish()
+    require(too_large(config))
+    with resuming(run, config, KIND) as checkpoint:
+        if os.environ.get("RANK", "0") == "0" and (line := _rescheduled(before, config, checkpoint.step)):
+            print(f"note: {line}", flush=True)
+        if launched_alone(config):
+            run_workers(run, config, [KIND, "--resume"])
+            return run.path
+        world = parallel.init(config.device)
+        try:
+            return train_here(rejoin(run, config, checkpoint, world), None)
+        finally:
+            parallel.finish()
 
 
 def _rescheduled(before: AgentConfig, now: AgentConfig, step: int) -> str:
@@ -136,14 +138,15 @@ def train_here(session: Session, start: Checkpoint | None) -> Path:
         if resumed is not None:
             own, _ = session.own_state()
             load_weights(agent.policy, resumed)
-            with restoring(resumed):
+            with restoring(resumed, EnvsError):
                 restore_environment(venv, own["environments"])
                 agent.set_training_state(own["ppo"])
+            session.go_on()
         left = config.ppo.frames - agent.num_timesteps
         if left <= 0:
             session.say(f"{agent.num_timesteps} of {config.ppo.frames} frames are done; raise ppo.frames to go on")
             return session.folder
-        with _examiner(session, base) as examiner:
+        with session.telling(KIND), _examiner(session, base) as examiner:
             _learn(session, agent, left, examiner)
     finally:
         venv.close()
@@ -219,7 +222,7 @@ class _Keeper(BaseCallback):
     def _on_training_start(self) -> None:
         if self._session.resumed is not None:
             own, _ = self._session.own_state()
-            with restoring(self._session.resumed):
+            with restoring(self._session.resumed, EnvsError):
                 self._recent.extend(own["recent"])
                 self._examined = int(self._session.resumed.extra.get("evaluated", 0))
         self._last_saved = self.progress.done = self.model.num_timesteps

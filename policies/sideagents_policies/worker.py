@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--import", dest="imports", action="append", default=[])
     args = parser.parse_args()
 
+    from sideagents.errors import DivergedError
     from sideagents.run.checkpoint import load_checkpoint
     from sideagents.run.imports import import_own
     from sideagents_policies import parallel
@@ -32,12 +33,19 @@ def main() -> int:
     run, config = open_run(args.run, trusted=True)  # whoever started this process has checked it
     world = parallel.init(config.device)
     resumed = load_checkpoint(run.checkpoint()) if args.resume else None
-    session = Session(config, world, run if world.is_main else None, resumed)
+    session = Session(config, world, run if world.is_main else None, resumed, noted=True)
     start = None if args.init is None else load_checkpoint(args.init)
-    if args.kind == "train":
-        train_here(session, start)
-    else:
-        clone_here(session, start, args.demos)
+    try:
+        if args.kind == "train":
+            train_here(session, start)
+        else:
+            clone_here(session, start, args.demos)
+    except parallel.LostPeer:  # who started this process says which was lost, and how
+        return parallel.LOST
+    except DivergedError:  # in all processes at once: the main one says it
+        if world.is_main:
+            raise
+        return parallel.LOST
     parallel.finish()
     return 0
 

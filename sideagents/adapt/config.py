@@ -40,11 +40,13 @@ class AdaptConfig(RunConfig, RenderedConfig):
         description="decathlon: images are normalised and sized as the base was trained, or as their domain's own",
         json_schema_extra=NEUTRAL,
     )
-    size: int = Field(32, ge=8, description="folder and taskonomy: images are resized to size x size pixels")
-    first_class: int = Field(0, ge=0, description="the first of the classes that are taken")
-    classes: int = Field(0, ge=0, description="how many classes are taken; 0 takes all from the first on")
-    per_class: int = Field(0, ge=0, description="training images of each class; 0 takes all")
-    held_out: int = Field(0, ge=0, description="training images of each class to judge by in place of the test set")
+    size: int = Field(32, ge=8, le=4096, description="folder and taskonomy: images are resized to size x size pixels")
+    first_class: int = Field(0, ge=0, le=10**6, description="the first of the classes that are taken")
+    classes: int = Field(0, ge=0, le=10**6, description="how many classes are taken; 0 takes all from the first on")
+    per_class: int = Field(0, ge=0, le=10**9, description="training images of each class; 0 takes all")
+    held_out: int = Field(
+        0, ge=0, le=10**9, description="training images of each class to judge by in place of the test set"
+    )
 
     base: str = Field("resnet26", description="as in `model.base`")
     base_weights: str | None = Field(None, description="weights file of the base, as given or below SIDEAGENTS_DATA")
@@ -70,8 +72,8 @@ class AdaptConfig(RunConfig, RenderedConfig):
     cache: str | None = Field(
         None, description="folder for the base's codes, by default the user's cache", json_schema_extra=NEUTRAL
     )
-    epochs: int = Field(10, ge=1, description="passes over the training images")
-    penalty_warmup: int = Field(0, ge=0, description="epochs at the start without the method's penalty")
+    epochs: int = Field(10, ge=1, le=10**6, description="passes over the training images")
+    penalty_warmup: int = Field(0, ge=0, le=10**6, description="epochs at the start without the method's penalty")
     save_base: bool = Field(False, description="keep the trained network as a base, for methods that train all of it")
 
 

@@ -38,9 +38,9 @@ class JointConfig(SupervisedConfig):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    seed: int = Field(1, ge=0)
-    epochs: int = Field(10, ge=1, description="passes over the largest task; smaller ones are repeated")
-    penalty_warmup: int = Field(0, ge=0, description="epochs at the start without the method's penalty")
+    seed: int = Field(1, ge=0, le=2**32 - 1)
+    epochs: int = Field(10, ge=1, le=10**6, description="passes over the largest task; smaller ones are repeated")
+    penalty_warmup: int = Field(0, ge=0, le=10**6, description="epochs at the start without the method's penalty")
 
 
 def fit_jointly(adapted: Adapted, data: Mapping[str, Examples], config: JointConfig) -> Adapted:

@@ -12,7 +12,6 @@ from sideagents.adapt.config import AdaptConfig, for_domain
 from sideagents.adapt.plots import plot_relevance
 from sideagents.adapt.run import adapt_run, checked, score_of
 from sideagents.errors import ConfigError
-from sideagents.run.config import dump_config
 from sideagents.run.files import write_json
 from sideagents.run.folder import RunFolder
 
@@ -57,10 +56,9 @@ def relevance(
         judged = {key: result[key] for key in ("measure", "accuracy", "loss")}
         rows.append({"base": base, "alpha": result["alpha"], **judged, "run": str(run)})
     rows.sort(key=lambda row: -float(row["alpha"]))
-    folder = RunFolder.create(Path(config.runs).expanduser(), config.name, dump_config(config))
-    folder.close()
-    write_json(folder.path / "result.json", rows)
-    plot_relevance(rows, folder.path / "plots" / "relevance.png")
+    with RunFolder.working(Path(config.runs).expanduser(), config.name, config) as folder:
+        write_json(folder.path / "result.json", rows)
+        plot_relevance(rows, folder.path / "plots" / "relevance.png")
     return folder.path, rows
 
 

@@ -29,7 +29,7 @@ from sideagents.data.images import LabelledImages
 from sideagents.data.mosaics import load_mosaics
 from sideagents.data.targets import TARGETS, outputs_of
 from sideagents.errors import ConfigError, SideAgentsError, nearest
-from sideagents.run.config import config_hash, dump_config, load_config
+from sideagents.run.config import config_hash, load_config
 from sideagents.run.devices import device_here, missing_device
 from sideagents.run.files import absent, absent_folder, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
@@ -203,26 +203,20 @@ def adapt_run(config: AdaptConfig, resume: bool = False) -> tuple[Path, dict[str
     adapted = adapt(base, config.method, **_options(config))
     adapted.add_task(TASK, images=_images(config), **_readout(config, base, train))
     adapted.to(device_here(config.device))  # weights were drawn on the CPU: the same ones everywhere
-    run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
-    if resume:
-        run.require_config(config, but=("device",))
-        run.note_resume()
-    try:
+    with RunFolder.working(Path(config.runs), config.name, config, resume, may_change=("device",)) as run:
         if _distilled(config):
             task = adapted.task(TASK)
             side = cast(nn.Module, cast(SideTuned, task.net).side)
             distil_side(task.base, side, train.images, test.images, config.distil, run.path / "student.safetensors")
         result = _train(config, adapted, run, train, test, resume)
-    finally:
-        run.close()
-    adapted.save_task(TASK, run.path / TASK)
-    if config.save_base:
-        _save_base(config, adapted, run)
-    write_json(run.path / "result.json", result)
-    plot_epochs(result, run.path / "plots" / "epochs.png")
-    if config.method == "taps":
-        plot_own_layers(adapted, run.path / "plots" / "own_layers.png")
-        plot_shares(adapted, run.path / "plots" / "own_shares.png")
+        adapted.save_task(TASK, run.path / TASK)
+        if config.save_base:
+            _save_base(config, adapted, run)
+        write_json(run.path / "result.json", result)
+        plot_epochs(result, run.path / "plots" / "epochs.png")
+        if config.method == "taps":
+            plot_own_layers(adapted, run.path / "plots" / "own_layers.png")
+            plot_shares(adapted, run.path / "plots" / "own_shares.png")
     return run.path, result
 
 

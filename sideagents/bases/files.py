@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sideagents.core.base import FrozenBase
 from sideagents.errors import BaseError, first_line
 from sideagents.registry import Registry
-from sideagents.run.files import missing_message, read_json, write_json
+from sideagents.run.files import check_readable, read_json, write_json
 from sideagents.run.tensors import load_tensors, save_tensors
 
 CARD_KEYS = ("name", "architecture", "options", "input_size", "mean", "std", "fingerprint")
@@ -121,8 +121,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 def _unpickled(path: Path) -> Any:
     """Return what torch's weights-only reader makes of a file, which refuses anything that would run code."""
-    if not path.is_file():
-        raise BaseError(missing_message(path))
+    check_readable(path, BaseError)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:

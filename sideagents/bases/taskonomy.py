@@ -14,6 +14,7 @@ from torch.nn import functional
 from sideagents.bases.files import fit_weights, read_tensors
 from sideagents.core.base import FrozenBase
 from sideagents.errors import BaseError, nearest
+from sideagents.run.files import read_bytes
 
 TASKS = (
     "autoencoding",
@@ -125,7 +126,7 @@ def _check_published(task: str, file: Path) -> None:
     if named["task"] in TASKS and named["task"] != task:
         raise BaseError(f"{file}: is the encoder of {named['task']!r}, not of {task!r}")
     if named["digest"] and file.is_file():
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest = hashlib.sha256(read_bytes(file, BaseError)).hexdigest()
         if not digest.startswith(named["digest"]):
             raise BaseError(f"{file}: is damaged, its SHA-256 begins with {digest[:8]}; fetch it again")
 

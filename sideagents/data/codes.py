@@ -13,6 +13,7 @@ from torch import Tensor
 from sideagents.core.base import FrozenBase
 from sideagents.run.cache import cache_root
 from sideagents.run.files import write_json
+from sideagents.run.machine import require_disk
 from sideagents.run.progress import Progress
 
 _BATCH = 256
@@ -32,7 +33,7 @@ def cached_codes(base: FrozenBase, images: Tensor, folder: Path | None = None) -
     shape = (len(images), *base.out_shape)
     size = 4 * int(np.prod(shape))
     if not path.is_file() or path.stat().st_size != size:
-        folder.mkdir(parents=True, exist_ok=True)
+        require_disk(folder, size, f"codes of {len(images)} images", "`cache` names another place")
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             _compute(base, images, temporary, shape)

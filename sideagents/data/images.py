@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from sideagents.data.examples import Judged
 from sideagents.errors import SideAgentsError, first_line
-from sideagents.run.files import missing_message
+from sideagents.run.files import check_readable
 from sideagents.run.progress import Progress
 
 Fit = Callable[[Image.Image], Image.Image]
@@ -126,6 +126,7 @@ class LabelledImages:
 
 def read_image(path: Path) -> Image.Image:
     """Return an image file as RGB; raises `SideAgentsError` with one line when it is missing or no 8-bit image."""
+    check_readable(path)
     try:
         with Image.open(path) as image:
             if image.mode == "F" or image.mode.startswith("I"):
@@ -133,8 +134,6 @@ def read_image(path: Path) -> Image.Image:
             if image.mode == "P" and "transparency" in image.info:  # straight to RGB, Pillow warns of these
                 return image.convert("RGBA").convert("RGB")
             return image.convert("RGB")
-    except FileNotFoundError:
-        raise SideAgentsError(missing_message(path)) from None
     except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
         raise SideAgentsError(f"{path}: cannot be read as an image ({first_line(error)})") from None
 

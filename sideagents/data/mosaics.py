@@ -10,12 +10,8 @@ A mosaic is a lossless image of 32 x 32 tiles in reading order, its last row fil
 
 from __future__ import annotations
 
-import io
 import json
-import lzma
 import re
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sideagents.data.images import LabelledImages, read_image
-from sideagents.errors import SideAgentsError, first_line, nearest
-from sideagents.run.files import missing_message, read_bytes, read_json
+from sideagents.errors import SideAgentsError, nearest
+from sideagents.run.arrays import read_npz, read_packed
+from sideagents.run.files import missing_message, read_json
 
 Split = Literal["train", "test"]
 Array = NDArray[Any]
@@ -72,9 +69,9 @@ def _cifar(root: Path, split: Split) -> LabelledImages:
     classes = _names(root / CIFAR_MARK)
     path = root / f"{split}_filenames.txt.xz"
     try:
-        names = lzma.decompress(read_bytes(path)).decode().splitlines()
-    except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
-        raise SideAgentsError(f"{path}: is no text packed by xz ({error})") from None
+        names = read_packed(path, "xz").decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise SideAgentsError(f"{path}: is no UTF-8 text (byte {error.start})") from None
     table = {name: label for label, name in enumerate(classes)}
     for name in names:
         if name.partition("/")[0] not in table:
@@ -150,14 +147,7 @@ def _tiles(paths: list[Path], count: int) -> Tensor:
 
 def _arrays(path: Path, *names: str) -> dict[str, Array]:
     """Return the named arrays of an .npz; nothing in it is unpickled."""
-    data = io.BytesIO(read_bytes(path))  # np.load leaves a damaged file open when it opened it
-    try:
-        with np.load(data, allow_pickle=False) as file:
-            return {name: file[name] for name in names}
-    except KeyError as error:
-        raise SideAgentsError(f"{path}: {error.args[0]}") from None
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise SideAgentsError(f"{path}: cannot be read as arrays ({first_line(error)})") from None
+    return read_npz(path, names)
 
 
 def _names(path: Path) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ from torch import Tensor
 from sideagents.data.image_set import ImageSet, Key
 from sideagents.data.targets import INVALID_DEPTH, TARGETS, Target
 from sideagents.errors import ConfigError, SideAgentsError, first_line, nearest
-from sideagents.run.files import absent_folder, find_data, read_text
+from sideagents.run.arrays import read_npy
+from sideagents.run.files import absent_folder, check_readable, find_data, read_text
 from sideagents.run.progress import Progress
 
 Array = NDArray[Any]
@@ -222,14 +223,15 @@ def _read_target(path: Path, target: Target, size: int, valid: Array | None) -> 
 
 def _load(path: Path) -> Array:
     with _ONE_AT_A_TIME:
-        return np.asarray(np.load(path, allow_pickle=False))
+        return read_npy(path)
 
 
 def _read_category(path: Path) -> Array:
     """Return a distribution over classes as float32 (classes, 1, 1)."""
+    numbers = _load(path)
     try:
-        found = _load(path).astype(np.float32).reshape(-1, 1, 1)
-    except (OSError, ValueError, EOFError) as error:
+        found = numbers.astype(np.float32).reshape(-1, 1, 1)
+    except (TypeError, ValueError) as error:
         raise SideAgentsError(f"{path}: cannot be read as numbers ({first_line(error)})") from None
     if found.size < 2 or not np.isfinite(found).all() or abs(float(found.sum()) - 1.0) > 1e-2 or found.min() < 0:
         raise SideAgentsError(f"{path}: must hold the probabilities of two classes or more, which sum to 1")
@@ -238,12 +240,15 @@ def _read_category(path: Path) -> Array:
 
 def _read(path: Path, channels: int) -> Array:
     """Return an image as (channels, H, W): uint8, uint16 or float32 as in the file."""
+    check_readable(path)
     try:
         if path.suffix == ".npy":
             pixels = _load(path)
         else:
             with Image.open(path) as image:
                 pixels = np.asarray(image)
+    except SideAgentsError:
+        raise
     except (OSError, ValueError, EOFError, UnidentifiedImageError, SyntaxError) as error:
         raise SideAgentsError(f"{path}: cannot be read as an image ({first_line(error)})") from None
     if pixels.ndim == 2:

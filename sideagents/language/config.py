@@ -28,7 +28,7 @@ class NlpConfig(RunConfig, StepConfig):
     method: str = Field("lst", description="see [language.md](language.md)")
     options: dict[str, Any] = Field(default_factory=dict, description="of the method")
     fisher_examples: int = Field(
-        1024, ge=1, description="`options.init: fisher`: training examples that importance is computed on"
+        1024, ge=1, le=10**9, description="`options.init: fisher`: training examples that importance is computed on"
     )
 
     task: str = Field("MRPC", description="a task of GLUE by its folder's name, or `squad`")
@@ -41,9 +41,11 @@ class NlpConfig(RunConfig, StepConfig):
     test_data: str | None = Field(
         None, description="squad: the file to judge by, in place of articles", json_schema_extra=NEUTRAL
     )
-    length: int = Field(128, ge=8, description="tokens of an example at most")
-    stride: int = Field(128, ge=0, description="squad: tokens that neighbouring windows of a paragraph share")
-    rows: int = Field(0, ge=0, description="examples at most, drawn once and for all, the held-out ones too; 0 = all")
+    length: int = Field(128, ge=8, le=2**20, description="tokens of an example at most")
+    stride: int = Field(128, ge=0, le=2**20, description="squad: tokens that neighbouring windows of a paragraph share")
+    rows: int = Field(
+        0, ge=0, le=10**9, description="examples at most, drawn once and for all, the held-out ones too; 0 = all"
+    )
     held_out: float = Field(
         0.1,
         ge=0.0,
@@ -51,10 +53,10 @@ class NlpConfig(RunConfig, StepConfig):
         description="share of the training data that the epoch is chosen by",
     )
 
-    batch_size: int = Field(32, ge=1, description="examples in each step")
+    batch_size: int = Field(32, ge=1, le=10**6, description="examples in each step")
     group_by_length: bool = Field(True, description="draw batches of like length, which need less padding")
-    epochs: int = Field(5, ge=1, description="passes over the training examples")
-    learning_rate: float = Field(3e-3, gt=0.0, description="at its highest; LST wants ten times that of LoRA")
+    epochs: int = Field(5, ge=1, le=10**6, description="passes over the training examples")
+    learning_rate: float = Field(3e-3, gt=0.0, le=1e3, description="at its highest; LST wants ten times that of LoRA")
     warmup: float = Field(0.06, ge=0.0, lt=1.0, description="share of all steps in which the rate rises from 0")
     final_lr_fraction: float = Field(0.0, ge=0.0, le=1.0, description="cosine decay down to this share of the rate")
     cache: str | None = Field(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,8 @@ import numpy.typing as npt
 from scipy.stats import pearsonr, spearmanr
 
 from sideagents.errors import SideAgentsError, nearest
-from sideagents.run.files import missing_message
+from sideagents.run.arrays import read_packed
+from sideagents.run.files import missing_message, read_bytes
 
 Floats = npt.NDArray[np.float64]
 Metric = Callable[[Floats, Floats], dict[str, float]]  # answers and truths (N,) -> metrics by name
@@ -140,14 +139,12 @@ def _path(root: Path, task: str, split: str) -> Path:
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Return the lines that are not empty, with their numbers from 1."""
+    raw = read_packed(path, "gzip") if path.suffix == ".gz" else read_bytes(path)
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise SideAgentsError(f"{path}:{line}: is not UTF-8 ({error.reason})") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise SideAgentsError(f"{path}: cannot be read as text ({error})") from None
     lines = (line.rstrip("\r") for line in text.split("\n"))
     return [(number, line) for number, line in enumerate(lines, start=1) if line]
 

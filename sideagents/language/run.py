@@ -24,8 +24,8 @@ from sideagents.language.sidetuned import SideTunedText
 from sideagents.language.states import Encoder, StatesTooLarge, cached_states, states_read
 from sideagents.language.tasks import SQUAD, JudgedTexts, Split, TextTask, head_of, read_task
 from sideagents.language.texts import Texts, answers_of, batches_by_length, moved
-from sideagents.run.checkpoint import load_checkpoint, restore_tensors
-from sideagents.run.config import config_hash, dump_config, load_config
+from sideagents.run.checkpoint import load_checkpoint, restore_tensors, restoring
+from sideagents.run.config import config_hash, load_config
 from sideagents.run.devices import device_here, device_of, missing_device
 from sideagents.run.files import find_data, write_json
 from sideagents.run.folder import RunFolder
@@ -99,19 +99,13 @@ def nlp(config: NlpConfig, resume: bool = False, test: bool = True) -> tuple[Pat
     built = build(config, task.kind, task.outputs, tokenizer.pad_token_id, task.train, device)
     model = built.model
     cost = _cost(config, task, built)
-    run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
-    if resume:
-        run.require_config(config, but=_MAY_CHANGE)
-        run.note_resume()
-    try:
+    with RunFolder.working(Path(config.runs), config.name, config, resume, may_change=_MAY_CHANGE) as run:
         result = _train(config, task, model, run, {"base": config.model, "fingerprint": built.fingerprint}, resume)
-    finally:
-        run.close()
-    about = {"method": config.method, "task": config.task, "precision": resolved(config.precision, device)}
-    result = {**about, **result, **cost}
-    if test:
-        result |= _test(config, task, model, run)
-    write_json(run.path / "result.json", result)
+        about = {"method": config.method, "task": config.task, "precision": resolved(config.precision, device)}
+        result = {**about, **result, **cost}
+        if test:
+            result |= _test(config, task, model, run)
+        write_json(run.path / "result.json", result)
     return run.path, result
 
 
@@ -154,8 +148,10 @@ def _train(
     learn, judged = _calls(config, task, model)
     best = -math.inf
     if resume:  # of the epochs that are not run again
-        rows = load_checkpoint(run.checkpoint()).state.get("rows", [])
-        best = max((float(row["eval/score"]) for row in rows if "eval/score" in row), default=best)
+        checkpoint = load_checkpoint(run.checkpoint())
+        with restoring(checkpoint):
+            rows = checkpoint.state.get("rows", [])
+            best = max((float(row["eval/score"]) for row in rows if "eval/score" in row), default=best)
 
     def evaluate() -> dict[str, float]:
         nonlocal best

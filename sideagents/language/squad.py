@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import string
-import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from sideagents.errors import SideAgentsError, nearest
-from sideagents.run.files import missing_message
+from sideagents.run.arrays import read_packed
+from sideagents.run.files import missing_message, read_bytes
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -41,8 +40,10 @@ def read_squad(path: Path, titles: Collection[str] | None = None) -> list[Questi
     Raises `SideAgentsError` with one line for a missing or damaged file, a title that is not there, and an answer that
     does not stand where the file says.
     """
+    if not path.exists():
+        raise SideAgentsError(f"{missing_message(path)}; SQuAD is at rajpurkar.github.io/SQuAD-explorer")
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        raw = read_packed(path, "gzip") if path.suffix == ".gz" else read_bytes(path)
         articles = json.loads(raw)["data"]
         known = [str(article["title"]) for article in articles]
         for title in titles or ():
@@ -50,9 +51,7 @@ def read_squad(path: Path, titles: Collection[str] | None = None) -> list[Questi
                 raise SideAgentsError(f"{path}: has no article {title!r}{nearest(title, known)}")
         kept = [article for article in articles if titles is None or article["title"] in titles]
         return _check_once(path, [question for article in kept for question in _questions(path, article)])
-    except FileNotFoundError:
-        raise SideAgentsError(f"{missing_message(path)}; SQuAD is at rajpurkar.github.io/SQuAD-explorer") from None
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, SideAgentsError):
             raise
         raise SideAgentsError(f"{path}: is no file of SQuAD ({type(error).__name__}: {error})") from None

@@ -26,6 +26,7 @@ from sideagents.language.sidetuned import SideTunedText, tower_of
 from sideagents.language.texts import Texts, moved, split_by_length
 from sideagents.run.devices import device_of
 from sideagents.run.files import write_json
+from sideagents.run.machine import require_disk
 from sideagents.run.precision import autocast, resolved
 from sideagents.run.progress import Progress
 from sideagents.run.tensors import digest_tensors
@@ -145,7 +146,7 @@ def cached_states(
     first = torch.cat([torch.zeros(1, dtype=torch.long), texts.lengths().cumsum(0)])
     shape = (int(first[-1]), len(numbers), int(encoder.tower.config.hidden_size))
     if not path.is_file() or path.stat().st_size != 2 * int(np.prod(shape)):
-        folder.mkdir(parents=True, exist_ok=True)
+        require_disk(folder, 2 * int(np.prod(shape)), f"states of {len(texts)} texts", "`cache` names another place")
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             _compute(encoder, texts, numbers, first, precision, np.memmap(temporary, np.float16, "w+", shape=shape))

@@ -22,11 +22,13 @@ class EWCConfig(BaseModel):
 
     model_config = _STRICT
 
-    strength: float = Field(1e3, ge=0.0, description="lambda of lambda / 2 times the penalty")
+    strength: float = Field(1e3, ge=0.0, le=1e12, description="lambda of lambda / 2 times the penalty")
     mode: Literal["separate", "online"] = "separate"
     gamma: float = Field(1.0, ge=0.0, le=1.0, description="online: how much of the older information is kept")
     fisher: Literal["exact", "empirical", "batched"] = "exact"
-    samples: int = Field(200, ge=1, description="images of each task that the Fisher information is computed on")
+    samples: int = Field(
+        200, ge=1, le=10**9, description="images of each task that the Fisher information is computed on"
+    )
 
     @model_validator(mode="after")
     def _gamma_of_online(self) -> Self:
@@ -60,7 +62,9 @@ class LifelongConfig(RunConfig, RenderedConfig):
 
     kind: Literal["lifelong"] = "lifelong"
     name: str = Field("lifelong", pattern=NAME, description="of the run's folder")
-    seed: int = Field(1, ge=0, description="of everything random; each task draws from it and its number alone")
+    seed: int = Field(
+        1, ge=0, le=2**32 - 1, description="of everything random; each task draws from it and its number alone"
+    )
 
     data: str = Field(
         "cifar100",
@@ -69,17 +73,18 @@ class LifelongConfig(RunConfig, RenderedConfig):
     reader: Literal["cifar", "taskonomy"] = Field(
         "cifar", description="tasks are classes, or targets of images", json_schema_extra=NEUTRAL
     )
-    tasks: int = Field(10, ge=1, description="cifar: the classes, in their order, are cut into so many tasks")
+    tasks: int = Field(10, ge=1, le=10**4, description="cifar: the classes, in their order, are cut into so many tasks")
     targets: tuple[str, ...] = Field(
         (), description="taskonomy: the tasks; empty: the paper's sequence of twelve", json_schema_extra=NEUTRAL
     )
     order: tuple[int, ...] = Field((), description="numbers of tasks, counted from 0, in their order; empty: all")
     held_out: int = Field(
-        0, ge=0, description="cifar: training images of each class to evaluate on in place of the test set"
+        0, ge=0, le=10**9, description="cifar: training images of each class to evaluate on in place of the test set"
     )
     size: int = Field(
         64,
         ge=16,
+        le=4096,
         multiple_of=8,
         description="taskonomy: images are resized to size x size pixels",
         json_schema_extra=NEUTRAL,
@@ -95,12 +100,13 @@ class LifelongConfig(RunConfig, RenderedConfig):
     side_options: dict[str, Any] = Field(default_factory=dict)
     merge: str = "alpha"
     alpha: str | float = "learned"
-    norm_groups: int = Field(8, ge=0, description="GroupNorm between merge and readout; 0 leaves it out")
+    norm_groups: int = Field(8, ge=0, le=65_536, description="GroupNorm between merge and readout; 0 leaves it out")
 
-    steps: int = Field(157, ge=1, description="optimizer steps for each task")
+    steps: int = Field(157, ge=1, le=10**9, description="optimizer steps for each task")
     views: int = Field(
         0,
         ge=0,
+        le=10**4,
         description="augmented copies of each training image, made once, with the base's codes cached; 0: augment in "
         "each step anew, and run the base",
         json_schema_extra=NEUTRAL,

@@ -29,8 +29,8 @@ from sideagents.lifelong.learners import LEARNERS, Learner
 from sideagents.lifelong.metrics import final_mean, forgetting, parameters
 from sideagents.lifelong.plots import plot_sequence
 from sideagents.lifelong.stream import StreamTask, read_stream
-from sideagents.run.checkpoint import load_checkpoint, restore_tensors, save_checkpoint
-from sideagents.run.config import config_hash, dump_config
+from sideagents.run.checkpoint import check_finite, load_checkpoint, restore_tensors, restoring, save_checkpoint
+from sideagents.run.config import config_hash
 from sideagents.run.devices import device_here, missing_device
 from sideagents.run.files import absent, absent_folder, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
@@ -64,17 +64,11 @@ def lifelong(config: LifelongConfig, resume: bool = False) -> tuple[Path, dict[s
     tasks = read_stream(config)
     base = _base_of(config)
     print(told(config), flush=True)
-    run = RunFolder.create(Path(config.runs), config.name, dump_config(config), resume=resume)
-    if resume:
-        run.require_config(config, but=("device",))
-        run.note_resume()
-    sequence = TaskSequence(config, base, tasks, run)
-    try:
-        result = sequence.play(resume)
-    finally:
-        run.close()
-    write_json(run.path / "result.json", result)
-    plot_sequence(result, run.path / "plots" / "sequence.png")
+    with RunFolder.working(Path(config.runs), config.name, config, resume, may_change=("device",)) as run:
+        with run.telling():
+            result = TaskSequence(config, base, tasks, run).play(resume)
+        write_json(run.path / "result.json", result)
+        plot_sequence(result, run.path / "plots" / "sequence.png")
     return run.path, result
 
 
@@ -175,13 +169,15 @@ class TaskSequence:
     def play(self, resume: bool) -> dict[str, Any]:
         """Train what is left and return the result."""
         first = self._restore() if resume else 0
-        self.run.rewind(first * self.config.steps)
+        if resume:
+            self.run.go_on(first * self.config.steps)
         total = self.config.steps * len(self.tasks)
         with Progress(total, f"{self.config.method}", unit="step", done=first * self.config.steps) as shown:
             for task in range(first, len(self.tasks)):
                 started = time.perf_counter()
                 self._begin(task)
                 self._train(task, shown)
+                check_finite(self.learner.state_dict(), (task + 1) * self.config.steps)
                 self.learner.end(task, torch.Generator().manual_seed(self._seed(task) + 1))
                 self._weights.append(weights_of(self.learner.trained(task), trainable_only=True))
                 self._alphas.append(self.learner.alpha(task))
@@ -282,17 +278,20 @@ class TaskSequence:
 
     def _restore(self) -> int:
         checkpoint = load_checkpoint(self.run.checkpoint(), fingerprint=self.base.fingerprint)
+        if not 0 < checkpoint.step <= len(self.tasks):
+            raise CheckpointError(f"{checkpoint.path}: is of task {checkpoint.step}, there are {len(self.tasks)}")
         for task in range(checkpoint.step):
             self._begin(task)
         restore_tensors(self.learner.state_dict(), checkpoint.tensors, checkpoint.path)
         state = checkpoint.state
-        try:
-            self._accuracy, self._loss = np.array(state["accuracy"]), np.array(state["loss"])
-            self._weights, self._alphas = list(state["weights"]), list(state["alphas"])
+        with restoring(checkpoint):
+            self._accuracy, self._loss = (
+                np.array(state[key], np.float64).reshape(self._loss.shape) for key in ("accuracy", "loss")
+            )
+            self._weights = [int(count) for count in state["weights"]]
+            self._alphas = [float(alpha) for alpha in state["alphas"]]
             self._seconds = float(state["seconds"])
             self.learner.remember(state["memory"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{checkpoint.path}: its state is damaged ({error})") from None
         return checkpoint.step
 
     def _measure(self) -> tuple[str, Matrix]:

@@ -14,7 +14,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -24,14 +25,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sideagents.errors import CheckpointError
+from sideagents.errors import CheckpointError, DivergedError, SideAgentsError
 from sideagents.run.files import fsync_folder, missing_message, read_json, write_json
 from sideagents.run.packing import pack_state, unpack_state
-from sideagents.run.tensors import load_tensors, save_tensors
+from sideagents.run.tensors import load_tensors, not_finite, save_tensors
 
 __all__ = [
     "Checkpoint",
     "best_checkpoint",
+    "check_finite",
     "check_tensors",
     "flatten_optimizer",
     "list_checkpoints",
@@ -40,6 +42,7 @@ __all__ = [
     "pack_state",
     "restore_optimizer",
     "restore_tensors",
+    "restoring",
     "save_checkpoint",
     "save_tensors",
     "step_of",
@@ -88,8 +91,11 @@ def save_checkpoint(
     `state` is any tree for `pack_state`, `extra` goes into meta.json (JSON values), and so does `score`: the best
     checkpoint is the one whose numbers are highest, the first counting most. A kill at any moment leaves the
     earlier checkpoints loadable: the folder is written under a temporary name, flushed, and renamed. One writer at a
-    time per folder; leftovers of a killed one are removed.
+    time per folder; leftovers of a killed one are removed. Raises `DivergedError`, and writes nothing, where a weight,
+    a moment of the optimizer or a tensor of the state is not finite.
     """
+    moments, groups = flatten_optimizer(optimizer) if isinstance(optimizer, Optimizer) else optimizer or ({}, None)
+    check_finite({**tensors, **moments, **dict(_tensors_in(state, "state"))}, step)
     folder.mkdir(parents=True, exist_ok=True)
     _clean(folder)
     final = folder / f"step_{step:09d}"
@@ -104,7 +110,6 @@ def save_checkpoint(
         save_tensors(temporary / "state.safetensors", state_tensors)
         contents = {"state": state_json}
         if optimizer is not None:
-            moments, groups = flatten_optimizer(optimizer) if isinstance(optimizer, Optimizer) else optimizer
             save_tensors(temporary / "optimizer.safetensors", moments)
             contents["optimizer"] = groups
         write_json(temporary / "state.json", contents)
@@ -157,6 +162,19 @@ def load_checkpoint(
     )  # fmt: skip
 
 
+@contextmanager
+def restoring(checkpoint: Checkpoint, *others: type[Exception]) -> Iterator[None]:
+    """Turn what a damaged state breaks within the block into a `CheckpointError`; `others` are raised as they are."""
+    as_they_are: tuple[type[Exception], ...] = (SideAgentsError, *others)
+    try:
+        yield
+    except as_they_are:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise CheckpointError(f"{checkpoint.path}: its state is damaged ({what})") from error
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the whole checkpoints in `folder`, oldest step first; half-written ones are left out."""
     if not folder.is_dir():
@@ -195,6 +213,26 @@ def step_of(checkpoint: Path) -> int:
 
 
 # tensors
+
+
+def check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
+    """Raise `DivergedError` with one line where a tensor holds nan or infinity, at a step of training."""
+    if bad := not_finite(tensors):
+        raise DivergedError(
+            f"training has diverged, at step {step} there is nan or infinity in {_some(bad)}: lower the learning rate"
+        )
+
+
+def _tensors_in(tree: Any, path: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the torch tensors of a state with their places; its arrays may hold nan, as a score that is not known."""
+    if isinstance(tree, Tensor):
+        yield path, tree
+    elif isinstance(tree, Mapping):
+        for key, entry in tree.items():
+            yield from _tensors_in(entry, f"{path}/{key}")
+    elif isinstance(tree, list | tuple):
+        for index, entry in enumerate(tree):
+            yield from _tensors_in(entry, f"{path}/{index}")
 
 
 def check_tensors(found: Mapping[str, Tensor], expect: Mapping[str, Tensor], where: Path | str) -> None:

@@ -18,17 +18,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from sideagents.errors import ConfigError, nearest
 from sideagents.run.files import read_text
+from sideagents.run.yaml_tree import YamlError, parse_yaml
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 KeyPath = tuple[str | int, ...]
 
+_LARGEST = 10**18  # of whole numbers: what 64 bits hold, with room to add
+_LONGEST_KEY = 100
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
@@ -39,13 +40,13 @@ def load_config(model_cls: type[ModelT], path: Path | None, overrides: Sequence[
     Raises `ConfigError` with one line: file or override, key path, what is allowed, the nearest name.
     """
     old = _old_keys(model_cls)
-    tree = {} if path is None else _renamed(_read_yaml(path), old, str(path))
+    tree = {} if path is None else _renamed(read_tree(path), old, str(path))
     set_by: dict[KeyPath, str] = {}
     for override in overrides:
         key, value = _parse_override(override)
         if key in old:
             key, value = _new_name(old, key, value, f"override {override!r}")
-        set_by[key] = override
+        set_by[key] = override if len(override) <= 200 else override[:197] + "..."
         free = _check_known(model_cls, key, override)
         tree = _set(tree, key, value, replace=free)
     file_name = "configuration" if path is None else str(path)
@@ -155,16 +156,14 @@ def _new_name(old: Mapping[KeyPath, Any], key: KeyPath, value: Any, source: str)
 # reading
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_tree(path: Path) -> dict[str, Any]:
+    """Return the values in a configuration file, as they stand there; raises `ConfigError` with one line."""
     text = read_text(path, ConfigError)
     try:
-        tree = OmegaConf.to_container(OmegaConf.create(text), resolve=True) if text.strip() else {}
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-        raise ConfigError(f"{path}{where}: is no valid YAML ({error.problem})") from None
-    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
-        raise ConfigError(f"{path}: is no valid YAML ({_one_line(error)})") from None
+        tree = parse_yaml(text)
+    except YamlError as error:
+        raise ConfigError(f"{path}{error.place}: is no valid YAML ({error.problem})") from None
+    tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must hold `key: value` lines, not a {_kind(tree)}")
     return typing.cast("dict[str, Any]", tree)
@@ -173,15 +172,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _parse_override(override: str) -> tuple[KeyPath, Any]:
     key, equals, text = override.partition("=")
     parts = tuple(key.split("."))
-    if not equals or not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in parts):
-        raise ConfigError(f"override {override!r}: must have the form key.sub=value")
+    if not equals or not all(re.fullmatch(r"[A-Za-z0-9_-]{1,100}", part) for part in parts):
+        raise ConfigError(f"override {_short(override)}: must have the form key.sub=value")
     try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
-        problem = getattr(error, "problem", None) or _one_line(error)
-        raise ConfigError(f"override {override!r}: the value is no valid YAML ({problem})") from None
-    assert isinstance(value, dict)
-    return parts, value["value"]
+        return parts, parse_yaml(text)
+    except YamlError as error:
+        raise ConfigError(f"override {_short(override)}: the value is no valid YAML ({error.problem})") from None
 
 
 def _set(tree: dict[str, Any], key: KeyPath, value: Any, replace: bool) -> dict[str, Any]:
@@ -217,20 +213,31 @@ def _check_known(model_cls: type[Any], key: KeyPath, override: str) -> bool:
 
 
 def _check_plain(value: Any, where: KeyPath, set_by: dict[KeyPath, str], file_name: str) -> None:
-    """Refuse what JSON cannot hold: nan, infinity, keys that are no text, binary values."""
+    """Refuse what JSON or a file's name cannot hold: nan, infinity, huge numbers, keys that are no text, NUL."""
     source = _source(where, set_by, file_name)
     if isinstance(value, dict):
         for key, entry in value.items():
             if not isinstance(key, str):
                 raise ConfigError(f"{source}: {_dotted((*where, str(key)))}: keys must be text, got {key!r}")
+            if len(key) > _LONGEST_KEY or not _is_plain(key):
+                raise ConfigError(f"{source}: {_dotted(where) or 'a key'}: {_short(key)} is no key")
             _check_plain(entry, (*where, key), set_by, file_name)
     elif isinstance(value, list):
         for index, entry in enumerate(value):
             _check_plain(entry, (*where, index), set_by, file_name)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{source}: {_dotted(where)} must be a finite number, got {value}")
+    elif isinstance(value, int) and abs(value) > _LARGEST:
+        raise ConfigError(f"{source}: {_dotted(where)} must be a number of at most 18 digits")
+    elif isinstance(value, str) and not _is_plain(value):
+        raise ConfigError(f"{source}: {_dotted(where)} must hold no control characters, got {_short(value)}")
     elif value is not None and not isinstance(value, str | int | float):
         raise ConfigError(f"{source}: {_dotted(where)} must be text, a number, true, false or null, got {value!r}")
+
+
+def _is_plain(text: str) -> bool:
+    """Say whether a text can be written as UTF-8 and used as a file's name: no NUL and its like, no half characters."""
+    return not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", text)
 
 
 # explaining
@@ -251,7 +258,7 @@ def _explain(
             text = f"{_dotted(where)}: {fault['ctx']['error']}" if where else str(fault["ctx"]["error"])
         elif fault["type"] in ("model_type", "dataclass_type"):
             known = ", ".join(_fields(_section(model_cls, where)))
-            text = f"{_dotted(where)} must be a section with the keys {known}, got {fault['input']!r}"
+            text = f"{_dotted(where)} must be a section with the keys {known}, got {_short(fault['input'])}"
         else:
             text = f"{_dotted(where)} must {_allowed(fault['msg'])}, got {_short(fault['input'])}"
             text += _nearest_choice(str(fault.get("ctx", {}).get("expected", "")), fault["input"])

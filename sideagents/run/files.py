@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sideagents.errors import ConfigError, SideAgentsError, nearest
+from sideagents.run.machine import memory_bytes
 
-_BESIDE = Path("..", "shared", "data")
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what an `OSError` of a full disk says
+_SPECIAL = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 def data_folder() -> Path | None:
-    """Return where data is looked for next: `SIDEAGENTS_DATA`, or `../shared/data` where that is a folder."""
-    if root := os.environ.get("SIDEAGENTS_DATA"):
-        return Path(root).expanduser()
-    return _BESIDE.resolve() if _BESIDE.is_dir() else None
+    """Return where data is looked for next: the folder that `SIDEAGENTS_DATA` names, if it is set."""
+    root = os.environ.get("SIDEAGENTS_DATA")
+    return Path(root).expanduser() if root else None
 
 
 def find_data(name: str) -> str:
@@ -28,7 +32,7 @@ def find_data(name: str) -> str:
     """
     given, root = os.path.expanduser(name), data_folder()
     shown = given.replace("{split}", "val")
-    if root and not Path(shown).exists() and (root / shown).exists():
+    if root and not os.path.exists(shown) and os.path.exists(root / shown):
         return str(root / given)
     return given
 
@@ -46,7 +50,7 @@ def find_file(name: str) -> str:
 def absent(names: Mapping[str, str | None]) -> Iterator[str]:
     """Yield one line for each key whose name is that of a weights file which is not there."""
     for key, name in names.items():
-        if name and name.endswith((".safetensors", ".pth", ".pt")) and not Path(name).is_file():
+        if name and name.endswith((".safetensors", ".pth", ".pt")) and not os.path.isfile(name):
             yield f"{key}: no such file {name}"
 
 
@@ -67,13 +71,27 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Let an `OSError` of the block that names no file, as a full disk's, name `path`."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.filename is not None or problem.errno is None:
+            raise
+        raise OSError(problem.errno, problem.strerror or os.strerror(problem.errno), str(path)) from problem
+
+
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name beside `path`, flush it to disk, then rename it to `path`."""
+    """Write `data` under a temporary name beside `path`, flush it to disk, then rename it to `path`.
+
+    Raises `OSError` with the name of the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with naming_file(path), os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -104,14 +122,37 @@ def missing_message(path: Path) -> str:
     return f"{path}: no such file (the folder {folder} does not exist)"
 
 
-def read_bytes(path: Path, error: type[SideAgentsError] = SideAgentsError) -> bytes:
-    """Return the bytes of `path`; raises `error` with one line when it is missing or cannot be read."""
+def special(mode: int) -> str | None:
+    """Return what a file is by its mode where it is neither a file nor a folder (nor a link): "a pipe", ..."""
+    return _SPECIAL.get(stat.S_IFMT(mode))
+
+
+def check_readable(path: Path, error: type[SideAgentsError] = SideAgentsError) -> None:
+    """Raise `error` with one line unless `path` is a file, and one that fits into memory.
+
+    To be asked before a file is opened by anything else than `read_bytes`: a pipe would hang, a device never end.
+    """
     try:
-        return path.read_bytes()
+        found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise error(missing_message(path)) from None
-    except IsADirectoryError:
-        raise error(f"{path}: is a folder, a file is needed") from None
+    except (OSError, ValueError) as problem:  # a name with NUL in it is a ValueError
+        raise error(f"{path}: cannot be read ({getattr(problem, 'strerror', None) or problem})") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise error(f"{path}: is a folder, a file is needed")
+    if not stat.S_ISREG(found.st_mode):
+        raise error(f"{path}: is {special(found.st_mode) or 'no file'}, a file is needed")
+    if found.st_size > memory_bytes():
+        raise error(
+            f"{path}: holds {found.st_size / 1e9:.1f} GB, the machine has {memory_bytes() / 1e9:.1f} GB of memory"
+        )
+
+
+def read_bytes(path: Path, error: type[SideAgentsError] = SideAgentsError) -> bytes:
+    """Return the bytes of a file; raises `error` with one line when it is missing, no file or cannot be read."""
+    check_readable(path, error)
+    try:
+        return path.read_bytes()
     except OSError as problem:
         raise error(f"{path}: cannot be read ({problem.strerror})") from None
 

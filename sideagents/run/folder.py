@@ -9,21 +9,26 @@ runs/NAME_1/
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import stat
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
-from sideagents.errors import CheckpointError, ConfigError, nearest
+from sideagents.errors import CheckpointError, ConfigError, DivergedError, SideAgentsError, nearest
 from sideagents.run.checkpoint import best_checkpoint, list_checkpoints, step_of
-from sideagents.run.config import differences, load_config
-from sideagents.run.files import missing_message, read_json, read_text, write_json, write_text
+from sideagents.run.config import differences, dump_config, load_config
+from sideagents.run.files import FULL, missing_message, read_json, read_text, special, write_json, write_text
 from sideagents.run.imports import imported
+from sideagents.run.lock import locked
 from sideagents.run.provenance import command_line, versions
-from sideagents.run.scalars import ScalarTable, Value
+from sideagents.run.scalars import ScalarTable, Value, read_scalars
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -44,11 +49,59 @@ class RunFolder:
     # making and opening
 
     @classmethod
+    @contextmanager
+    def working(
+        cls, root: Path, name: str, config: BaseModel, resume: bool = False, may_change: Collection[str] = ()
+    ) -> Iterator[RunFolder]:
+        """Make a run, or open the newest of that name to go on with it, and hold its lock for the block.
+
+        A new folder vanishes when the block fails before there is anything worth keeping: a checkpoint, or
+        demonstrations. Raises as `create` does, `ConfigError` when the configuration to go on with is another one but
+        for the keys `may_change`, and `SideAgentsError` when another process works on the run.
+        """
+        existed = root.exists()
+        run = cls.create(root, name, dump_config(config), resume)
+        with locked(run.path):
+            if resume:
+                run.require_config(config, may_change)
+            try:
+                yield run
+            except BaseException:
+                run.close()
+                if not (resume or run.latest() or (run.path / "demos" / "demos.json").exists()):
+                    shutil.rmtree(run.path, ignore_errors=True)
+                    if not existed and not any(root.iterdir()):
+                        root.rmdir()
+                raise
+            finally:
+                run.close()
+
+    @contextmanager
+    def telling(self, go_on: str | None = None) -> Iterator[None]:
+        """Let what ends training within the block name the last good checkpoint; of a full disk, how to go on.
+
+        go_on: the command that goes on with the run, by default this one with `--resume`.
+        """
+        try:
+            yield
+        except DivergedError as error:
+            kept = f"the last good checkpoint is {self.latest()}" if self.latest() else "there is no checkpoint yet"
+            raise DivergedError(f"{error}; {kept}") from error
+        except OSError as problem:
+            if problem.errno not in FULL:
+                raise
+            said = f"{problem.filename or self.path}: {problem.strerror}"
+            if self.latest() is None:
+                raise SideAgentsError(f"{said}; there is no checkpoint yet: make room and start again") from problem
+            command = go_on or " ".join([command_line().removesuffix(" --resume"), "--resume"])
+            raise SideAgentsError(f"{said}; make room, then go on with `{command}`") from problem
+
+    @classmethod
     def create(cls, root: Path, name: str, config_text: str, resume: bool = False) -> RunFolder:
         """Make `root/NAME_n` with the next free n, and write config, command and versions into it.
 
         With `resume`, return the newest run of that name that has a checkpoint instead, as it is: the caller compares
-        the configuration, then calls `note_resume`. Raises `ConfigError` for a bad name and `CheckpointError` when
+        the configuration, then calls `go_on`. Raises `ConfigError` for a bad name and `CheckpointError` when
         there is nothing to resume.
         """
         if not _NAME.fullmatch(name):
@@ -73,7 +126,7 @@ class RunFolder:
     def _resume(cls, root: Path, name: str) -> RunFolder:
         for _, path in sorted(_numbered(root, name), reverse=True):
             if list_checkpoints(path / "checkpoints") and (path / "config.yaml").is_file():
-                return cls(path)
+                return cls.open(path)
         raise CheckpointError(
             f"{root}: no run {name}_1, {name}_2, ... with a checkpoint to resume from; start one without --resume"
         )
@@ -100,12 +153,15 @@ class RunFolder:
             raise CheckpointError(missing_message(path).replace("no such file", "no such run"))
         inside = path.resolve()
         if (path / "config.yaml").is_file():
+            refuse_ways_out(path)
             return cls(path)
         if inside.parent.name == "checkpoints" and (inside.parents[1] / "config.yaml").is_file():
             step_of(inside)
             if not (inside / "meta.json").is_file():
                 raise CheckpointError(f"{path}: is a half-written checkpoint (no meta.json)")
-            return cls(path.parents[1] if len(path.parts) > 2 else inside.parents[1], selected=path)
+            run = path.parents[1] if len(path.parts) > 2 else inside.parents[1]
+            refuse_ways_out(run)
+            return cls(run, selected=path)
         raise CheckpointError(f"{path}: is no run (no config.yaml in it)")
 
     def require_config(self, config: BaseModel, but: Collection[str] = ()) -> None:
@@ -120,20 +176,40 @@ class RunFolder:
             mend = "to resume, the configuration must be the same"
             raise ConfigError(f"{self.config_path}: {mend} ({'; '.join(changed)})")
 
-    def note_resume(self) -> None:
-        """Add the command that continues this run to command.txt, and the versions when they are other ones."""
-        write_text(self.path / "command.txt", read_text(self.path / "command.txt") + command_line() + "\n")
-        recorded = read_json(self.path / "versions.json")
-        now = versions()
-        past = [recorded, *recorded.get("resumed", [])][-1]
-        if any(past.get(key) != value for key, value in now.items()):
-            write_json(self.path / "versions.json", {**recorded, "resumed": [*recorded.get("resumed", []), now]})
+    def go_on(self, step: int, config: BaseModel | None = None) -> None:
+        """Note that the run goes on after `step`: its command, other versions, and `config` where it may be another.
+
+        The scalars after the step are dropped: they come again. Raises `SideAgentsError` for damaged files, before any
+        is written.
+        """
+        commands, recorded = self.check_files()
+        past, now = recorded.get("resumed", []), versions()
+        self.rewind(step)
+        if config is not None:
+            write_text(self.config_path, dump_config(config))
+        write_text(self.path / "command.txt", commands + command_line() + "\n")
+        if any([recorded, *past][-1].get(key) != value for key, value in now.items()):
+            write_json(self.path / "versions.json", {**recorded, "resumed": [*past, now]})
+
+    def check_files(self) -> tuple[str, dict[str, Any]]:
+        """Return command.txt and versions.json; raises `SideAgentsError` when one, or progress.csv, is damaged."""
+        if (table := self.path / "progress.csv").exists():
+            read_scalars(table)
+        return read_text(self.path / "command.txt", CheckpointError), self._versions()
+
+    def _versions(self) -> dict[str, Any]:
+        """Return versions.json; raises `CheckpointError` unless it has the shape that `create` and `go_on` write."""
+        path = self.path / "versions.json"
+        recorded = read_json(path, CheckpointError)
+        lists = {key: recorded.get(key, []) for key in ("resumed", "imports")} if isinstance(recorded, dict) else {}
+        whole = bool(lists) and all(isinstance(value, list) for value in lists.values())
+        if not (whole and all(isinstance(entry, dict) for entry in lists["resumed"])):
+            raise CheckpointError(f"{path}: is damaged: it must hold versions by name, lists `resumed` and `imports`")
+        return dict(recorded)
 
     def forgotten_imports(self) -> list[str]:
         """Return the modules that were imported by `--import` when the run was made, and are not now."""
-        recorded = read_json(self.path / "versions.json", CheckpointError)
-        names = recorded.get("imports", []) if isinstance(recorded, dict) else []
-        return [str(name) for name in names if name not in imported()]
+        return [str(name) for name in self._versions().get("imports", []) if name not in imported()]
 
     # what is in it
 
@@ -215,3 +291,23 @@ def _numbered(root: Path, name: str) -> Iterator[tuple[int, Path]]:
             stem, _, number = path.name.rpartition("_")
             if stem == name and number.isdigit():
                 yield int(number), path
+
+
+def refuse_ways_out(folder: Path) -> None:
+    """Raise `CheckpointError` for a link below a folder that leads out of it, and for a pipe or a device.
+
+    A run may come from anyone: what is written into it, or removed, must be its own.
+    """
+    root = folder.resolve()
+    for where, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(where, name)
+            mode = path.lstat().st_mode
+            shown = folder / path.relative_to(root)
+            target = Path(os.path.realpath(path)) if stat.S_ISLNK(mode) else path
+            if not target.is_relative_to(root):
+                raise CheckpointError(
+                    f"{shown}: is a link out of the run, to {target}; put in its place what it links to"
+                )
+            if (kind := special(mode)) is not None:
+                raise CheckpointError(f"{shown}: is {kind}, not a file of a run")

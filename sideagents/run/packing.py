@@ -17,6 +17,8 @@ _DTYPES = frozenset(
     | {"float16", "float32", "float64", "complex64"}
 )
 
+_WIDEST_TEXT = 4096  # bytes
+
 
 def pack_state(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     """Return `(json_tree, tensors)` of a nested tree; arrays and tensors are named by their path in it.
@@ -91,7 +93,11 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if kind == "$float":
         return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[content]
     if kind == "$text":
-        text = np.array(content, dtype=np.dtype(value["dtype"]))
+        text = np.array(content, dtype=np.str_)
+        kind_ = np.dtype(value["dtype"])
+        if kind_.kind != "U" or not 0 < kind_.itemsize <= max(text.itemsize, _WIDEST_TEXT):
+            raise ValueError(f"texts of {text.itemsize} bytes declared as {kind_}")
+        text = text.astype(kind_)
         return text[()] if value["scalar"] else text
     if kind == "$torch":
         return tensors[content]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from sideagents.errors import SideAgentsError
-from sideagents.run.files import read_text, write_text
+from sideagents.run.files import naming_file, read_text, write_text
 
 Value = float | int | str
 
@@ -32,7 +33,7 @@ class ScalarTable:
             self._names += new
             self._rewrite([*(read_scalars(self.path) if self.path.exists() else []), row])
             return
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with naming_file(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             file.write(self._lines([row]))
 
     def truncate(self, step: int) -> None:
@@ -58,11 +59,18 @@ def read_scalars(path: Path) -> list[dict[str, str]]:
     """
     text = read_text(path)
     whole = text[: text.rfind("\n") + 1]
-    reader = csv.reader(io.StringIO(whole))
-    names = next(reader, ["step"])
-    rows = [dict(zip(names, row, strict=False)) for row in reader]
-    if names[:1] != ["step"] or not all(row.get("step", "").lstrip("-").isdigit() for row in rows):
-        raise SideAgentsError(f"{path}: is no table of scalars (its first column must be `step`, whole numbers)")
+    no_table = f"{path}: is no table of scalars"
+    try:
+        reader = csv.reader(io.StringIO(whole), strict=True)
+        names = next(reader, ["step"])
+        rows = [dict(zip(names, row, strict=False)) for row in reader]
+    except csv.Error as error:  # a field of more than 2^17 characters, a NUL, an open quote
+        raise SideAgentsError(f"{no_table} ({error})") from None
+    if names[:1] != ["step"] or len(set(names)) < len(names):
+        raise SideAgentsError(f"{no_table} (its first column must be `step`, and no name stand twice)")
+    for row in rows:
+        if not re.fullmatch(r"-?[0-9]{1,18}", row.get("step", "")):
+            raise SideAgentsError(f"{no_table} (steps must be whole numbers, not {row.get('step', '')[:40]!r})")
     return rows
 
 

@@ -17,8 +17,10 @@ class RunConfig(BaseModel):
 
     name: str = Field("run", pattern=NAME, description="of the run's folder")
     runs: str = Field("runs", description="folder of all runs")
-    seed: int = Field(1, ge=0, description="of everything random: weights, order of examples, augmentation, dropout")
-    threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's choice")
+    seed: int = Field(
+        1, ge=0, le=2**32 - 1, description="of everything random: weights, order of examples, augmentation, dropout"
+    )
+    threads: int = Field(0, ge=0, le=256, description="torch threads; 0 leaves torch's choice")
     device: str = Field(
         "auto",
         pattern=DEVICES,

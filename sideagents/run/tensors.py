@@ -42,6 +42,11 @@ def digest_tensors(digest: Digest, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that hold nan or infinity."""
+    return [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor.detach()).all())]
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors as safetensors, whole or not at all; tensors that share memory are written out each."""
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}

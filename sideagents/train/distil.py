@@ -17,6 +17,7 @@ from sideagents.errors import SideAgentsError
 from sideagents.run.checkpoint import save_tensors
 from sideagents.run.devices import device_of
 from sideagents.run.folder import RunFolder
+from sideagents.run.machine import require_memory
 from sideagents.train.loop import FitConfig, fit
 
 _BATCH = 256  # images encoded at a time
@@ -27,12 +28,12 @@ class DistilConfig(FitConfig):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    seed: int = Field(1, ge=0, description="of the order of images, and of mirrors")
+    seed: int = Field(1, ge=0, le=2**32 - 1, description="of the order of images, and of mirrors")
     mirror: bool = Field(True, description="mirror half of the images")
-    code: float = Field(1.0, ge=0.0, description="weight of the squared error of the code")
-    perceptual: float = Field(0.0, ge=0.0, description="weight of the error after the base's decoder")
-    labels: float = Field(0.0, ge=0.0, description="weight of the divergence from the base's soft labels")
-    temperature: float = Field(1.0, gt=0.0, description="that both logits are divided by")
+    code: float = Field(1.0, ge=0.0, le=1e6, description="weight of the squared error of the code")
+    perceptual: float = Field(0.0, ge=0.0, le=1e6, description="weight of the error after the base's decoder")
+    labels: float = Field(0.0, ge=0.0, le=1e6, description="weight of the divergence from the base's soft labels")
+    temperature: float = Field(1.0, gt=0.0, le=1e6, description="that both logits are divided by")
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
@@ -133,6 +134,10 @@ def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
 def encode_all(base: nn.Module, images: Tensor) -> Tensor:
     """Return the codes (N, *code) float32, on the CPU, of uint8 images (N, C, H, W)."""
     device = device_of(base)
+    code = base(images[:1].to(device).float() / 255)
+    require_memory(
+        4 * code.numel() * len(images), f"codes of {len(images)} images", "take fewer images, or smaller ones"
+    )
     return torch.cat([base(batch.to(device).float() / 255).float().cpu() for batch in torch.split(images, _BATCH)])
 
 

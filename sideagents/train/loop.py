@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 
 from sideagents.errors import CheckpointError
 from sideagents.run.checkpoint import (
+    check_finite,
     list_checkpoints,
     load_checkpoint,
     restore_optimizer,
     restore_tensors,
+    restoring,
     save_checkpoint,
 )
 from sideagents.run.folder import RunFolder
@@ -33,10 +36,10 @@ class FitConfig(StepConfig):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    epochs: int = Field(20, ge=1, description="passes over the data")
+    epochs: int = Field(20, ge=1, le=10**6, description="passes over the data")
     beta2: float = Field(0.99, ge=0.0, lt=1.0, description="of all but `sgd`: memory of squared gradients")
-    learning_rate: float = Field(2e-3, gt=0.0, description="at its highest")
-    weight_decay: float = Field(1e-4, ge=0.0, description="not applied to vectors (norms, biases) and alpha")
+    learning_rate: float = Field(2e-3, gt=0.0, le=1e3, description="at its highest")
+    weight_decay: float = Field(1e-4, ge=0.0, le=1e3, description="not applied to vectors (norms, biases) and alpha")
     warmup: float = Field(0.05, ge=0.0, lt=1.0, description="share of all steps in which the rate rises from 0")
     final_lr_fraction: float = Field(0.01, ge=0.0, le=1.0, description="cosine decay down to this share of the rate")
 
@@ -72,7 +75,8 @@ def fit(
     there are without it, where all items are in an order of chance. `penalty(epoch)`, counted from 0, is added to it.
     `evaluate` gives scalars after each epoch. With `run`, every epoch leaves a row of progress.csv and a checkpoint
     (`about`: its `config_hash`, `base`, `fingerprint`), and `resume` continues after the newest one: on the CPU the
-    same final bytes as without the stop. Raises `SideAgentsError` when the loss is no longer finite.
+    same final bytes as without the stop. Raises `DivergedError`, which names the last good checkpoint, when the loss or
+    a weight is no longer finite.
     """
     drawn = batches or (lambda g: torch.split(torch.randperm(items, generator=g), config.batch_size))
     steps = math.ceil(items / config.batch_size)
@@ -80,9 +84,10 @@ def fit(
     about = dict(about or {})
     rows, seconds = _restore(stepper, run.checkpoints, about.get("fingerprint")) if run and resume else ([], 0.0)
     stepper.done = steps * len(rows)
-    if run:
-        run.rewind(len(rows))
-    with Progress(stepper.total, title, unit="step", done=stepper.done) as shown:
+    if run and resume:
+        run.go_on(len(rows))
+    telling = nullcontext() if run is None else run.telling()
+    with telling, Progress(stepper.total, title, unit="step", done=stepper.done) as shown:
         for epoch in range(len(rows), epochs):
             started = time.perf_counter()
             generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
@@ -98,6 +103,7 @@ def fit(
                 shown.update(1, loss=losses[-1])
             module.eval()
             seconds += time.perf_counter() - started
+            check_finite(module.state_dict(), stepper.done)
             rate = stepper.optimizer.param_groups[0]["lr"]
             row = {"train/loss": sum(losses) / len(losses), "train/learning_rate": rate}
             rows.append(row | dict(evaluate() if evaluate is not None else {}))
@@ -126,11 +132,12 @@ def _restore(stepper: Stepper, folder: Path, fingerprint: str | None) -> tuple[l
         return [], 0.0
     checkpoint = load_checkpoint(found[-1], fingerprint=fingerprint)
     restore_tensors(stepper.trained.state_dict(), checkpoint.tensors, found[-1])
-    try:
-        rows, seconds = list(checkpoint.state["rows"]), float(checkpoint.state["seconds"])
+    with restoring(checkpoint):
+        rows = [{str(key): float(value) for key, value in row.items()} for row in checkpoint.state["rows"]]
+        seconds = float(checkpoint.state["seconds"])
+        if len(rows) != checkpoint.step:
+            raise ValueError(f"{len(rows)} rows of {checkpoint.step} epochs")
         restore_rng(checkpoint.state["rng"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{found[-1]}: its state is damaged, or of another version ({error!r})") from None
     if checkpoint.optimizer is None:
         raise CheckpointError(f"{found[-1]}: holds no optimizer, so training cannot go on from it")
     restore_optimizer(stepper.optimizer, *checkpoint.optimizer)

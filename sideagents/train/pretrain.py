@@ -22,7 +22,7 @@ from sideagents.data.targets import TARGETS, Target
 from sideagents.data.taskonomy import data_root, read_parts
 from sideagents.errors import nearest
 from sideagents.run.checkpoint import save_tensors
-from sideagents.run.config import dump_config, load_config
+from sideagents.run.config import load_config
 from sideagents.run.files import find_data, read_json
 from sideagents.run.folder import RunFolder
 from sideagents.run.precision import autocast, told, with_precision
@@ -49,12 +49,12 @@ class PretrainConfig(FitConfig):
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="of the base; the task's")
     out: str | None = Field(None, description="folder for weights, card and picture; the run's own if not given")
     runs: str = Field("runs", description="folder of all runs")
-    seed: int = Field(1, ge=0)
-    threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's choice")
-    size: int = Field(64, ge=16, multiple_of=8, description="images are resized to size x size pixels")
-    width: int = Field(32, ge=8, multiple_of=8, description="channels of the encoder's first layer")
-    images: int = Field(0, ge=0, description="training images at most, spread evenly; 0 = all")
-    held_out_images: int = Field(2000, ge=0, description="held-out images at most; 0 = all")
+    seed: int = Field(1, ge=0, le=2**32 - 1)
+    threads: int = Field(0, ge=0, le=256, description="torch threads; 0 leaves torch's choice")
+    size: int = Field(64, ge=16, le=4096, multiple_of=8, description="images are resized to size x size pixels")
+    width: int = Field(32, ge=8, le=1024, multiple_of=8, description="channels of the encoder's first layer")
+    images: int = Field(0, ge=0, le=10**9, description="training images at most, spread evenly; 0 = all")
+    held_out_images: int = Field(2000, ge=0, le=10**9, description="held-out images at most; 0 = all")
     mirror: bool = Field(True, description="mirror half of the training images")
     noise: float = Field(0.25, ge=0.0, le=1.0, description="denoising: largest standard deviation, images in [0, 1]")
     pictures: int = Field(8, ge=1, le=32, description="held-out images shown in the picture")
@@ -104,10 +104,11 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> Path:
     config = RunFolder.going_on(config, root, name) if resume else with_precision(config)
     train, held_out = _read_data(config)
     print(told(config), flush=True)
-    run = RunFolder.create(root, name, dump_config(config), resume)
-    if resume:
-        run.require_config(config)
-        run.note_resume()
+    with RunFolder.working(root, name, config, resume) as run:
+        return _train(config, run, train, held_out, resume)
+
+
+def _train(config: PretrainConfig, run: RunFolder, train: ImageSet, held_out: ImageSet, resume: bool) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
@@ -134,7 +135,6 @@ def pretrain(config: PretrainConfig, resume: bool = False) -> Path:
         evaluate=evaluate, title=f"pretraining {config.base_name}",
     ).seconds  # fmt: skip
     losses = held_out_loss(model, held_out, config, constants)
-    run.close()
     return _write(config, run, model, train, held_out, losses, seconds)
 
 

@@ -26,10 +26,14 @@ class RenderedConfig(SupervisedConfig):
         json_schema_extra=NEUTRAL,
     )
     images: int = Field(
-        0, ge=0, description="taskonomy: training images at most, spread evenly; 0 = all", json_schema_extra=NEUTRAL
+        0,
+        ge=0,
+        le=10**9,
+        description="taskonomy: training images at most, spread evenly; 0 = all",
+        json_schema_extra=NEUTRAL,
     )
     held_out_images: int = Field(
-        0, ge=0, description="taskonomy: images to judge by at most; 0 = all", json_schema_extra=NEUTRAL
+        0, ge=0, le=10**9, description="taskonomy: images to judge by at most; 0 = all", json_schema_extra=NEUTRAL
     )
 
 

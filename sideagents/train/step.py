@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sideagents.core.alpha import curricula
 from sideagents.core.groups import parameter_groups
-from sideagents.errors import SideAgentsError
+from sideagents.errors import DivergedError, SideAgentsError
 from sideagents.run.precision import WAS_BF16, Precision, autocast
 
 
@@ -22,15 +22,15 @@ class StepConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    batch_size: int = Field(64, ge=1, description="images in each step")
+    batch_size: int = Field(64, ge=1, le=10**6, description="images in each step")
     optimizer: Literal["adam", "adamw", "sgd", "radam"] = Field("adamw", description="`sgd` has momentum 0.9")
     beta2: float = Field(0.999, ge=0.0, lt=1.0, description="of all but `sgd`: memory of squared gradients")
-    learning_rate: float = Field(1e-3, gt=0.0, description="at its highest")
-    alpha_learning_rate: float | None = Field(None, gt=0.0, description="of alpha, by default the common one")
-    weight_decay: float = Field(0.0, ge=0.0, description="not applied to vectors (norms, biases) and alpha")
+    learning_rate: float = Field(1e-3, gt=0.0, le=1e3, description="at its highest")
+    alpha_learning_rate: float | None = Field(None, gt=0.0, le=1e3, description="of alpha, by default the common one")
+    weight_decay: float = Field(0.0, ge=0.0, le=1e3, description="not applied to vectors (norms, biases) and alpha")
     warmup: float = Field(0.0, ge=0.0, lt=1.0, description="share of all steps in which the rate rises from 0")
     final_lr_fraction: float = Field(1.0, ge=0.0, le=1.0, description="cosine decay down to this share of the rate")
-    max_grad_norm: float = Field(1.0, gt=0.0, description="gradients are scaled down to this norm")
+    max_grad_norm: float = Field(1.0, gt=0.0, le=1e9, description="gradients are scaled down to this norm")
     precision: Precision = Field(
         "auto",
         description="what is computed in, in training and when judged, by a frozen base too; auto: what is fast here",
@@ -70,7 +70,7 @@ class Stepper:
         """Take one step down the gradient of the sum of scalar losses; return that sum.
 
         Each loss is computed and differentiated before the next, so that one graph is in memory at a time. Raises
-        `SideAgentsError`, before any weight is moved, when one is no longer finite.
+        `DivergedError`, before any weight is moved, when one is no longer finite.
         """
         share = share_of_rate(self.config, self.done, self.total)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
@@ -83,7 +83,7 @@ class Stepper:
                 value = loss()
             found = float(value.detach())
             if not math.isfinite(found):
-                raise SideAgentsError(
+                raise DivergedError(
                     f"{self.title}: the loss became {found} (step {self.done + 1}); lower learning_rate"
                 )
             value.backward()  # type: ignore[no-untyped-call]

@@ -27,7 +27,7 @@ class SupervisedConfig(StepConfig):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    batch_size: int = Field(128, ge=1, description="images in each step")
+    batch_size: int = Field(128, ge=1, le=10**6, description="images in each step")
     optimizer: Literal["adam", "adamw", "sgd", "radam"] = Field("adam", description="`sgd` has momentum 0.9")
     augment: Literal["none", "flip", "flip_crop"] = Field(
         "none",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
@@ -125,7 +126,7 @@ def natural(text: str) -> int:
 
 def split_words(words: list[str]) -> tuple[list[str], list[str]]:
     """Part free words into targets (paths, names) and `key=value` overrides."""
-    targets = [word for word in words if not OVERRIDE.match(word) or Path(word).exists()]
+    targets = [word for word in words if not OVERRIDE.match(word) or os.path.exists(word)]
     return targets, [word for word in words if word not in targets]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -23,6 +24,9 @@ typical use:
 CONFIG is a YAML file or the name of a bundled one (`sideagents list configs`); every key of it can be overridden
 behind it as section.key=value, for example model.base=denoising ppo.frames=1000000.
 """
+
+
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # of torch's RuntimeError
 
 
 def build_parser() -> Parser:
@@ -47,7 +51,10 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 2 for a user's mistake (one line on stderr), 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: _dispatch(words))
+    code = guarded(lambda: _dispatch(words))
+    if argv is None and code == 130:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C would interrupt what Python does at its exit
+    return code
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -61,8 +68,10 @@ def guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of a pipe has left; nothing more to say, not even when Python flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ValueError, OSError) as error:
-        if not _users_mistake(error):
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if _out_of_memory(error):
+            error = UsageError(f"this does not fit into memory: {one_line(error) or 'nothing more is known'}")
+        elif not _users_mistake(error):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
@@ -89,7 +98,14 @@ def _dispatch(words: list[str]) -> int:
     return result
 
 
-def _users_mistake(error: ValueError | OSError) -> bool:
+def _out_of_memory(error: Exception) -> bool:
+    """Say whether the machine or the GPU had no memory left, as numpy, Python or torch says it."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
+    )
+
+
+def _users_mistake(error: Exception) -> bool:
     if isinstance(error, (UsageError, OSError)):
         return True
     from sideagents.errors import SideAgentsError
