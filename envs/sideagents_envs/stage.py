@@ -16,6 +16,8 @@ from sideagents_envs.cache import atomic_path, cache_dir
 from sideagents_envs.errors import SceneError
 from sideagents_envs.reading import MEGABYTE, read_regular, shortened
 
+UpAxis = Literal["auto", "y", "z"]
+
 SUFFIX = ".stage_config.json"
 UP_AXES: dict[str, tuple[list[int], list[int]]] = {"y": ([0, 1, 0], [0, 0, -1]), "z": ([0, 0, 1], [0, 1, 0])}
 
@@ -52,7 +54,7 @@ def _beside(path: Path) -> Path:
     return path.with_name(path.stem + SUFFIX)
 
 
-def with_up(path: Path, up: Literal["auto", "y", "z"]) -> Path:
+def with_up(path: Path, up: UpAxis) -> Path:
     """Return a file that stands for the building with the axis `up` upwards: with `auto` the given one.
 
     Else it is a stage configuration in the cache folder, which Habitat's simulator takes in place of the building too.
