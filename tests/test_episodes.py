@@ -120,7 +120,7 @@ def test_malformed_episode_is_named(tmp_path, change, said):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "no such episode file"),
+        (None, "no such file; an episode file is needed"),
         (gzip.compress(json.dumps({"episodes": [ROW] * 50}).encode())[:60], "cut off or damaged"),
         (gzip.compress(b"x" * 500)[:-4] + b"oops", "cut off or damaged"),
         (b"\x80\x81 binary", "not JSON"),
@@ -185,8 +185,8 @@ class TwoIslands(SquareRoom):
     ("start", "goal", "said"),
     [
         ([5.3, 0, 0], [0, 0, 0], "the start .* not on the walkable space"),
-        ([1, 0, 0], [0, 0, 9], "the goal .* inside a wall"),
-        ([1, 0, 0], [2, 3, 0], "the goal .* inside a wall"),
+        ([1, 0, 0], [0, 0, 9], r"the goal .* nearest point \(0.00, 0.00, 5.00\) is 4.00 m away"),
+        ([1, 0, 0], [2, 3, 0], r"the goal .* nearest point \(2.00, 0.00, 0.00\) is 3.00 m away"),
         ([1, 0, 0], [-1, 0, 0], "the goal .* cannot be reached"),
     ],
 )

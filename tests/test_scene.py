@@ -192,7 +192,7 @@ def test_external_and_embedded_resources(tmp_path: Path) -> None:
         tree["images"][0]["uri"] = "wall%20paper.png"
 
     path = edit(tmp_path, outside, part)
-    with pytest.raises(SceneError, match=r"house\.glb: images\[0\] needs the file wall%20paper\.png"):
+    with pytest.raises(SceneError, match=r"house\.glb: images\[0\] needs the file 'wall%20paper\.png"):
         load_scene(path)
     from PIL import Image
 

@@ -80,5 +80,5 @@ def test_a_configuration_without_its_building(tmp_path: Path) -> None:
     path.write_text(json.dumps({"render_asset": "lost.glb"}))
     with pytest.raises(SceneError, match=r"lost\.glb"):
         load_scene(path)
-    with pytest.raises(SceneError, match="cannot be read"):
+    with pytest.raises(SceneError, match="no such file; a stage configuration is needed"):
         load_scene(tmp_path / f"nothing{SUFFIX}")

@@ -35,7 +35,7 @@ class BuildingReport:
     """What was found, in Habitat's terms: navigable area, islands (largest first), floor heights.
 
     `problems` make a building unusable, `warnings` should be looked at; areas in square metres. What comes after
-    `size_m` is measured only where the size is a building's. `left_out_m2` are floors that are as large as rooms, yet no
+    `size_m` is measured only where the size is a building's. `left_out_m2` are floors as large as rooms that are no
     islands: nobody gets there, as behind shut doors.
     """
 
@@ -149,10 +149,8 @@ def _judge_floor(report: BuildingReport, scene: SceneMesh, file: Path, config: N
     if hint:
         report.warnings.append(hint)
     if report.left_out_m2:
-        report.warnings.append(
-            f"{sum(report.left_out_m2):.1f} m2 in {len(report.left_out_m2)} piece(s) are left out, as nobody gets there: "
-            "are doors shut?"
-        )
+        area, count = sum(report.left_out_m2), len(report.left_out_m2)
+        report.warnings.append(f"{area:.1f} m2 in {count} piece(s) are left out, nobody gets there: are doors shut?")
     _judge_views(report, scene, navmesh)
     _judge_episodes(report, navmesh)
 

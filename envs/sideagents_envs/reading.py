@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import stat
+import struct
 import warnings
 import zlib
 from pathlib import Path
@@ -87,7 +88,14 @@ def decoded(data: bytes, most: int) -> NDArray[np.uint8]:
                 return pixels
     except UnidentifiedImageError:
         raise ValueError(f"it is none of {', '.join(_FORMATS)}") from None
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning) as problem:
+    except (
+        OSError,
+        SyntaxError,
+        EOFError,
+        struct.error,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as problem:
         raise ValueError(str(problem)) from None
 
 

@@ -9,6 +9,7 @@ A level `taskonomy` between task and building, as the Omnidata download has it, 
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections.abc import Collection
@@ -20,13 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from sideagents.data.image_set import ImageSet, Key
+from sideagents.data.images import UNREADABLE, open_image
 from sideagents.data.targets import INVALID_DEPTH, TARGETS, Target
 from sideagents.errors import ConfigError, SideAgentsError, first_line, nearest
-from sideagents.run.files import absent_folder, find_data, read_text
+from sideagents.run.files import absent_folder, find_data, read_bytes, read_text
 from sideagents.run.progress import Progress
 
 Array = NDArray[Any]
@@ -221,14 +223,20 @@ def _read_target(path: Path, target: Target, size: int, valid: Array | None) -> 
 
 
 def _load(path: Path) -> Array:
-    with _ONE_AT_A_TIME:
-        return np.asarray(np.load(path, allow_pickle=False))
+    content = io.BytesIO(read_bytes(path))
+    try:
+        with _ONE_AT_A_TIME:
+            return np.asarray(np.load(content, allow_pickle=False))
+    except MemoryError:
+        raise SideAgentsError(f"{path}: declares more numbers than it holds") from None
 
 
 def _read_category(path: Path) -> Array:
     """Return a distribution over classes as float32 (classes, 1, 1)."""
     try:
         found = _load(path).astype(np.float32).reshape(-1, 1, 1)
+    except SideAgentsError:
+        raise
     except (OSError, ValueError, EOFError) as error:
         raise SideAgentsError(f"{path}: cannot be read as numbers ({first_line(error)})") from None
     if found.size < 2 or not np.isfinite(found).all() or abs(float(found.sum()) - 1.0) > 1e-2 or found.min() < 0:
@@ -242,9 +250,11 @@ def _read(path: Path, channels: int) -> Array:
         if path.suffix == ".npy":
             pixels = _load(path)
         else:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 pixels = np.asarray(image)
-    except (OSError, ValueError, EOFError, UnidentifiedImageError, SyntaxError) as error:
+    except SideAgentsError:
+        raise
+    except UNREADABLE as error:
         raise SideAgentsError(f"{path}: cannot be read as an image ({first_line(error)})") from None
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
