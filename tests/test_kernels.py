@@ -1,4 +1,4 @@
-"""Compiled functions: said when it happens, kept for all equal installations, and each compiled for one kind of call."""
+"""Compiled functions: said when it happens, kept for all equal installations, each compiled for one kind of call."""
 
 from __future__ import annotations
 
