@@ -191,6 +191,7 @@ def test_damaged_episode_files(here: Path, capfd: pytest.CaptureFixture[str]) ->
     with gzip.open(here / "good.json.gz") as file:
         rows = json.load(file)["episodes"][:3]
     path = here / "bad.json.gz"
+    main(evaluation(here, path.name))  # imports what an evaluation needs, which may take longer than a refusal may
     for data in unreadable(lists(rows), path, read_episodes):
         path.write_bytes(data)
         refused(evaluation(here, path.name), here, capfd, "bad.json.gz")

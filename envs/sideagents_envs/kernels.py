@@ -18,7 +18,7 @@ from numba.core import event
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-TOLD = "SIDEAGENTSTOLD_OF_COMPILING"
+TOLD = "SIDEAGENTS_TOLD_OF_COMPILING"  # set for processes that need not say it
 
 
 def kernel(function: Function) -> Function:
