@@ -71,7 +71,7 @@ def test_an_axis_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("[" * 100_000, "is not JSON"),
         ("9" * 10_000, "is not JSON"),
         ('{"render_asset": "room.glb", "up": [1' + "0" * 400 + ", 0, 0]}", "up must be three numbers"),
-        ({"render_asset": "room.glb", "up": [1e308, 1e308, 0]}, "up must be three numbers"),
+        ({"render_asset": "room.glb", "up": [1.7e308, 1.7e308, 0]}, "up must be three numbers"),
         ({"render_asset": "room.glb", "up": [[[0]]] * 3}, "up must be three numbers"),
         (" " * 2**21, "a stage configuration has at most 1 MB"),
     ],
