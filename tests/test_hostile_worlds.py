@@ -49,7 +49,10 @@ def changed(tree: Any, dice: random.Random) -> Any:
     """Return a copy of a tree in which one to three values are odd, missing or there twice."""
     tree = json.loads(json.dumps(tree))
     for _ in range(dice.randint(1, 3)):
-        *way, key = dice.choice(list(places(tree)))
+        ways = list(places(tree))
+        if not ways:
+            break
+        *way, key = dice.choice(ways)
         holder = tree
         for step in way:
             holder = holder[step]

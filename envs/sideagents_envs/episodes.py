@@ -280,7 +280,7 @@ def _on_mesh(navmesh: Walkable, point: Float, what: str) -> Float:
 def off_mesh(point: Float, snapped: Float) -> str:
     """Say that a point (3,) is off the walkable space; `snapped` (3,) is the nearest on it, NaN where none is near."""
     if not np.isfinite(snapped).all():
-        return f"{_text(point)} is not on the walkable space: inside a wall, on furniture, or outside of the building"
+        return f"{_text(point)} is not on the walkable space, of which nothing is within a metre"
     away = float(np.linalg.norm(snapped - point))
     return f"{_text(point)} is not on the walkable space, whose nearest point {_text(snapped)} is {away:.2f} m away"
 

@@ -23,6 +23,7 @@ U8 = NDArray[np.uint8]
 
 _TOUCH = 1e-6  # metres: a triangle that only touches a column still counts, so no wall slips between two of them
 _MAX_COLUMNS = 50_000_000
+_MAX_FRAGMENTS = 100_000_000  # of triangles in columns, 30 bytes each: surfaces that lie upon each other 50 times
 
 # What is kept of a triangle's part within one column: heights (lowest, highest, and of its plane at the column's
 # centre), then its extent along x and z relative to the grid's origin, metres.
@@ -151,8 +152,8 @@ def _rasterise(
 def voxelise(vertices: F64, faces: I32, config: NavMeshConfig) -> Columns:
     """Cut a mesh (vertices (V,3) in metres, faces (F,3)) into the fragments of each column.
 
-    Raises `SceneError` for an empty mesh, non-finite vertices, indices out of range and a building too large to be
-    in metres.
+    Raises `SceneError` for an empty mesh, non-finite vertices, indices out of range, a building too large to be in
+    metres, and one whose surfaces lie upon each other over and over.
     """
     if len(faces) == 0:
         raise SceneError("the mesh has no triangles")
@@ -170,6 +171,8 @@ def voxelise(vertices: F64, faces: I32, config: NavMeshConfig) -> Columns:
         size = " x ".join(f"{v:.0f}" for v in high - low)
         raise SceneError(f"the mesh measures {size} m, too large for cells of {cell} m: glTF is in metres")
     corners = (vertices - np.array([origin[0], 0.0, origin[2]]))[faces]
+    a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    _check_fragments(0.5 * float(np.abs(a[:, 0] * b[:, 2] - a[:, 2] * b[:, 0]).sum()) / cell**2)  # at the least
     cosine = float(np.cos(np.radians(config.max_slope_deg)))
     counts = np.zeros(nx * nz, np.int64)
     nothing = np.empty((0, 7), np.float32), np.empty(0, np.uint8), np.empty(0, np.int32)
@@ -177,9 +180,18 @@ def voxelise(vertices: F64, faces: I32, config: NavMeshConfig) -> Columns:
     start = np.zeros(nx * nz + 1, np.int64)
     np.cumsum(counts, out=start[1:])
     total = int(start[-1])
+    _check_fragments(total)
     parts = np.empty((total, 7), np.float32), np.empty(total, np.uint8), np.empty(total, np.int32)
     _rasterise(corners, cell, nx, cosine, start[:-1].copy(), *parts)
     return Columns(float(origin[0]), float(origin[2]), nx, nz, start, *parts, corners)
+
+
+def _check_fragments(count: float) -> None:
+    if count > _MAX_FRAGMENTS:
+        raise SceneError(
+            f"the mesh covers {count:,.0f} cells one above the other, at most {_MAX_FRAGMENTS:,} are supported: "
+            "parts of it lie upon each other"
+        )
 
 
 @kernel
