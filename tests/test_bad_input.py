@@ -123,7 +123,7 @@ CASES: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "episodes are no JSON": (on_file(gzip.compress(b"hello")), "not JSON"),
     "no episodes": (on_file('{"episodes": []}', "bad.json"), "holds no episodes"),
     "episodes of another building": (evaluated(scene_id="val/nowhere.glb"), "is not among"),
-    "goal inside a wall": (evaluated(goal=[0.0, 0.0, 0.0]), "inside a wall"),
+    "goal inside a wall": (evaluated(goal=[0.0, 0.0, 0.0]), "whose nearest point"),
     "start in the air": (evaluated(start_position=[40.0, 0.0, 40.0]), "not on the walkable space"),
     "nan in an episode": (evaluated(start_position=[float("nan"), 0.0, 0.0]), "3 finite numbers"),
     "turned by nothing": (evaluated(start_rotation=[0, 0, 0, 0]), "quaternion"),

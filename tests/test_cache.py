@@ -62,42 +62,6 @@ def test_a_chosen_folder_stays_and_an_unusable_cache_is_passed_over(package, tmp
     assert chosen(monkeypatch) == Path("mine")
 
 
-def test_compiling_is_said_once_and_only_where_nothing_is_kept(package, monkeypatch, capsys):
-    def said() -> str:
-        cache.tell_of_compiling()
-        found = capsys.readouterr()
-        assert found.out == ""
-        return str(found.err)
-
-    def start(rank: str) -> None:
-        monkeypatch.delenv("SIDEAGENTS_TOLD_OF_COMPILING", raising=False)
-        monkeypatch.setenv("RANK", rank)
-
-    folder = package.parent / "kernels"
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(folder))
-    start("1")
-    assert said() == ""
-    start("0")
-    assert said() == "compiling the simulator (once on this machine, up to a minute)\n"
-    assert said() == ""
-    (folder / "others_0a1b").mkdir(parents=True)
-    (folder / "others_0a1b" / "theirs.nbi").touch()
-    start("0")
-    assert said().startswith("compiling")
-    (folder / f"{package.name}_0a1b").mkdir()
-    (folder / f"{package.name}_0a1b" / "fast.one.nbi").touch()
-    start("0")
-    assert said() == ""
-
-
-def test_compiling_is_said_before_it_is_done(tmp_path):
-    program = "from sideagents_envs.navmesh import cached_navmesh; cached_navmesh('gone.glb')"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("NUMBA", "SIDEAGENTS"))}
-    environment["SIDEAGENTS_CACHE"] = str(tmp_path)
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert done.stderr.startswith("compiling the simulator")
-
-
 @pytest.mark.parametrize("first", ["", "import numba"])
 def test_a_read_only_installation_can_be_imported(tmp_path, first):
     """Neither beside the modules nor in a home folder can numba keep its kernels here."""

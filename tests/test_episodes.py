@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,7 +123,7 @@ def test_malformed_episode_is_named(tmp_path, change, said):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "no such episode file"),
+        (None, "no such file; an episode file is needed"),
         (gzip.compress(json.dumps({"episodes": [ROW] * 50}).encode(), mtime=0)[:60], "cut off or damaged"),
         (gzip.compress(b"x" * 500, mtime=0)[:-4] + b"oops", "cut off or damaged"),
         (b"\x80\x81 binary", "not JSON"),
@@ -203,8 +205,8 @@ class TwoIslands(SquareRoom):
     ("start", "goal", "said"),
     [
         ([5.3, 0, 0], [0, 0, 0], "the start .* not on the walkable space"),
-        ([1, 0, 0], [0, 0, 9], "the goal .* inside a wall"),
-        ([1, 0, 0], [2, 3, 0], "the goal .* inside a wall"),
+        ([1, 0, 0], [0, 0, 9], r"the goal .* nearest point \(0.00, 0.00, 5.00\) is 4.00 m away"),
+        ([1, 0, 0], [2, 3, 0], r"the goal .* nearest point \(2.00, 0.00, 0.00\) is 3.00 m away"),
         ([1, 0, 0], [-1, 0, 0], "the goal .* cannot be reached"),
     ],
 )
@@ -240,3 +242,34 @@ def test_a_building_and_a_seed_fix_the_episodes_of_a_version(tmp_path):
     text = json.dumps([rounded(episode.to_json()) for episode in episodes], sort_keys=True)
     digest = "e4e86aa7d1a8456aeddc6a61d8f4148405066191348faa62654880c289313f72"
     assert (EPISODES_VERSION, NAVMESH_VERSION, hashlib.sha256(text.encode()).hexdigest()) == (2, 2, digest)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"scene_id": 3}, "scene_id must be the name of a building's file, got 3"),
+        ({"scene_id": "n" * 10**6}, "scene_id must be the name of a building's file"),
+        ({"scene_id": "n\0ul"}, "scene_id must be"),
+        ({"episode_id": [[]]}, "episode_id must be text or a number"),
+        ({"start_rotation": [1e300, 1e300, 0, 0]}, "start_rotation must be a unit quaternion"),
+        ({"start_position": ["x" * 10**6, 0, 0]}, "start_position must be 3 finite numbers"),
+    ],
+)
+def test_odd_values_are_one_short_line(change, said):
+    with pytest.raises(EpisodeError, match=said) as caught:
+        Episode.from_json({**ROW, **change}, "F")
+    assert len(str(caught.value)) < 200
+
+
+def test_a_file_that_unpacks_without_end_is_one_line(tmp_path):
+    block = gzip.compress(b" " * 2**24, mtime=0)
+    (tmp_path / "F.json.gz").write_bytes(block * 9)
+    with pytest.raises(EpisodeError, match=r"F\.json\.gz: holds more than 128 MB when unpacked"):
+        read_episodes(tmp_path / "F.json.gz")
+
+
+def test_special_episode_files_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json.gz")
+    for path in (tmp_path / "pipe.json.gz", Path("/dev/zero"), tmp_path):
+        with pytest.raises(EpisodeError, match=r"is a pipe or a device|is a folder"):
+            read_episodes(path)

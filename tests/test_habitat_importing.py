@@ -31,6 +31,15 @@ def test_nothing_of_ours_imports_habitat_by_itself() -> None:
 
 
 @pytest.mark.skipif(not importing.has_habitat_lab(), reason="habitat-lab is not installed (the `habitat` extra)")
+def test_habitat_lab_may_be_imported_before_registering() -> None:
+    if importing.has_habitat_sim():
+        pytest.skip("habitat-sim is installed: nothing stands in for it")
+    code = "import sideagents_envs, habitat; from sideagents_envs.habitat import register; register()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not importing.has_habitat_lab(), reason="habitat-lab is not installed (the `habitat` extra)")
 def test_habitat_lab_is_imported_silently_without_habitat_sim() -> None:
     if importing.has_habitat_sim():
         pytest.skip("habitat-sim is installed: nothing stands in for it")

@@ -149,6 +149,17 @@ def test_a_bare_file_has_z_up_as_in_habitat_sim(data: Path) -> None:
         assert env.reset()["depth"][128, 128, 0] == pytest.approx(0.15, abs=1e-3)
 
 
+def test_a_bare_file_with_y_up_is_told_with_the_file_that_mends_it(data: Path) -> None:
+    (data / "scenes" / f"room{SUFFIX}").unlink()
+    with pytest.raises(EnvsError, match=r"bare \.glb with Z up, one with Y up needs the file room") as caught:
+        habitat.Env(config(data)).reset()
+    assert "\n" not in str(caught.value)
+    mend = str(caught.value).rpartition("beside it: ")[2]
+    (data / "scenes" / f"room{SUFFIX}").write_text(mend)
+    with habitat.Env(config(data)) as env:
+        env.reset()
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

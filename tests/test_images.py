@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from foreign_program import POSTSCRIPT, ghostscript_in_the_path
 from PIL import Image
 
 from sideagents.data.images import LabelledImages, fit_short, fit_square, read_image, read_images
@@ -150,3 +152,21 @@ def test_files_are_read_in_order(tmp_path: Path) -> None:
     paths[7].write_text("x")
     with pytest.raises(SideAgentsError, match=r"7\.png: cannot be read"):
         read_images(paths, partial(fit_square, size=4), 4, "test")
+
+
+def test_an_image_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = ghostscript_in_the_path(tmp_path, monkeypatch)
+    (tmp_path / "photo.png").write_bytes(POSTSCRIPT)
+    with pytest.raises(SideAgentsError, match=r"photo\.png: cannot be read as an image \(it is none of PNG, JPEG"):
+        read_image(tmp_path / "photo.png")
+    assert not marker.exists()
+
+
+def test_an_image_of_too_many_pixels_is_refused_from_its_header(tmp_path: Path) -> None:
+    Image.new("L", (10, 10)).save(tmp_path / "large.png")
+    data = bytearray((tmp_path / "large.png").read_bytes())
+    data[16:24] = np.array([10_000, 10_000], ">u4").tobytes()
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (tmp_path / "large.png").write_bytes(bytes(data))
+    with pytest.raises(SideAgentsError, match=r"large\.png: cannot be read as an image .*exceeds limit"):
+        read_image(tmp_path / "large.png")

@@ -153,6 +153,17 @@ def test_wheel(tmp_path: Path) -> None:
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_images_are_opened_by_the_formats_that_are_meant(package: str) -> None:
+    """Pillow tells a format from the content, and for some it starts another program."""
+    for path in sources(package):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Image.open", "PIL.Image.open"):
+                assert "formats" in {word.arg for word in node.keywords}, f"{path}:{node.lineno}"
+            if isinstance(node, ast.Call):  # other decoders
+                assert ast.unparse(node.func).rpartition(".")[2] not in ("imread", "mimread", "imiter"), path
+
+
 def test_public_names() -> None:
     for module, names in {
         "sideagents": ("SideTuned", "load_base"),

@@ -317,3 +317,9 @@ def test_furnished_buildings_agree_with_their_reference_grids(name: str, area: f
     mine = np.array([navmesh.is_navigable((a, 0.0, b)) for a, b in zip(x.ravel(), z.ravel(), strict=True)])
     both = mine & reference.ravel()
     assert both.sum() / (mine | reference.ravel()).sum() > 0.97
+
+
+def test_surfaces_that_lie_upon_each_other_over_and_over_are_refused_at_once():
+    vertices, faces = quad((0, 0, 0), (0, 0, 100), (100, 0, 100), (100, 0, 0))
+    with pytest.raises(SceneError, match="covers 120,000,000 cells one above the other"):
+        NavMesh.from_mesh(vertices, np.tile(faces, (30, 1)))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,13 @@ def test_an_axis_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"render_asset": "room.glb", "scale": [2, 2, 2]}, "scale and units_to_meters"),
         ({"render_asset": "room.glb", "scale": "large"}, "scale and units_to_meters"),
         ({"render_asset": "room.glb", "units_to_meters": None}, "scale and units_to_meters"),
+        ({"render_asset": ""}, "has no render_asset"),
+        ("[" * 100_000, "is not JSON"),
+        ("9" * 10_000, "is not JSON"),
+        ('{"render_asset": "room.glb", "up": [1' + "0" * 400 + ", 0, 0]}", "up must be three numbers"),
+        ({"render_asset": "room.glb", "up": [1.7e308, 1.7e308, 0]}, "up must be three numbers"),
+        ({"render_asset": "room.glb", "up": [[[0]]] * 3}, "up must be three numbers"),
+        (" " * 2**21, "a stage configuration has at most 1 MB"),
     ],
 )
 def test_bad_stage_configurations(tmp_path: Path, content: Any, message: str) -> None:
@@ -80,5 +88,33 @@ def test_a_configuration_without_its_building(tmp_path: Path) -> None:
     path.write_text(json.dumps({"render_asset": "lost.glb"}))
     with pytest.raises(SceneError, match=r"lost\.glb"):
         load_scene(path)
-    with pytest.raises(SceneError, match="cannot be read"):
+    with pytest.raises(SceneError, match="no such file; a stage configuration is needed"):
         load_scene(tmp_path / f"nothing{SUFFIX}")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("other" + SUFFIX, "not a binary glTF file"),  # a configuration of a configuration
+        ("..", "is a folder"),
+        ("/dev/zero", "is a pipe or a device"),
+        ("pipe", "is a pipe or a device"),
+        ("n\0ul", "cannot be the name of a file"),
+        ("\ud800", "cannot be the name of a file"),
+        ("n" * 5000, "cannot be read"),
+    ],
+)
+def test_odd_names_of_buildings(tmp_path: Path, name: str, message: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for own in ("odd", "other"):
+        (tmp_path / f"{own}{SUFFIX}").write_text(json.dumps({"render_asset": name}))
+    with pytest.raises(SceneError, match=message) as caught:
+        load_scene(tmp_path / f"odd{SUFFIX}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_beside_a_building_is_not_waited_on(tmp_path: Path) -> None:
+    path = room(tmp_path)
+    os.mkfifo(tmp_path / f"room{SUFFIX}")
+    with pytest.raises(SceneError, match="is a pipe or a device; a stage configuration is needed"):
+        load_scene(path)

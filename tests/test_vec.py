@@ -256,7 +256,7 @@ def test_training_on_a_list(vec, scenes, tmp_path):
     ("kind", "change", "said"),
     [
         ("dummy", {"scene_id": "val/Elmo.glb"}, "'val/Elmo.glb' is not among the 2 .* did you mean 'Elm'"),
-        ("dummy", {"goals": [{"position": [0.0, 0.0, 999.0]}]}, "the goal .* inside a wall or outside"),
+        ("dummy", {"goals": [{"position": [0.0, 0.0, 999.0]}]}, "the goal .* is not on the walkable space"),
         ("dummy", {"start_position": [500.0, 0.0, 0.0]}, "the start .* is not on the walkable space"),
         ("subproc", {"start_position": [500.0, 0.0, 0.0]}, "the start .* is not on the walkable space"),
     ],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from sideagents_envs.cache import keep_kernels
-from sideagents_envs.habitat.importing import quiet_gym
+from sideagents_envs.habitat.importing import quiet_gym, stand_in
 
 if TYPE_CHECKING:
     from sideagents_envs.pointnav import PointNavBatch, PointNavEnv
@@ -26,6 +26,7 @@ _LAZY = {
 
 keep_kernels()  # before any of our kernels is made
 quiet_gym()  # before stable-baselines3 imports it
+stand_in()  # before anyone imports habitat-lab
 gymnasium.register(id="PointNav-v0", entry_point="sideagents_envs.pointnav:PointNavEnv")
 
 

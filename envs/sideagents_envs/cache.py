@@ -8,11 +8,10 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _CONSTANTS = ("spaces.py",)  # hold numbers that are compiled into kernels
-_TOLD = "SIDEAGENTS_TOLD_OF_COMPILING"
 
 
 def cache_dir() -> Path:
@@ -26,17 +25,21 @@ def keep_kernels() -> None:
 
     Beside the modules, where numba would keep them, an installation may be read-only, which numba takes for an error
     when there is no home folder either; and a kernel that was compiled with another module's kernel inside would be
-    used on when that module has changed. To be called before our kernels are imported. A folder that the user chose
-    with NUMBA_CACHE_DIR stays, and where the cache folder cannot be written to numba is left to itself.
+    used on when that module has changed. All installations with equal modules share what one of them has compiled;
+    numba itself tells processors and its own versions apart. To be called before our kernels are imported. A folder
+    that the user chose with NUMBA_CACHE_DIR stays, and where the cache folder cannot be written to numba is left to
+    itself.
     """
     if os.environ.get("NUMBA_CACHE_DIR"):
         return
     try:
-        sources = {file.name: file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))}
-        holds = re.compile(rb"^@.*njit", re.MULTILINE)
+        package = Path(__file__).parent
+        sources = {file.name: file.read_bytes() for file in sorted(package.glob("*.py"))}
+        holds = re.compile(rb"^@(kernel|.*njit)|njit\(", re.MULTILINE)
         kernels = [source for name, source in sources.items() if name in _CONSTANTS or holds.search(source)]
         folder = cache_dir() / f"numba-{hashlib.sha256(b''.join(kernels)).hexdigest()[:16]}"
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / package.name).mkdir(parents=True, exist_ok=True)
+        _share(folder / package.name, package)
     except (OSError, RuntimeError):  # RuntimeError: there is no home folder
         return
     if os.access(folder, os.W_OK | os.X_OK):
@@ -45,17 +48,15 @@ def keep_kernels() -> None:
             sys.modules["numba"].config.reload_config()
 
 
-def tell_of_compiling() -> None:
-    """Say on standard error that kernels are about to be compiled, where none are kept yet.
+def _share(kept: Path, package: Path) -> None:
+    """Lead the folder that numba names after an installation's path to the one that all of them share.
 
-    One of the processes that work together says it, once: the first of those that train, not those that it starts.
+    Where links cannot be made, each installation compiles for itself.
     """
-    folder = os.environ.get("NUMBA_CACHE_DIR")
-    if folder is None or _TOLD in os.environ or os.environ.get("RANK", "0") != "0":
-        return
-    os.environ[_TOLD] = "1"  # which child processes inherit
-    if next(Path(folder).glob(f"{Path(__file__).parent.name}_*/*.nbi"), None) is None:
-        print("compiling the simulator (once on this machine, up to a minute)", file=sys.stderr, flush=True)
+    own = kept.with_name(f"{package.name}_{hashlib.sha1(os.path.abspath(package).encode()).hexdigest()}")
+    with suppress(OSError):
+        if not own.exists():
+            own.symlink_to(kept.name, target_is_directory=True)
 
 
 @contextmanager

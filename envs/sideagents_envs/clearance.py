@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import heapq
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from sideagents_envs.config import NavMeshConfig
-from sideagents_envs.motion import EDGE, GAP, QX, QZ, Grid, follow, probe, push_out, slot
+from sideagents_envs.kernels import kernel, wide
+from sideagents_envs.motion import EDGE, GAP, QX, QZ, Grid, follow, probe, push_out
 from sideagents_envs.voxels import TOLERANCE, YMAX, YMIN, Columns, Surfaces, clip, reachable
 
 F32 = NDArray[np.float32]
@@ -19,7 +19,7 @@ I64 = NDArray[np.int64]
 U16 = NDArray[np.uint16]
 
 
-@numba.njit(cache=True)
+@kernel
 def _distance(x: float, z: float, polygon: F64, count: int) -> float:
     """Distance in plan from a point to a convex polygon (count, 2), which may be as thin as a line."""
     best = np.inf
@@ -38,17 +38,18 @@ def _distance(x: float, z: float, polygon: F64, count: int) -> float:
     return 0.0 if left or right else float(np.sqrt(best))
 
 
-@numba.njit(cache=True)
+@kernel
 def _footprint(corners: F64, low: float, high: float, spare: F64, part: F64, polygon: F64) -> int:
     """Write what a triangle covers in plan between two heights to `polygon`; returns the number of points."""
-    count = clip(corners, 3, 1, low, -1.0, spare)
-    count = clip(spare, count, 1, high, 1.0, part)
+    y_axis = np.int64(1)
+    count = clip(corners, len(corners), y_axis, low, -1.0, spare)
+    count = clip(spare, count, y_axis, high, 1.0, part)
     for i in range(count):
         polygon[i, 0], polygon[i, 1] = part[i, 0], part[i, 2]
     return count
 
 
-@numba.njit(cache=True)
+@kernel
 def _ledge(ix: int, iz: int, dx: int, dz: int, floor: F32, cell: float, polygon: F64) -> int:
     """Write the part of a neighbouring column where the floor is missing; it may end within the last cell already."""
     x0, x1 = (ix + dx) * cell, (ix + dx + 1) * cell
@@ -66,7 +67,7 @@ def _ledge(ix: int, iz: int, dx: int, dz: int, floor: F32, cell: float, polygon:
     return 4
 
 
-@numba.njit(cache=True)
+@kernel
 def _borders(start: I32, column: I32, y: F32, nbr: I32, nx: int, climb: float) -> tuple[I32, I32]:
     """Return every surface and slot in which a neighbour is missing, (M,) each."""
     count = 0
@@ -83,7 +84,7 @@ def _borders(start: I32, column: I32, y: F32, nbr: I32, nx: int, climb: float) -
     return surface[:count].copy(), where[:count].copy()
 
 
-@numba.njit(cache=True)
+@kernel
 def _obstacles(
     surface: I32, where: I32, begin: I64, fragments: F32, triangle: I32, corners: F64, column: I32, y: F32,
     extent: F32, nx: int, cell: float, agent_height: float, climb: float, gap: F64, source: I32,
@@ -125,7 +126,7 @@ def _obstacles(
     return polygons[:used], counts[:used]
 
 
-@numba.njit(cache=True)
+@kernel
 def _hand_on(polygons: F64, counts: I32, column: I32, nbr: I32, nx: int, cell: float, gap: F64, source: I32) -> None:
     """Hand obstacles on from surface to surface in order of distance (a vector distance transform)."""
     queue = [(gap[s], np.int64(s)) for s in range(gap.size) if source[s] >= 0]
@@ -163,7 +164,7 @@ def gaps(columns: Columns, tops: Surfaces, nbr: I32, config: NavMeshConfig) -> F
     return gap
 
 
-@numba.njit(cache=True)
+@kernel
 def place_nodes(grid: Grid, column: I32) -> None:
     """Choose each cell's node (writes QX, QZ, hops): its centre, or the nearest point of the free space's contour.
 
@@ -198,23 +199,23 @@ def place_nodes(grid: Grid, column: I32) -> None:
             continue
         for k in range(4):
             t = grid.nbr[s, k]
-            if t >= 0 and grid.hops[t] != 0 and grid.nbr[t, 8 - k] == s and _hop(grid, s, t):
+            if t >= 0 and grid.hops[t] != 0 and grid.nbr[t, 8 - k] == s and _hop(grid, s, wide(t)):
                 grid.hops[s] |= 1 << k
                 grid.hops[t] |= 1 << (8 - k)
 
 
-@numba.njit(cache=True)
+@kernel
 def _hop(grid: Grid, s: int, t: int) -> bool:
     """Whether the agent fits half-way between two neighbouring nodes, if need be after a small push."""
     surf, radius = grid.surf, grid.radius
     if min(surf[s, GAP], surf[t, GAP]) > radius + grid.frame[2]:
         return True
     x, z = 0.5 * (surf[s, QX] + surf[t, QX]), 0.5 * (surf[s, QZ] + surf[t, QZ])
-    m = follow(grid, s, surf[s, QX], surf[s, QZ], x, z)
+    m = follow(grid, s, float(np.float64(surf[s, QX])), float(np.float64(surf[s, QZ])), x, z)
     return m >= 0 and push_out(grid, m, x, z, radius, 0.4 * grid.frame[2])[0] >= 0
 
 
-@numba.njit(cache=True)
+@kernel
 def label(nbr: I32, hops: U16) -> I32:
     """Return the island of each node, -1 for surfaces that are no node; islands are connected by hops."""
     n = hops.size
@@ -237,7 +238,7 @@ def label(nbr: I32, hops: U16) -> I32:
     return island
 
 
-@numba.njit(cache=True)
+@kernel
 def areas(grid: Grid, column: I32, island: I32) -> F64:
     """Return the free area of every surface, square metres; cells cut by the contour are sampled 4 x 4.
 
@@ -272,7 +273,7 @@ def areas(grid: Grid, column: I32, island: I32) -> F64:
     return area
 
 
-@numba.njit(cache=True)
+@kernel
 def lower_neighbours(
     start: I32, column: I32, y: F32, nbr: I32, island: I32, area: F64, sizes: F64, nx: int, drop: float
 ) -> tuple[I64, I64, I64, I64]:
@@ -297,7 +298,7 @@ def lower_neighbours(
         if i < 0:
             continue
         for dx, dz in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-            if nbr[s, slot(dx, dz)] >= 0:
+            if nbr[s, 4 + 3 * dx + dz] >= 0:
                 continue
             border[i] += 1
             c = column[s]
@@ -316,7 +317,7 @@ def lower_neighbours(
     return cells, above, border, falls
 
 
-@numba.njit(cache=True)
+@kernel
 def _spread(nbr: I32, island: I32) -> I32:
     """Hand islands on to linked surfaces that have none (those nearer to the border than the agent's radius)."""
     owner = island.copy()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from sideagents_envs.cache import atomic_path
 from sideagents_envs.errors import EpisodeError
-from sideagents_envs.files import read_bytes
+from sideagents_envs.reading import MEGABYTE, read_regular, shortened, unpacked
 
 if TYPE_CHECKING:
     from sideagents_envs.simulator import Field, Walkable
@@ -37,6 +36,9 @@ _OTHER_TASKS = {
     "goal_image_id": "InstanceImageNav",
     "ao_states": "rearrangement",
 }
+# of one file, unpacked: 250,000 episodes; Habitat's own larger lists are a file for each building
+_MOST_BYTES = 128 * MEGABYTE
+_LONGEST_NAME = 1000  # characters of a path; what a system opens is about as long
 _STARTS_PER_GOAL = 32
 _GOALS_TRIED = 300
 # Another simulator's mesh may end a cell or two elsewhere; the middle of the thinnest wall is further off than this.
@@ -83,8 +85,11 @@ class Episode:
         """
         if not isinstance(row, dict):
             raise EpisodeError(f"{where}: an episode must be an object, got {type(row).__name__}")
-        episode_id = str(row.get("episode_id", "?"))
-        where = f"{where}, episode {episode_id!r}"
+        episode_id = row.get("episode_id", "?")
+        if not isinstance(episode_id, (str, int, float)):
+            raise EpisodeError(f"{where}: episode_id must be text or a number, got {shortened(episode_id)}")
+        episode_id = str(episode_id)
+        where = f"{where}, episode {shortened(episode_id)}"
         other = next((task for key, task in _OTHER_TASKS.items() if row.get(key)), None)
         if other is not None:
             raise EpisodeError(f"{where}: is of {other}, episodes of PointNav are needed")
@@ -93,7 +98,7 @@ class Episode:
             info = row.get("info") or {}
             episode = Episode(
                 episode_id=episode_id,
-                scene_id=str(row["scene_id"]),
+                scene_id=_text_of(row["scene_id"], "scene_id", where),
                 start_position=_vector(row["start_position"], 3, "start_position", where),
                 start_rotation=_vector(row["start_rotation"], 4, "start_rotation", where),
                 goal=_vector(goals[0]["position"], 3, "goals[0].position", where),
@@ -104,9 +109,16 @@ class Episode:
             raise EpisodeError(f"{where}: the key {error} is missing") from None
         except (TypeError, IndexError, AttributeError):
             raise EpisodeError(f"{where}: goals must be a list of objects with a position, info an object") from None
-        if np.linalg.norm(episode.start_rotation) < 1e-6:
-            raise EpisodeError(f"{where}: start_rotation must be a quaternion x, y, z, w, got zeros")
+        if not 1e-6 < math.hypot(*episode.start_rotation) < 1e6:
+            got = shortened(episode.start_rotation.tolist())
+            raise EpisodeError(f"{where}: start_rotation must be a unit quaternion x, y, z, w, got {got}")
         return episode
+
+
+def _text_of(value: Any, name: str, where: str) -> str:
+    if not (isinstance(value, str) and value and len(value) <= _LONGEST_NAME and "\0" not in value):
+        raise EpisodeError(f"{where}: {name} must be the name of a building's file, got {shortened(value)}")
+    return value
 
 
 def _vector(value: Any, size: int, name: str, where: str) -> Float:
@@ -115,7 +127,7 @@ def _vector(value: Any, size: int, name: str, where: str) -> Float:
     except (TypeError, ValueError, OverflowError):
         vector = np.full(0, math.nan)
     if vector.shape != (size,) or not np.isfinite(vector).all():
-        raise EpisodeError(f"{where}: {name} must be {size} finite numbers, got {value!r}")
+        raise EpisodeError(f"{where}: {name} must be {size} finite numbers, got {shortened(value)}")
     return vector
 
 
@@ -128,7 +140,7 @@ def _number(value: Any, default: float, name: str, where: str) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise EpisodeError(f"{where}: {name} must be a finite number or null, got {value!r}")
+        raise EpisodeError(f"{where}: {name} must be a finite number or null, got {shortened(value)}")
     return number
 
 
@@ -168,18 +180,14 @@ def content_files(path: Path) -> dict[str, Path]:
 
 
 def _rows(path: Path) -> list[Any]:
+    data = read_regular(path, "an episode file", _MOST_BYTES, EpisodeError)
+    text = unpacked(path, data, _MOST_BYTES, EpisodeError)
     try:
-        data = read_bytes(path, EpisodeError)
-        text = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         content = json.loads(text)
-    except FileNotFoundError:
-        raise EpisodeError(f"{path}: no such episode file") from None
-    except EpisodeError:
-        raise
-    except (OSError, EOFError, zlib.error) as error:
-        raise EpisodeError(f"{path}: cannot be read, the file is cut off or damaged ({error})") from None
     except (ValueError, RecursionError):  # not text, not JSON, a number of thousands of digits, or nested too deeply
         raise EpisodeError(f"{path}: is not JSON, expected a PointNav-v1 .json.gz") from None
+    except MemoryError:
+        raise EpisodeError(f"{path}: needs more memory than there is") from None
     rows = content.get("episodes") if isinstance(content, dict) else None
     if not isinstance(rows, list):
         raise EpisodeError(f"{path}: has no list 'episodes', expected a PointNav-v1 .json.gz")
@@ -267,13 +275,9 @@ def place(navmesh: Walkable, episode: Episode, where: str) -> tuple[Float, Float
     Raises:
         EpisodeError: start or goal lies more than 0.1 m off the walkable space, or they are not connected.
     """
-    where = f"{where}, episode {episode.episode_id!r}"
-    start = _on_mesh(navmesh, episode.start_position)
-    goal = _on_mesh(navmesh, episode.goal)
-    if start is None:
-        raise EpisodeError(f"{where}: the start {_text(episode.start_position)} is not on the walkable space")
-    if goal is None:
-        raise EpisodeError(f"{where}: the goal {_text(episode.goal)} is inside a wall or outside of the building")
+    where = f"{where}, episode {shortened(episode.episode_id)}"
+    start = _on_mesh(navmesh, episode.start_position, f"{where}: the start")
+    goal = _on_mesh(navmesh, episode.goal, f"{where}: the goal")
     if navmesh.island(start) != navmesh.island(goal):
         raise EpisodeError(f"{where}: the goal {_text(episode.goal)} cannot be reached from the start")
     pose = episode.start_pose
@@ -281,10 +285,20 @@ def place(navmesh: Walkable, episode: Episode, where: str) -> tuple[Float, Float
     return pose, goal
 
 
-def _on_mesh(navmesh: Walkable, point: Float) -> Float | None:
+def _on_mesh(navmesh: Walkable, point: Float, what: str) -> Float:
     snapped = navmesh.snap(point)
     off = math.hypot(snapped[0] - point[0], snapped[2] - point[2])
-    return snapped if off <= SNAP_TOLERANCE_M and abs(snapped[1] - point[1]) <= SAME_FLOOR_M else None
+    if off <= SNAP_TOLERANCE_M and abs(snapped[1] - point[1]) <= SAME_FLOOR_M:
+        return snapped
+    raise EpisodeError(f"{what} {off_mesh(point, snapped)}")
+
+
+def off_mesh(point: Float, snapped: Float) -> str:
+    """Say that a point (3,) is off the walkable space; `snapped` (3,) is the nearest on it, NaN where none is near."""
+    if not np.isfinite(snapped).all():
+        return f"{_text(point)} is not on the walkable space, of which nothing is within a metre"
+    away = float(np.linalg.norm(snapped - point))
+    return f"{_text(point)} is not on the walkable space, whose nearest point {_text(snapped)} is {away:.2f} m away"
 
 
 def _text(point: Float) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike
 
 from sideagents_envs.config import TaskConfig
 from sideagents_envs.geodesic import REACH, DistanceField, Field, _point, aim
+from sideagents_envs.kernels import kernel
 from sideagents_envs.motion import Grid, height, locate, move, probe
 from sideagents_envs.navmesh import NavMesh
 
@@ -20,7 +20,7 @@ _CLEARANCE = 0.12  # metres beyond the radius within which nearness to obstacles
 _CLEARANCE_COST = 0.05  # metres, at contact
 
 
-@numba.njit(cache=True)
+@kernel
 def _cost(
     grid: Grid, field: Field, s: int, x: float, z: float, yaw: float, forward: float, sliding: bool
 ) -> tuple[float, float]:
@@ -32,7 +32,7 @@ def _cost(
     return left, left + _CLEARANCE_COST * near * near + (_COLLISION_COST if collided else 0.0)
 
 
-@numba.njit(cache=True)
+@kernel
 def _choose(
     grid: Grid, field: Field, x: float, y: float, z: float, yaw: float, forward: float, turn: float, sliding: bool
 ) -> tuple[float, int]:

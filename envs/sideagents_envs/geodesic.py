@@ -11,11 +11,11 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sideagents_envs.motion import QX, QZ, Grid, Y, height, locate, sees, slot
+from sideagents_envs.kernels import kernel, wide
+from sideagents_envs.motion import QX, QZ, Grid, Y, height, locate, sees
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
@@ -34,20 +34,20 @@ class Field(NamedTuple):
     root: I32
 
 
-@numba.njit(cache=True, inline="always")
+@kernel
 def _length(dx: float, dy: float, dz: float) -> float:
     return float(np.sqrt(dx * dx + dy * dy + dz * dz))
 
 
-@numba.njit(cache=True, inline="always")
+@kernel
 def _point(grid: Grid, goal: F64, node: int) -> tuple[float, float, float]:
-    x = float(goal[0]) if node < 0 else float(np.float64(grid.surf[node, QX]))
-    y = float(goal[1]) if node < 0 else float(np.float64(grid.surf[node, Y]))
-    z = float(goal[2]) if node < 0 else float(np.float64(grid.surf[node, QZ]))
-    return x, y, z
+    if node < 0:
+        return goal[0], goal[1], goal[2]
+    surf = grid.surf
+    return float(np.float64(surf[node, QX])), float(np.float64(surf[node, Y])), float(np.float64(surf[node, QZ]))
 
 
-@numba.njit(cache=True)
+@kernel
 def _remove(s: int, bucket: int, head: I32, after: I32, before: I32) -> None:
     if before[s] >= 0:
         after[before[s]] = after[s]
@@ -57,7 +57,7 @@ def _remove(s: int, bucket: int, head: I32, after: I32, before: I32) -> None:
         before[after[s]] = before[s]
 
 
-@numba.njit(cache=True)
+@kernel
 def _insert(s: int, bucket: int, head: I32, after: I32, before: I32) -> None:
     after[s], before[s] = head[bucket], -1
     if head[bucket] >= 0:
@@ -65,7 +65,7 @@ def _insert(s: int, bucket: int, head: I32, after: I32, before: I32) -> None:
     head[bucket] = s
 
 
-@numba.njit(cache=True, inline="always")
+@kernel
 def _visible(grid: Grid, goal: F64, s: int, root: int, roots: I32, done: U8) -> bool:
     """Whether a node sees a root, mostly told from the two neighbours between which the line to the root passes.
 
@@ -76,15 +76,15 @@ def _visible(grid: Grid, goal: F64, s: int, root: int, roots: I32, done: U8) -> 
     rx, _, rz = _point(grid, goal, root)
     dx, dz = rx - x, rz - z
     sx, sz = (1 if dx > 0 else -1), (1 if dz > 0 else -1)
-    a = grid.nbr[s, slot(sx, 0) if abs(dx) >= abs(dz) else slot(0, sz)]
-    b = grid.nbr[s, slot(sx, sz)]
+    a = wide(grid.nbr[s, 4 + 3 * sx if abs(dx) >= abs(dz) else 4 + sz])
+    b = wide(grid.nbr[s, 4 + 3 * sx + sz])
     if a >= 0 and b >= 0 and done[a] == 1 and done[b] == 1:
         lit_a, lit_b = a == root or roots[a] == root, b == root or roots[b] == root
         if lit_a and lit_b:
             return True
         if lit_a != lit_b:
             lit, dark = (a, b) if lit_a else (b, a)
-            corner = roots[dark]
+            corner = wide(roots[dark])
             if corner >= 0 and lit != root and roots[corner] == root:
                 cx, _, cz = _point(grid, goal, corner)
                 lx, _, lz = _point(grid, goal, lit)
@@ -94,7 +94,7 @@ def _visible(grid: Grid, goal: F64, s: int, root: int, roots: I32, done: U8) -> 
     return sees(grid, s, x, z, rx, rz) >= 0
 
 
-@numba.njit(cache=True)
+@kernel
 def _settle(
     grid: Grid, goal: F64, s: int, failed: int, distance: F64, roots: I32, done: U8, offered: I32, values: F64
 ) -> tuple[float, int]:
@@ -108,16 +108,16 @@ def _settle(
     count = 0
     for k in range(18):
         if k < 9:
-            t = grid.nbr[s, k]
+            t = wide(grid.nbr[s, k])
             if k == 4 or t < 0 or done[t] != 1 or not grid.hops[s] >> k & 1:
                 continue
             tx, ty, tz = _point(grid, goal, t)
             d = distance[t] + _length(tx - x, ty - y, tz - z)
             if d < best:
                 best, root = d, t
-            r = roots[t]
+            r = wide(roots[t])
         else:
-            r = grid.nbr[failed, k - 9] if failed >= 0 else -1
+            r = wide(grid.nbr[failed, k - 9]) if failed >= 0 else -1
             if r < 0 or done[r] != 1:
                 continue
         known = r == failed
@@ -136,32 +136,33 @@ def _settle(
         # On a straight line both cost the same: the farther root is better, it serves more nodes behind this one.
         if values[least] > best + 1e-6:
             break
-        if _visible(grid, goal, s, offered[least], roots, done):
+        if _visible(grid, goal, s, wide(offered[least]), roots, done):
             return values[least], offered[least]
         count -= 1
         offered[least], values[least] = offered[count], values[count]
     return best, root
 
 
-@numba.njit(cache=True)
+@kernel
 def _seed(grid: Grid, goal: F64, s: int, distance: F64, roots: I32, seeds: I32) -> int:
     """Give the nodes around the goal (surface `s`) that see it their distances; returns how many, at most 49."""
     count, width = 1, 1
-    ring = np.empty(256, np.int32)
+    ring = np.empty(256, np.int32)  # the surfaces seen so far
     ring[0] = s
     found = 0
-    seen = {s}
     for _ in range(3):
         for i in range(count):
             for k in range(9):
                 t = grid.nbr[ring[i], k]
-                if t >= 0 and t not in seen and width < ring.size:
-                    seen.add(t)
+                known = t < 0 or width == ring.size
+                for j in range(width):
+                    known = known or ring[j] == t
+                if not known:
                     ring[width] = t
                     width += 1
         count = width
         for i in range(width):
-            t = ring[i]
+            t = wide(ring[i])
             if grid.hops[t] == 0 or distance[t] < np.inf:
                 continue
             x, y, z = _point(grid, goal, t)
@@ -175,7 +176,7 @@ def _seed(grid: Grid, goal: F64, s: int, distance: F64, roots: I32, seeds: I32) 
     return found
 
 
-@numba.njit(cache=True)
+@kernel
 def solve(grid: Grid, goal: F64, s: int, distance: F64, roots: I32) -> None:
     """Fill `distance` (inf where unreachable) and `roots` for a goal that lies on surface `s`."""
     n = roots.size
@@ -190,15 +191,15 @@ def solve(grid: Grid, goal: F64, s: int, distance: F64, roots: I32) -> None:
     offered, values = np.empty(18, np.int32), np.empty(18)
     waiting = _seed(grid, goal, s, distance, roots, seeds)
     for i in range(waiting):
-        _insert(seeds[i], int(distance[seeds[i]] * scale) % _BUCKETS, head, after, before)
+        _insert(wide(seeds[i]), int(distance[seeds[i]] * scale) % _BUCKETS, head, after, before)
     now = 0
     while waiting > 0:
-        s = head[now % _BUCKETS]
+        s = wide(head[now % _BUCKETS])
         if s < 0:
             now += 1
             continue
         _remove(s, now % _BUCKETS, head, after, before)
-        root = roots[s]
+        root = wide(roots[s])
         if not sure[s] and not _visible(grid, goal, s, root, roots, done):
             failed[s] = root
             sure[s] = 1
@@ -207,14 +208,14 @@ def solve(grid: Grid, goal: F64, s: int, distance: F64, roots: I32) -> None:
             if bucket > now and distance[s] < np.inf:
                 _insert(s, bucket % _BUCKETS, head, after, before)
                 continue
-            root = roots[s]
+            root = wide(roots[s])
         waiting -= 1
         done[s] = 1
         rx, ry, rz = _point(grid, goal, root)
         base = distance[root] if root >= 0 else 0.0
         hops = grid.hops[s]
         for k in range(9):
-            t = grid.nbr[s, k]
+            t = wide(grid.nbr[s, k])
             if not hops >> k & 1 or done[t] == 1 or roots[t] == root or failed[t] == root:
                 continue
             tx, ty, tz = _point(grid, goal, t)
@@ -228,12 +229,12 @@ def solve(grid: Grid, goal: F64, s: int, distance: F64, roots: I32) -> None:
                 _insert(t, int(max(now, d * scale)) % _BUCKETS, head, after, before)
 
 
-@numba.njit(cache=True)
+@kernel
 def _by_way_of_a_node(grid: Grid, field: Field, s: int, x: float, y: float, z: float) -> tuple[float, int]:
     """Return the least distance from a point on surface `s` over a node around it, and that node."""
     best, root = np.inf, -1
     for k in range(9):
-        t = grid.nbr[s, k]
+        t = wide(grid.nbr[s, k])
         if t >= 0 and field.distance[t] < np.inf:
             tx, ty, tz = _point(grid, field.goal, t)
             d = field.distance[t] + _length(tx - x, ty - y, tz - z)
@@ -242,7 +243,7 @@ def _by_way_of_a_node(grid: Grid, field: Field, s: int, x: float, y: float, z: f
     return best, root
 
 
-@numba.njit(cache=True)
+@kernel
 def _aim(grid: Grid, field: Field, s: int, x: float, y: float, z: float) -> tuple[float, int]:
     """As `aim`, for a point on surface `s`."""
     goal, distance, roots = field.goal, field.distance, field.root
@@ -250,10 +251,10 @@ def _aim(grid: Grid, field: Field, s: int, x: float, y: float, z: float) -> tupl
     values = np.empty(9)
     count = 0
     for k in range(9):
-        t = grid.nbr[s, k]
+        t = wide(grid.nbr[s, k])
         if t < 0 or distance[t] == np.inf:
             continue
-        r = roots[t]
+        r = wide(roots[t])
         known = False
         for i in range(count):
             known = known or offered[i] == r
@@ -272,7 +273,7 @@ def _aim(grid: Grid, field: Field, s: int, x: float, y: float, z: float) -> tupl
                 i = j
         if values[i] >= best:
             break
-        rx, _, rz = _point(grid, goal, offered[i])
+        rx, _, rz = _point(grid, goal, wide(offered[i]))
         if sees(grid, s, x, z, rx, rz) >= 0:
             return values[i], offered[i]
         if root < 0:  # the nearest root is out of sight, so it may be shorter by way of a node than to the next root
@@ -282,7 +283,7 @@ def _aim(grid: Grid, field: Field, s: int, x: float, y: float, z: float) -> tupl
     return best, root
 
 
-@numba.njit(cache=True)
+@kernel
 def aim(grid: Grid, field: Field, x: float, y: float, z: float) -> tuple[float, int]:
     """Return the distance from a point to the goal and the node (-1: the goal) to walk to first; inf: unreachable."""
     s = locate(grid, x, y, z, REACH)
@@ -291,7 +292,7 @@ def aim(grid: Grid, field: Field, x: float, y: float, z: float) -> tuple[float, 
     return _aim(grid, field, s, x, height(grid, s, x, z), z)
 
 
-@numba.njit(cache=True)
+@kernel
 def evaluate(grid: Grid, field: Field, points: F64, out: F64) -> None:
     """Write the distances from points (K,3) to the goal."""
     for i in range(points.shape[0]):

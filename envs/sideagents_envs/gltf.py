@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import json
 import struct
 import urllib.parse
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from sideagents_envs.errors import SceneError
-from sideagents_envs.files import read_bytes
+from sideagents_envs.reading import MEGABYTE, decoded, read_regular, shortened
 
 _DTYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
 _JSON_CHUNK, _BIN_CHUNK = 0x4E4F534A, 0x004E4942
+# Of one file. Real scans stay far below them; what is above could fill the memory from a few bytes.
+_MOST_BYTES, _MOST_JSON = 2048 * MEGABYTE, 64 * MEGABYTE
+_MOST_TEXELS = 400_000_000
+_MOST_NUMBERS = 200_000_000  # in an accessor that has no data, which stands for noughts
 _UNDERSTOOD = {
     "EXT_texture_webp",
     "KHR_lights_punctual",
@@ -47,11 +48,7 @@ class Gltf:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            data = read_bytes(path, SceneError)
-        except FileNotFoundError:
-            raise SceneError(f"{path}: no such file; give the path of a binary glTF file (.glb)") from None
-        self.tree, self._bin = _split(path, data)
+        self.tree, self._bin = _split(path, read_glb(path))
         unknown = sorted(set(self.tree.get("extensionsRequired", [])) - _UNDERSTOOD)
         if unknown:
             raise SceneError(
@@ -61,12 +58,15 @@ class Gltf:
         self._buffers: dict[int, bytes] = {}
         self._accessors: dict[int, np.ndarray[Any, np.dtype[Any]]] = {}
         self._images: dict[int, np.ndarray[Any, np.dtype[np.uint8]]] = {}
+        self._texels = 0
 
     def entry(self, kind: str, index: Any) -> dict[str, Any]:
         """Return entry `index` of the top-level list `kind` ("meshes", "nodes", ...)."""
         entries = self.tree.get(kind, [])
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(entries):
-            raise SceneError(f"{self.path}: refers to {kind}[{index!r}], but the file has {len(entries)} {kind}")
+            raise SceneError(
+                f"{self.path}: refers to {kind}[{shortened(index)}], but the file has {len(entries)} {kind}"
+            )
         entry = entries[index]
         if not isinstance(entry, dict):
             raise SceneError(f"{self.path}: {kind}[{index}] is not a JSON object")
@@ -99,6 +99,10 @@ class Gltf:
         if "bufferView" in accessor:
             offset = int(accessor.get("byteOffset", 0))
             array = self._strided(where, accessor["bufferView"], offset, dtype, count, width)
+        elif count * width > _MOST_NUMBERS:
+            raise SceneError(
+                f"{where} declares {count:,} rows that have no data; at most {_MOST_NUMBERS // width:,} do"
+            )
         else:
             array = np.zeros((count, width), dtype)
         sparse = accessor.get("sparse")
@@ -154,16 +158,18 @@ class Gltf:
             except (IndexError, binascii.Error):
                 raise SceneError(f"{self.path}: {what} has a malformed data URI") from None
         if "://" in uri:
-            raise SceneError(f"{self.path}: {what} points to {uri}; only files beside the building are read")
+            raise SceneError(f"{self.path}: {what} points to {shortened(uri)}; only files beside the building are read")
         try:
             folder = self.path.parent.resolve()
             file = (folder / urllib.parse.unquote(uri)).resolve()
             # A downloaded building must not make us read a device, a pipe or someone's files.
             if not (file.is_relative_to(folder) and file.is_file()):
                 raise FileNotFoundError
-            return file.read_bytes()
         except (OSError, ValueError, RuntimeError):  # also for a zero byte in the name and links in a circle
-            raise SceneError(f"{self.path}: {what} needs the file {uri}, which is not beside the building") from None
+            raise SceneError(
+                f"{self.path}: {what} needs the file {shortened(uri)}, which is not beside the building"
+            ) from None
+        return read_regular(file, f"the file of {what}", _MOST_BYTES, SceneError)
 
     def image(self, texture_index: Any) -> tuple[int, np.ndarray[Any, np.dtype[np.uint8]]]:
         """Return (image index, uint8 RGB (h, w, 3)) of texture `texture_index`."""
@@ -175,20 +181,17 @@ class Gltf:
         what = f"images[{source}]"
         data = self._resource(str(entry["uri"]), what) if "uri" in entry else self._view(entry.get("bufferView"))
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(io.BytesIO(data)) as opened:
-                    pixels = np.array(opened.convert("RGB"))
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ) as error:
+            pixels = decoded(data, _MOST_TEXELS - self._texels)
+        except ValueError as error:
             raise SceneError(f"{self.path}: {what} cannot be decoded ({error})") from None
+        self._texels += pixels.shape[0] * pixels.shape[1]
         self._images[int(source)] = pixels
         return int(source), pixels
+
+
+def read_glb(path: Path) -> bytes:
+    """Return the bytes of a building's file; raises SceneError."""
+    return read_regular(path, "a binary glTF file (.glb)", _MOST_BYTES, SceneError)
 
 
 def _split(path: Path, data: bytes) -> tuple[dict[str, Any], bytes | None]:
@@ -210,6 +213,10 @@ def _split(path: Path, data: bytes) -> tuple[dict[str, Any], bytes | None]:
         at += 8 + length
     if _JSON_CHUNK not in chunks:
         raise SceneError(f"{path}: has no JSON chunk; the file is damaged")
+    if len(chunks[_JSON_CHUNK]) > _MOST_JSON:
+        raise SceneError(
+            f"{path}: its JSON chunk has more than {_MOST_JSON // MEGABYTE} MB; use fewer nodes and meshes"
+        )
     try:
         tree = json.loads(chunks[_JSON_CHUNK])
     except (ValueError, RecursionError) as error:

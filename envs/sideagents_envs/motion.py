@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from sideagents_envs.kernels import kernel, wide
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -31,7 +32,7 @@ class Grid(NamedTuple):
     frame (5,): x0, z0, cell, nx, nz (metres; the last two are counts); radius: of the agent, metres.
     start (nx * nz + 1,): surfaces of column `iz * nx + ix` are `start[c]:start[c + 1]`.
     surf (N,4): height y at the cell's centre, distance from it to the nearest obstacle, node position x and z.
-    nbr (N,9): neighbours, slot `(dx + 1) * 3 + dz + 1`, -1 where none.
+    nbr (N,9): neighbours, slot `4 + 3 * dx + dz`, -1 where none.
     hops (N,): bit k is set where the agent can go straight from this node to the node in slot k; bit 4: it is a node.
     """
 
@@ -43,13 +44,7 @@ class Grid(NamedTuple):
     hops: NDArray[np.uint16]
 
 
-@numba.njit(cache=True, inline="always")
-def slot(dx: int, dz: int) -> int:
-    """Return the index in `nbr` of the neighbour `dx`, `dz` cells away."""
-    return (dx + 1) * 3 + dz + 1
-
-
-@numba.njit(cache=True)
+@kernel
 def locate(grid: Grid, x: float, y: float, z: float, reach: float) -> int:
     """Return the surface under a point whose height is nearest to `y`, within `reach` metres, or -1."""
     frame = grid.frame
@@ -65,7 +60,7 @@ def locate(grid: Grid, x: float, y: float, z: float, reach: float) -> int:
     return best
 
 
-@numba.njit(cache=True)
+@kernel
 def follow(grid: Grid, s: int, x: float, z: float, to_x: float, to_z: float) -> int:
     """Return the surface under (to_x, to_z) coming from (x, z) on surface `s`; both at most a cell apart; -1: none."""
     frame = grid.frame
@@ -73,10 +68,10 @@ def follow(grid: Grid, s: int, x: float, z: float, to_x: float, to_z: float) -> 
     dz = int(np.floor((to_z - frame[1]) / frame[2]) - np.floor((z - frame[1]) / frame[2]))
     if abs(dx) > 1 or abs(dz) > 1:
         return -1
-    return int(grid.nbr[s, slot(dx, dz)])
+    return wide(grid.nbr[s, 4 + 3 * dx + dz])
 
 
-@numba.njit(cache=True)
+@kernel
 def probe(grid: Grid, s: int, x: float, z: float) -> tuple[float, float, float]:
     """Return the distance to obstacles at (x, z) on surface `s` and its gradient along x and z."""
     frame, surf, nbr = grid.frame, grid.surf, grid.nbr
@@ -84,7 +79,7 @@ def probe(grid: Grid, s: int, x: float, z: float) -> tuple[float, float, float]:
     tx, tz = u - np.floor(u) - 0.5, v - np.floor(v) - 0.5
     dx, dz = (1 if tx >= 0 else -1), (1 if tz >= 0 else -1)
     tx, tz = abs(tx), abs(tz)
-    a, b, c = nbr[s, slot(dx, 0)], nbr[s, slot(0, dz)], nbr[s, slot(dx, dz)]
+    a, b, c = nbr[s, 4 + 3 * dx], nbr[s, 4 + dz], nbr[s, 4 + 3 * dx + dz]
     here = np.float64(surf[s, GAP])
     along_x = np.float64(surf[a, GAP]) if a >= 0 else 0.0
     along_z = np.float64(surf[b, GAP]) if b >= 0 else 0.0
@@ -96,7 +91,7 @@ def probe(grid: Grid, s: int, x: float, z: float) -> tuple[float, float, float]:
     return gap, slope_x, slope_z
 
 
-@numba.njit(cache=True)
+@kernel
 def height(grid: Grid, s: int, x: float, z: float) -> float:
     """Return the interpolated height of the floor at (x, z) on surface `s`, metres."""
     frame, surf, nbr = grid.frame, grid.surf, grid.nbr
@@ -104,7 +99,7 @@ def height(grid: Grid, s: int, x: float, z: float) -> float:
     tx, tz = u - np.floor(u) - 0.5, v - np.floor(v) - 0.5
     dx, dz = (1 if tx >= 0 else -1), (1 if tz >= 0 else -1)
     tx, tz = abs(tx), abs(tz)
-    a, b, c = nbr[s, slot(dx, 0)], nbr[s, slot(0, dz)], nbr[s, slot(dx, dz)]
+    a, b, c = nbr[s, 4 + 3 * dx], nbr[s, 4 + dz], nbr[s, 4 + 3 * dx + dz]
     here = np.float64(surf[s, Y])
     rise_x = surf[a, Y] - here if a >= 0 else 0.0
     rise_z = surf[b, Y] - here if b >= 0 else 0.0
@@ -112,13 +107,13 @@ def height(grid: Grid, s: int, x: float, z: float) -> float:
     return float(here + rise_x * tx * (1 - tz) + rise_z * tz * (1 - tx) + rise * tx * tz)
 
 
-@numba.njit(cache=True)
+@kernel
 def free(grid: Grid, s: int, x: float, z: float) -> bool:
     """Return whether an agent fits at (x, z) on surface `s`."""
     return s >= 0 and probe(grid, s, x, z)[0] >= grid.radius - EDGE
 
 
-@numba.njit(cache=True)
+@kernel
 def push_out(grid: Grid, s: int, x: float, z: float, radius: float, limit: float) -> tuple[int, float, float]:
     """Push (x, z) up the gradient until obstacles are `radius` away; surface -1 when that takes more than `limit`."""
     px, pz = x, z
@@ -143,7 +138,7 @@ def push_out(grid: Grid, s: int, x: float, z: float, radius: float, limit: float
     return -1, x, z
 
 
-@numba.njit(cache=True)
+@kernel
 def move(
     grid: Grid, s: int, x: float, z: float, to_x: float, to_z: float, sliding: bool
 ) -> tuple[int, float, float, bool]:
@@ -190,11 +185,11 @@ def move(
     return s, x, z, missed > _CONTACT
 
 
-@numba.njit(cache=True)
+@kernel
 def step(grid: Grid, start: F64, end: F64, sliding: bool, out: F64) -> bool:
     """Walk from `start` to `end` (3,) as far as possible; writes the new position to `out`, returns the collision."""
     s = locate(grid, start[0], start[1], start[2], 0.5)
-    out[:] = start
+    out[0], out[1], out[2] = start[0], start[1], start[2]
     if s < 0:
         return True
     s, x, z, collided = move(grid, s, start[0], start[2], end[0], end[2], sliding)
@@ -202,14 +197,14 @@ def step(grid: Grid, start: F64, end: F64, sliding: bool, out: F64) -> bool:
     return collided
 
 
-@numba.njit(cache=True)
+@kernel
 def steps(grid: Grid, starts: F64, ends: F64, sliding: bool, out: F64, collided: NDArray[np.bool_]) -> None:
     """Run `step` for a batch (N,3)."""
     for i in range(starts.shape[0]):
         collided[i] = step(grid, starts[i], ends[i], sliding, out[i])
 
 
-@numba.njit(cache=True)
+@kernel
 def sees(grid: Grid, s: int, x: float, z: float, to_x: float, to_z: float) -> int:
     """Return the surface reached by walking straight from (x, z) on surface `s` to (to_x, to_z), or -1 if blocked.
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
+import sys
 from pathlib import Path
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sideagents_envs import clearance, motion, voxels
-from sideagents_envs.cache import atomic_path, cache_dir, tell_of_compiling
+from sideagents_envs.cache import atomic_path, cache_dir
 from sideagents_envs.config import NavMeshConfig
 from sideagents_envs.errors import EpisodeError, SceneError
 from sideagents_envs.geodesic import REACH, DistanceField
 from sideagents_envs.motion import GAP, Grid, Y
+from sideagents_envs.points import settle_heights, snap, topdown
+from sideagents_envs.reading import MEGABYTE, read_regular
 from sideagents_envs.versions import NAVMESH_VERSION
 
 F64 = NDArray[np.float64]
@@ -25,6 +28,8 @@ _MAIN_SHARE = 0.1  # of the largest island: anything smaller is furniture, a led
 _MAIN_AREA = 1.0  # square metres
 _FALL = 2.0  # metres: table tops and shelves end above a larger floor at most this much lower
 _SNAP = 1.0  # metres
+_SLOW_TRIANGLES = 400_000  # more of them take some seconds
+_MOST_BYTES = 1024 * MEGABYTE  # of a file of ours
 _MERGE_FLOORS = 0.5  # metres: floors closer in height than this are one storey
 
 
@@ -41,6 +46,7 @@ class NavMesh:
         column: NDArray[np.int32],
         island: NDArray[np.int32],
         area: F64,
+        left_out: F64,
     ) -> None:
         self.config = config
         self.grid = grid
@@ -52,6 +58,8 @@ class NavMesh:
         self._islands = island[used]
         sizes = np.bincount(self._islands, weights=area[used]) if used.size else np.zeros(0)
         self.island_areas: tuple[float, ...] = tuple(float(a) for a in sizes)
+        # areas of floors of at least a square metre that are too small for islands: rooms behind shut doors
+        self.left_out_areas: tuple[float, ...] = tuple(float(a) for a in left_out)
 
     @classmethod
     def from_mesh(cls, vertices: ArrayLike, faces: ArrayLike, config: NavMeshConfig | None = None) -> NavMesh:
@@ -74,10 +82,10 @@ class NavMesh:
         clearance.place_nodes(grid, tops.column)
         island = clearance.label(nbr, grid.hops)
         area = clearance.areas(grid, tops.column, island)
-        main = _main_islands(grid, tops, island, area)
+        main, left_out = _main_islands(grid, tops, island, area)
         if main.size == 0:
             raise SceneError("no walkable floor was found: is the file in metres, with the y axis up?")
-        return cls(config, *_keep(grid, tops.column, island, area, main))
+        return cls(config, *_keep(grid, tops.column, island, area, main), left_out)
 
     @property
     def navigable_area(self) -> float:
@@ -138,7 +146,7 @@ class NavMesh:
     def snap(self, point: ArrayLike) -> F64:
         """Return the navigable point (3,) nearest to a point, nan where there is none within a metre in plan."""
         out = np.full(3, np.nan)
-        _snap(self.grid, self._island, np.asarray(point, np.float64), _SNAP, out)
+        snap(self.grid, self._island, np.asarray(point, np.float64), _SNAP, out)
         return out
 
     def try_step(self, start: ArrayLike, end: ArrayLike, allow_sliding: bool = True) -> tuple[F64, bool]:
@@ -171,7 +179,7 @@ class NavMesh:
             x, z = self._centres(cells)
             shift = (rng.random((2, len(cells))) - 0.5) * self.config.cell_m
             points = np.stack([x + shift[0], self.grid.surf[cells, Y], z + shift[1]], axis=1)
-            kept = points[_settle_heights(self.grid, cells, points)][:missing]
+            kept = points[settle_heights(self.grid, cells, points)][:missing]
             found.append(kept)
             missing -= len(kept)
         return np.concatenate(found) if found else np.empty((0, 3))
@@ -204,7 +212,7 @@ class NavMesh:
         low, high = self.bounds
         size = np.ceil((high - low)[[2, 0]] / metres_per_pixel).astype(int)
         image = np.zeros(tuple(size), np.bool_)
-        _topdown(self.grid, self._island, float(low[0]), float(low[2]), metres_per_pixel, height, image)
+        topdown(self.grid, self._island, float(low[0]), float(low[2]), metres_per_pixel, height, image)
         return image, (float(low[0]), float(low[2]))
 
     def save(self, path: Path | str) -> None:
@@ -214,21 +222,22 @@ class NavMesh:
             np.savez_compressed(
                 file, meta=np.frombuffer(meta.encode(), np.uint8), frame=self.grid.frame, start=self.grid.start,
                 surf=self.grid.surf, nbr=self.grid.nbr, hops=self.grid.hops,
-                column=self._column, island=self._island, area=self._area,
+                column=self._column, island=self._island, area=self._area, left_out=np.array(self.left_out_areas),
             )  # fmt: skip
 
     @classmethod
     def load(cls, path: Path | str) -> NavMesh:
         """Read a file written by `save`; raises `SceneError` when it is not one or is of another version."""
         try:
-            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as data:
+            content = io.BytesIO(read_regular(Path(path), "a navmesh", _MOST_BYTES, SceneError))
+            with np.load(content, allow_pickle=False) as data:
                 arrays = {name: data[name] for name in data.files}
             meta = json.loads(arrays["meta"].tobytes())
             if meta["version"] != NAVMESH_VERSION:
                 raise SceneError(f"{path}: navmesh of version {meta['version']}, expected {NAVMESH_VERSION}")
             config = NavMeshConfig(**meta["config"])
             grid = Grid(arrays["frame"], config.agent_radius_m, *(arrays[k] for k in ("start", "surf", "nbr", "hops")))
-            return cls(config, grid, arrays["column"], arrays["island"], arrays["area"])
+            return cls(config, grid, *(arrays[k] for k in ("column", "island", "area", "left_out")))
         except SceneError:
             raise
         except Exception as error:  # numpy, zipfile and json fail in many ways on a damaged file
@@ -239,17 +248,19 @@ def cached_navmesh(scene_path: Path | str, config: NavMeshConfig | None = None) 
     """Return the walkable space of a building's file, from the cache folder where it was made before."""
     from sideagents_envs.scene import load_scene, scene_digest
 
-    tell_of_compiling()
     config = config or NavMeshConfig()
     settings = json.dumps([NAVMESH_VERSION, dataclasses.asdict(config)])
     key = hashlib.sha256(f"{scene_digest(scene_path)}{settings}".encode()).hexdigest()[:24]
     path = cache_dir() / f"navmesh-v{NAVMESH_VERSION}" / f"{key}.npz"
-    if path.exists():
+    if path.is_file():
         try:
             return NavMesh.load(path)
         except SceneError:
             path.unlink(missing_ok=True)  # a damaged cache is made again
     scene = load_scene(scene_path)
+    if scene.n_triangles > _SLOW_TRIANGLES:
+        name, count = Path(scene_path).name, f"{scene.n_triangles:,}"
+        print(f"{name}: looking for the walkable space among {count} triangles (once)", file=sys.stderr, flush=True)
     try:
         navmesh = NavMesh.from_mesh(scene.vertices, scene.faces, config)
     except SceneError as error:
@@ -258,8 +269,13 @@ def cached_navmesh(scene_path: Path | str, config: NavMeshConfig | None = None) 
     return navmesh
 
 
-def _main_islands(grid: Grid, tops: voxels.Surfaces, island: NDArray[np.int32], area: F64) -> NDArray[np.intp]:
-    """Return the islands worth walking on, largest first: large, no roof, no furniture top."""
+def _main_islands(
+    grid: Grid, tops: voxels.Surfaces, island: NDArray[np.int32], area: F64
+) -> tuple[NDArray[np.intp], F64]:
+    """Return the islands worth walking on, largest first: large, no roof, no furniture top.
+
+    And the areas of those that are too small beside the largest, yet large enough for a room.
+    """
     count = int(island.max(initial=-1)) + 1
     sizes = np.bincount(island[island >= 0], weights=area[island >= 0], minlength=count).astype(np.float64)
     cells, above, border, falls = clearance.lower_neighbours(
@@ -271,10 +287,11 @@ def _main_islands(grid: Grid, tops: voxels.Surfaces, island: NDArray[np.int32], 
     furniture = falls > 0.5 * border
     good = (sizes > 0) & ~roof & ~furniture
     if not good.any():
-        return np.empty(0, np.intp)
-    good &= sizes >= min(max(_MAIN_AREA, _MAIN_SHARE * sizes[good].max()), sizes[good].max())
+        return np.empty(0, np.intp), np.empty(0)
+    large = good & (sizes >= min(max(_MAIN_AREA, _MAIN_SHARE * sizes[good].max()), sizes[good].max()))
     order = np.argsort(-sizes, kind="stable")
-    return np.asarray(order[good[order]], np.intp)
+    left_out = sizes[order[(good & ~large & (sizes >= _MAIN_AREA))[order]]]
+    return np.asarray(order[large[order]], np.intp), left_out
 
 
 def _keep(
@@ -295,62 +312,3 @@ def _keep(
     hops = np.where(island >= 0, grid.hops, 0).astype(np.uint16)[keep]
     kept = Grid(grid.frame, grid.radius, start, grid.surf[keep], number[grid.nbr[keep]], hops)
     return kept, column[keep], island[keep], np.where(island >= 0, area, 0.0)[keep]
-
-
-@numba.njit(cache=True)
-def _settle_heights(grid: Grid, cells: NDArray[np.intp], points: F64) -> NDArray[np.bool_]:
-    """Set each point's height to its surface's and return which points are free."""
-    good = np.zeros(len(cells), np.bool_)
-    for i in range(len(cells)):
-        x, z = points[i, 0], points[i, 2]
-        good[i] = motion.probe(grid, cells[i], x, z)[0] >= grid.radius
-        points[i, 1] = motion.height(grid, cells[i], x, z)
-    return good
-
-
-@numba.njit(cache=True)
-def _snap(grid: Grid, island: NDArray[np.int32], point: F64, limit: float, out: F64) -> None:
-    x, y, z = point
-    here = motion.locate(grid, x, y, z, REACH)
-    if here >= 0 and island[here] >= 0 and motion.free(grid, here, x, z):
-        out[0], out[1], out[2] = x, motion.height(grid, here, x, z), z
-        return
-    frame = grid.frame
-    cell, nx, nz = frame[2], int(frame[3]), int(frame[4])
-    if not (np.isfinite(x) and np.isfinite(y) and np.isfinite(z)):
-        return
-    ix, iz = int(np.floor((x - frame[0]) / cell)), int(np.floor((z - frame[1]) / cell))
-    rings = int(np.ceil(limit / cell)) + 1
-    best = limit * limit
-    for jz in range(max(0, iz - rings), min(nz, iz + rings + 1)):
-        for jx in range(max(0, ix - rings), min(nx, ix + rings + 1)):
-            # the cell's point nearest to the given one, kept just inside
-            left, near = frame[0] + jx * cell, frame[1] + jz * cell
-            px = min(max(x, left + 1e-6), left + cell - 1e-6)
-            pz = min(max(z, near + 1e-6), near + cell - 1e-6)
-            plan = (px - x) ** 2 + (pz - z) ** 2
-            if plan >= best:
-                continue
-            for s in range(grid.start[jz * nx + jx], grid.start[jz * nx + jx + 1]):
-                rise = grid.surf[s, Y] - y
-                if island[s] < 0 or plan + rise * rise >= best:
-                    continue
-                t, qx, qz = motion.push_out(grid, s, px, pz, grid.radius, cell)
-                if t < 0:
-                    continue
-                level = motion.height(grid, t, qx, qz)
-                far = (qx - x) ** 2 + (level - y) ** 2 + (qz - z) ** 2
-                if far < best:
-                    best = far
-                    out[0], out[1], out[2] = qx, level, qz
-
-
-@numba.njit(cache=True)
-def _topdown(
-    grid: Grid, island: NDArray[np.int32], x0: float, z0: float, pixel: float, level: float, image: NDArray[np.bool_]
-) -> None:
-    for i in range(image.shape[0]):
-        for j in range(image.shape[1]):
-            x, z = x0 + (j + 0.5) * pixel, z0 + (i + 0.5) * pixel
-            s = motion.locate(grid, x, level, z, REACH)
-            image[i, j] = s >= 0 and island[s] >= 0 and motion.free(grid, s, x, z)

@@ -11,9 +11,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from sideagents_envs.kernels import kernel
 from sideagents_envs.spaces import MAP_BACKGROUND, MAP_MARK
 
 Array = NDArray[Any]
@@ -22,7 +22,7 @@ Array = NDArray[Any]
 _NUDGE = 1e-6
 
 
-@njit(cache=True)
+@kernel
 def _mark(out: Array, channel: int, ahead: float, left: float, size_m: float) -> None:
     cells = out.shape[0]
     cell = size_m / cells
@@ -35,7 +35,7 @@ def _mark(out: Array, channel: int, ahead: float, left: float, size_m: float) ->
             out[i, j, channel] = MAP_MARK
 
 
-@njit(cache=True)
+@kernel
 def draw_map(
     out: NDArray[Any], track: NDArray[Any], pose: NDArray[Any], goal: NDArray[Any], size_m: float = 22.0
 ) -> None:
@@ -49,7 +49,7 @@ def draw_map(
     _mark(out, 1, -sin * dx - cos * dz, -cos * dx + sin * dz, size_m)
 
 
-@njit(cache=True)
+@kernel
 def draw_maps(
     out: NDArray[Any],
     tracks: NDArray[Any],

@@ -8,20 +8,26 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sideagents_envs.errors import SceneError
-from sideagents_envs.files import read_bytes
-from sideagents_envs.gltf import Gltf
+from sideagents_envs.gltf import Gltf, read_glb
 from sideagents_envs.stage import find_stage
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 UInt8 = npt.NDArray[np.uint8]
+
+# What one building may unfold to: a few bytes can name one mesh, or one texture, over and over.
+MOST_TRIANGLES = 10_000_000
+_MOST_VERTICES = 30_000_000
+_MOST_PARTS = 200_000  # nodes, and meshes' primitives as often as nodes show them
+_FURTHEST_M = 1e5  # from the origin: beyond it single precision holds no centimetre
+_MOST_REPEATS = 1e6  # of a texture, likewise
 
 
 @dataclass(frozen=True)
@@ -72,10 +78,7 @@ def scene_digest(path: str | Path) -> str:
     """Return the SHA-256 of a building's file, and of how it is turned, in hex; SceneError when it cannot be read."""
     stage = find_stage(path)
     turned = b"" if stage.rotation is None else stage.rotation.tobytes()
-    try:
-        return hashlib.sha256(read_bytes(stage.asset, SceneError) + turned).hexdigest()
-    except FileNotFoundError:
-        raise SceneError(f"{stage.asset}: cannot be read (no such file)") from None
+    return hashlib.sha256(read_glb(stage.asset) + turned).hexdigest()
 
 
 def load_scene(path: str | Path) -> SceneMesh:
@@ -85,26 +88,59 @@ def load_scene(path: str | Path) -> SceneMesh:
     (repeating) and factors, vertex colours, KHR_materials_unlit, KHR_texture_transform, and object labels in node
     `extras` (`category`, `instance`, `room`, inherited by child nodes; without them a node is an object of its own,
     its class read from its name). Every surface is seen from both sides; alpha, skins and morph targets are ignored.
-    Raises SceneError, one line with the file's name, for files that are missing, damaged or without triangles.
+    Raises SceneError, one line with the file's name, for files that are missing, damaged, without triangles, or larger
+    than a building can be.
     """
     stage = find_stage(path)
     path = stage.asset
     try:
-        gltf = Gltf(path)
-        parts = _Parts(gltf)
-        for node, label, matrix in _mesh_nodes(gltf):
-            mesh = gltf.entry("meshes", node["mesh"])
-            semantic_id = parts.object_id(node, mesh, label)
-            for primitive in mesh.get("primitives", []):
-                parts.add(primitive, matrix, semantic_id)
-        return parts.mesh(path, stage.rotation)
+        # whatever overflows is found where the arrays are checked
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            gltf = Gltf(path)
+            parts = _Parts(gltf)
+            nodes = list(_mesh_nodes(gltf))
+            _check_size(gltf, [node["mesh"] for node, _, _ in nodes])
+            for node, label, matrix in nodes:
+                mesh = gltf.entry("meshes", node["mesh"])
+                semantic_id = parts.object_id(node, mesh, label)
+                for primitive in mesh.get("primitives", []):
+                    parts.add(primitive, matrix, semantic_id)
+            return parts.mesh(path, stage.rotation)
     except SceneError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
         raise SceneError(f"{path}: malformed glTF ({reason})") from None
     except MemoryError:
         raise SceneError(f"{path}: asks for more memory than there is; the file is damaged or too large") from None
+
+
+def _check_size(gltf: Gltf, meshes: list[Any]) -> None:
+    """Raise SceneError when the meshes, shown as often as `meshes` names them, are more than a building can be.
+
+    Told from what the file declares, before anything is made of it.
+    """
+    declared: dict[int, tuple[int, int, int]] = {}
+    totals = np.zeros(3, np.float64)
+    for index in meshes:
+        mesh = gltf.entry("meshes", index)
+        if index not in declared:
+            parts = [_declared(gltf, primitive) for primitive in mesh.get("primitives", [])]
+            declared[index] = (len(parts), sum(part[0] for part in parts), sum(part[1] for part in parts))
+        totals += declared[index]
+    limits = {"parts": _MOST_PARTS, "triangles": MOST_TRIANGLES, "vertices": _MOST_VERTICES}
+    for (name, most), total in zip(limits.items(), totals, strict=True):
+        if total > most:
+            raise SceneError(
+                f"{gltf.path}: shows {total:,.0f} {name} in all, at most {most:,} are supported; simplify or cut it"
+            )
+
+
+def _declared(gltf: Gltf, primitive: dict[str, Any]) -> tuple[int, int]:
+    """Numbers of triangles and vertices of a primitive, as its accessors have them."""
+    vertices = int(gltf.entry("accessors", primitive["attributes"]["POSITION"])["count"])
+    corners = int(gltf.entry("accessors", primitive["indices"])["count"]) if "indices" in primitive else vertices
+    return (corners // 3 if primitive.get("mode", 4) == 4 else corners), vertices
 
 
 def _mesh_nodes(gltf: Gltf) -> Iterator[tuple[dict[str, Any], _Label, Float64]]:
@@ -114,6 +150,8 @@ def _mesh_nodes(gltf: Gltf) -> Iterator[tuple[dict[str, Any], _Label, Float64]]:
     else:
         children = {c for n in gltf.tree.get("nodes", []) for c in n.get("children", [])}
         roots = [i for i in range(len(gltf.tree.get("nodes", []))) if i not in children]
+    if len(gltf.tree.get("nodes", [])) > _MOST_PARTS:
+        raise SceneError(f"{gltf.path}: has more than {_MOST_PARTS:,} nodes; join them when exporting")
     stack: list[tuple[Any, _Label, Float64]] = [(i, _Label(), np.eye(4)) for i in reversed(roots)]
     visited: set[int] = set()
     while stack:
@@ -168,6 +206,17 @@ def _category_of(name: str) -> str:
     return re.sub(r"([_\- ]*\d+)+$", "", stem).strip("_- ").lower() or name.lower()
 
 
+class _Primitive(NamedTuple):
+    """A decoded primitive before its transform: positions (V, 3), faces (F, 3), appearance as in `SceneMesh`."""
+
+    positions: Float64
+    faces: npt.NDArray[np.int64]
+    colors: UInt8
+    uv: Float32
+    texture_id: int
+    unlit: bool
+
+
 class _Parts:
     """Collects the primitives of a file into one set of arrays."""
 
@@ -181,6 +230,7 @@ class _Parts:
         self._pixels: list[UInt8] = []
         self._objects: dict[tuple[Any, ...], int] = {}
         self._described: list[SceneObject] = []
+        self._read: dict[int, _Primitive | None] = {}  # by the identity of the primitive: nodes may share a mesh
 
     def object_id(self, node: dict[str, Any], mesh: dict[str, Any], label: _Label) -> int:
         """Index of the object that a node's mesh belongs to."""
@@ -202,27 +252,35 @@ class _Parts:
 
     def add(self, primitive: dict[str, Any], matrix: Float64, semantic_id: int) -> None:
         """Append one primitive, transformed; points and lines are passed over."""
+        if id(primitive) not in self._read:
+            self._read[id(primitive)] = self._primitive(primitive)
+        part = self._read[id(primitive)]
+        if part is None:
+            return
+        # a mirroring transform turns triangles inside out
+        order = slice(None, None, -1 if np.cross(matrix[:3, 0], matrix[:3, 1]) @ matrix[:3, 2] < 0 else 1)
+        count = len(part.faces)
+        arrays = self._arrays
+        arrays["vertices"].append((part.positions @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32))
+        arrays["faces"].append((part.faces[:, order] + self._n_vertices).astype(np.int32))
+        arrays["uv"].append(part.uv[:, order])
+        arrays["colors"].append(part.colors[:, order])
+        arrays["texture_id"].append(np.full(count, part.texture_id, np.int32))
+        arrays["unlit"].append(np.full(count, part.unlit, np.bool_))
+        arrays["semantic_id"].append(np.full(count, semantic_id, np.int32))
+        self._n_vertices += len(part.positions)
+
+    def _primitive(self, primitive: dict[str, Any]) -> _Primitive | None:
+        """Decode a primitive; None for one without triangles."""
         mode = primitive.get("mode", 4)
         if mode not in (4, 5, 6):
-            return
+            return None
         attributes = primitive["attributes"]
         positions = self._gltf.accessor(attributes["POSITION"], 3, scaled=True).astype(np.float64)
         faces = self._faces(primitive, mode, len(positions))
         if not len(faces):
-            return
-        if np.cross(matrix[:3, 0], matrix[:3, 1]) @ matrix[:3, 2] < 0:
-            faces = faces[:, ::-1]  # a mirroring transform turns triangles inside out
-        colors, uv, texture_id, unlit = self._appearance(primitive, attributes, faces, len(positions))
-        arrays = self._arrays
-        with np.errstate(over="ignore", invalid="ignore"):  # `mesh` counts vertices that are not finite
-            arrays["vertices"].append((positions @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32))
-        arrays["faces"].append((faces + self._n_vertices).astype(np.int32))
-        arrays["uv"].append(uv)
-        arrays["colors"].append(colors)
-        arrays["texture_id"].append(np.full(len(faces), texture_id, np.int32))
-        arrays["unlit"].append(np.full(len(faces), unlit, np.bool_))
-        arrays["semantic_id"].append(np.full(len(faces), semantic_id, np.int32))
-        self._n_vertices += len(positions)
+            return None
+        return _Primitive(positions, faces, *self._appearance(primitive, attributes, faces, len(positions)))
 
     def _faces(self, primitive: dict[str, Any], mode: int, n_vertices: int) -> npt.NDArray[np.int64]:
         if "indices" in primitive:
@@ -266,6 +324,12 @@ class _Parts:
             texture_id = self._texture(texture["index"])
             if coordinates in attributes:
                 uv = _transformed(self._per_vertex(attributes[coordinates], 2, n_vertices), transform)[faces]
+                largest = float(np.abs(uv).max())
+                if not largest <= _MOST_REPEATS:
+                    raise SceneError(
+                        f"{gltf.path}: accessors[{attributes[coordinates]}] holds texture coordinates up to "
+                        f"{largest:.3g}; a texture is repeated at most {_MOST_REPEATS:,.0f} times"
+                    )
         unlit = "KHR_materials_unlit" in material.get("extensions", {})
         return corners, uv, texture_id, unlit or texture_id >= 0 or "COLOR_0" in attributes
 
@@ -295,6 +359,12 @@ class _Parts:
         bad = int((~np.isfinite(joined["vertices"]).all(axis=1)).sum())
         if bad:
             raise SceneError(f"{path}: {bad} of {self._n_vertices} vertices are nan or infinite")
+        furthest = float(np.abs(joined["vertices"]).max())
+        if furthest > _FURTHEST_M:
+            raise SceneError(
+                f"{path}: reaches {furthest:.3g} m from the origin, at most {_FURTHEST_M:,.0f} m are supported; "
+                "the unit must be the metre"
+            )
         if rotation is not None:
             joined["vertices"] = (joined["vertices"].astype(np.float64) @ rotation.T).astype(np.float32)
         return SceneMesh(

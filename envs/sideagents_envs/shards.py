@@ -21,6 +21,7 @@ from sideagents_envs.batch import PointNavBatch
 from sideagents_envs.build import BatchSpec
 from sideagents_envs.config import CameraConfig, TaskConfig
 from sideagents_envs.errors import EnvsError
+from sideagents_envs.kernels import TOLD
 from sideagents_envs.spaces import Observation, observation_space
 
 _EXIT_SECONDS = 5.0
@@ -141,7 +142,9 @@ class ProcessShard:
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for this process: it decides what ends
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+            | ({TOLD: "1"} if number else {}),  # one of them says that it compiles
         )
         theirs.close()
         os.close(self._shared.descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 
 from sideagents_envs.cache import atomic_path, cache_dir
 from sideagents_envs.errors import SceneError
-from sideagents_envs.files import read_text
+from sideagents_envs.reading import MEGABYTE, read_regular, shortened
+
+UpAxis = Literal["auto", "y", "z"]
 
 SUFFIX = ".stage_config.json"
 UP_AXES: dict[str, tuple[list[int], list[int]]] = {"y": ([0, 1, 0], [0, 0, -1]), "z": ([0, 0, 1], [0, 1, 0])}
@@ -36,13 +39,22 @@ def find_stage(path: str | Path) -> Stage:
     path = Path(path)
     if path.name.endswith(SUFFIX):
         return _read(path)
-    beside = path.with_name(path.stem + SUFFIX)
-    if not beside.is_file():
-        return Stage(path)
-    return Stage(path, _read(beside).rotation)
+    return Stage(path, _read(_beside(path)).rotation) if is_staged(path) else Stage(path)
 
 
-def with_up(path: Path, up: Literal["auto", "y", "z"]) -> Path:
+def is_staged(path: Path) -> bool:
+    """Return whether a file is a stage configuration or has one of its name beside it: then that says what is up."""
+    try:
+        return path.name.endswith(SUFFIX) or (bool(path.name) and _beside(path).exists())
+    except OSError:  # a name that is too long
+        return False
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.stem + SUFFIX)
+
+
+def with_up(path: Path, up: UpAxis) -> Path:
     """Return a file that stands for the building with the axis `up` upwards: with `auto` the given one.
 
     Else it is a stage configuration in the cache folder, which Habitat's simulator takes in place of the building too.
@@ -59,18 +71,15 @@ def with_up(path: Path, up: Literal["auto", "y", "z"]) -> Path:
 
 
 def _read(path: Path) -> Stage:
+    data = read_regular(path, "a stage configuration", MEGABYTE, SceneError)
     try:
-        content = json.loads(read_text(path, SceneError))
-    except FileNotFoundError:
-        raise SceneError(f"{path}: cannot be read (no such file)") from None
-    except SceneError:
-        raise
-    except ValueError as error:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise SceneError(f"{path}: is not JSON ({error})") from None
     if not isinstance(content, dict):
         raise SceneError(f"{path}: must be an object with the key render_asset")
     name = content.get("render_asset")
-    if not isinstance(name, str):
+    if not (isinstance(name, str) and name):
         raise SceneError(f"{path}: has no render_asset, the name of the building's .glb")
     if content.get("scale", [1, 1, 1]) != [1, 1, 1] or content.get("units_to_meters", 1) != 1:
         raise SceneError(f"{path}: scale and units_to_meters are not supported; scale the building when exporting it")
@@ -84,9 +93,9 @@ def _read(path: Path) -> Stage:
 def _axis(content: dict[str, Any], key: str, default: list[int], path: Path) -> NDArray[np.float64]:
     try:
         axis = np.array(content.get(key, default), np.float64)
-        length = float(np.linalg.norm(axis))
-    except (TypeError, ValueError):
-        axis, length = np.zeros(0), 0.0
-    if axis.shape != (3,) or not (np.isfinite(length) and length > 1e-6):
-        raise SceneError(f"{path}: {key} must be three numbers, got {content.get(key)!r}")
+        length = math.hypot(*axis) if axis.shape == (3,) else 0.0
+    except (TypeError, ValueError, OverflowError):
+        length = 0.0
+    if not (math.isfinite(length) and length > 1e-6):
+        raise SceneError(f"{path}: {key} must be three numbers, got {shortened(content.get(key))}")
     return np.asarray(axis / length)

@@ -37,7 +37,6 @@ from sideagents_envs.cache import atomic_path
 from sideagents_envs.config import CameraConfig, NavMeshConfig
 from sideagents_envs.curvature import corner_normals, face_normals, principal_curvatures, smoothing_groups
 from sideagents_envs.errors import EnvsError, SceneError, nearest
-from sideagents_envs.files import read_text
 from sideagents_envs.navmesh import cached_navmesh
 from sideagents_envs.pixels import (
     ROOM_CLASSES,
@@ -52,6 +51,7 @@ from sideagents_envs.pixels import (
     room_number,
     semantic_number,
 )
+from sideagents_envs.reading import MEGABYTE, read_regular
 from sideagents_envs.render import Renderer
 from sideagents_envs.scene import SceneMesh, load_scene
 
@@ -269,8 +269,8 @@ def _claim(out_dir: Path, made: dict[str, Any]) -> None:
     manifest = out_dir / "render.json"
     if manifest.exists():
         try:
-            before = json.loads(read_text(manifest))
-        except json.JSONDecodeError:
+            before = json.loads(read_regular(manifest, "how the folder is made", MEGABYTE, EnvsError))
+        except ValueError:
             raise EnvsError(f"{manifest}: not JSON; choose another folder") from None
         if before != made:
             raise EnvsError(f"{out_dir} holds images made with {before}, not {made}; choose another folder")

@@ -16,7 +16,6 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices,
 
 from sideagents_envs.batch import StepResult
 from sideagents_envs.build import BatchSpec, make_batch
-from sideagents_envs.cache import tell_of_compiling
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
 from sideagents_envs.episodes import Episode
 from sideagents_envs.errors import EnvsError, nearest
@@ -64,7 +63,6 @@ def make_vec(
             f"n_envs and workers must be at least 1 and first_env + n_envs at most total_envs, got n_envs={n_envs}, "
             f"workers={workers}, first_env={first_env}, total_envs={total}"
         )
-    tell_of_compiling()
     spec = BatchSpec(
         n_envs, split, seed, camera, task, scenes, episodes_file, first_env, total, habitat, habitat_simulator
     )

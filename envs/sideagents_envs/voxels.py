@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from sideagents_envs.config import NavMeshConfig
 from sideagents_envs.errors import SceneError
+from sideagents_envs.kernels import kernel
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -23,6 +23,7 @@ U8 = NDArray[np.uint8]
 
 _TOUCH = 1e-6  # metres: a triangle that only touches a column still counts, so no wall slips between two of them
 _MAX_COLUMNS = 50_000_000
+_MAX_FRAGMENTS = 100_000_000  # of triangles in columns, 30 bytes each: surfaces that lie upon each other 50 times
 
 # What is kept of a triangle's part within one column: heights (lowest, highest, and of its plane at the column's
 # centre), then its extent along x and z relative to the grid's origin, metres.
@@ -56,8 +57,8 @@ class Surfaces(NamedTuple):
     extent: F32
 
 
-@numba.njit(cache=True)
-def clip(source: F64, count: int, axis: int, bound: float, sign: float, target: F64) -> int:
+@kernel
+def clip(source: F64, count: int, axis: np.int64, bound: float, sign: float, target: F64) -> int:
     """Cut a convex polygon (count,3) by `sign * coordinate <= sign * bound`; returns the number of points left."""
     kept = 0
     for i in range(count):
@@ -65,16 +66,18 @@ def clip(source: F64, count: int, axis: int, bound: float, sign: float, target: 
         a = sign * (source[i, axis] - bound)
         b = sign * (source[j, axis] - bound)
         if a <= _TOUCH:
-            target[kept] = source[i]
+            for k in range(3):
+                target[kept, k] = source[i, k]
             kept += 1
         if (a < -_TOUCH and b > _TOUCH) or (a > _TOUCH and b < -_TOUCH):
             t = a / (a - b)
-            target[kept] = source[i] + t * (source[j] - source[i])
+            for k in range(3):
+                target[kept, k] = source[i, k] + t * (source[j, k] - source[i, k])
             kept += 1
     return kept
 
 
-@numba.njit(cache=True)
+@kernel
 def _write(fragment: F32, polygon: F64, count: int, middle: float) -> None:
     fragment[YMIN] = fragment[X0] = fragment[Z0] = np.inf
     fragment[YMAX] = fragment[X1] = fragment[Z1] = -np.inf
@@ -89,7 +92,7 @@ def _write(fragment: F32, polygon: F64, count: int, middle: float) -> None:
     fragment[YMID] = min(max(middle, fragment[YMIN]), fragment[YMAX])
 
 
-@numba.njit(cache=True)
+@kernel
 def _rasterise(
     corners: F64,
     cell: float,
@@ -103,13 +106,14 @@ def _rasterise(
     """Count the fragments per column in `cursor` (empty `walkable`), or write them at `cursor` and advance it."""
     counting = walkable.size == 0
     row, part, spare = np.empty((9, 3)), np.empty((9, 3)), np.empty((9, 3))
+    x_axis, z_axis = np.int64(0), np.int64(2)
     for f in range(corners.shape[0]):
         triangle = corners[f]
-        a = triangle[1] - triangle[0]
-        b = triangle[2] - triangle[0]
-        normal_x = a[1] * b[2] - a[2] * b[1]
-        normal_y = a[2] * b[0] - a[0] * b[2]
-        normal_z = a[0] * b[1] - a[1] * b[0]
+        ax, ay, az = triangle[1, 0] - triangle[0, 0], triangle[1, 1] - triangle[0, 1], triangle[1, 2] - triangle[0, 2]
+        bx, by, bz = triangle[2, 0] - triangle[0, 0], triangle[2, 1] - triangle[0, 1], triangle[2, 2] - triangle[0, 2]
+        normal_x = ay * bz - az * by
+        normal_y = az * bx - ax * bz
+        normal_z = ax * by - ay * bx
         length = np.sqrt(normal_x**2 + normal_y**2 + normal_z**2)
         # The winding is not trusted: many models have flipped floors, and an underside has no headroom above it.
         flat = length > 0.0 and abs(normal_y) >= cosine * length
@@ -118,8 +122,8 @@ def _rasterise(
         z_low = min(triangle[0, 2], triangle[1, 2], triangle[2, 2])
         z_high = max(triangle[0, 2], triangle[1, 2], triangle[2, 2])
         for iz in range(int((z_low - _TOUCH) / cell), int((z_high + _TOUCH) / cell) + 1):
-            count = clip(triangle, 3, 2, iz * cell, -1.0, spare)
-            count = clip(spare, count, 2, (iz + 1) * cell, 1.0, row)
+            count = clip(triangle, len(triangle), z_axis, iz * cell, -1.0, spare)
+            count = clip(spare, count, z_axis, (iz + 1) * cell, 1.0, row)
             if count == 0:
                 continue
             x_low, x_high = row[0, 0], row[0, 0]
@@ -127,8 +131,8 @@ def _rasterise(
                 x_low = min(x_low, row[k, 0])
                 x_high = max(x_high, row[k, 0])
             for ix in range(int((x_low - _TOUCH) / cell), int((x_high + _TOUCH) / cell) + 1):
-                left = clip(row, count, 0, ix * cell, -1.0, spare)
-                left = clip(spare, left, 0, (ix + 1) * cell, 1.0, part)
+                left = clip(row, count, x_axis, ix * cell, -1.0, spare)
+                left = clip(spare, left, x_axis, (ix + 1) * cell, 1.0, part)
                 if left == 0:
                     continue
                 column = iz * nx + ix
@@ -148,8 +152,8 @@ def _rasterise(
 def voxelise(vertices: F64, faces: I32, config: NavMeshConfig) -> Columns:
     """Cut a mesh (vertices (V,3) in metres, faces (F,3)) into the fragments of each column.
 
-    Raises `SceneError` for an empty mesh, non-finite vertices, indices out of range and a building too large to be
-    in metres.
+    Raises `SceneError` for an empty mesh, non-finite vertices, indices out of range, a building too large to be in
+    metres, and one whose surfaces lie upon each other over and over.
     """
     if len(faces) == 0:
         raise SceneError("the mesh has no triangles")
@@ -167,6 +171,8 @@ def voxelise(vertices: F64, faces: I32, config: NavMeshConfig) -> Columns:
         size = " x ".join(f"{v:.0f}" for v in high - low)
         raise SceneError(f"the mesh measures {size} m, too large for cells of {cell} m: glTF is in metres")
     corners = (vertices - np.array([origin[0], 0.0, origin[2]]))[faces]
+    a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    _check_fragments(0.5 * float(np.abs(a[:, 0] * b[:, 2] - a[:, 2] * b[:, 0]).sum()) / cell**2)  # at the least
     cosine = float(np.cos(np.radians(config.max_slope_deg)))
     counts = np.zeros(nx * nz, np.int64)
     nothing = np.empty((0, 7), np.float32), np.empty(0, np.uint8), np.empty(0, np.int32)
@@ -174,27 +180,53 @@ def voxelise(vertices: F64, faces: I32, config: NavMeshConfig) -> Columns:
     start = np.zeros(nx * nz + 1, np.int64)
     np.cumsum(counts, out=start[1:])
     total = int(start[-1])
+    _check_fragments(total)
     parts = np.empty((total, 7), np.float32), np.empty(total, np.uint8), np.empty(total, np.int32)
     _rasterise(corners, cell, nx, cosine, start[:-1].copy(), *parts)
     return Columns(float(origin[0]), float(origin[2]), nx, nz, start, *parts, corners)
 
 
-@numba.njit(cache=True)
+def _check_fragments(count: float) -> None:
+    if count > _MAX_FRAGMENTS:
+        raise SceneError(
+            f"the mesh covers {count:,.0f} cells one above the other, at most {_MAX_FRAGMENTS:,} are supported: "
+            "parts of it lie upon each other"
+        )
+
+
+@kernel
+def _sort(fragments: F32, first: int, count: int, order: I32) -> None:
+    """Write the fragments `first:first + count` to `order` by their lowest points (Shell's sort)."""
+    for i in range(count):
+        order[i] = first + i
+    step = 1
+    while 3 * step < count:
+        step = 3 * step + 1
+    while step > 0:
+        for i in range(step, count):
+            moved, j = order[i], i
+            low = fragments[moved, YMIN]
+            while j >= step and fragments[order[j - step], YMIN] > low:
+                order[j] = order[j - step]
+                j -= step
+            order[j] = moved
+        step //= 3
+
+
+@kernel
 def _tops(
     start: NDArray[np.int64], fragments: F32, walkable: U8, height: float, climb: float, tolerance: float
 ) -> tuple[I32, I32, F32, F32, F32]:
     columns = start.size - 1
-    room = 64
+    room = fragments.shape[0]  # each top has a fragment of its own; pages that stay empty cost nothing
     begin = np.zeros(columns + 1, np.int32)
-    column = np.empty(room, np.int32)
-    y = np.empty(room, np.float32)
-    ceiling = np.empty(room, np.float32)
+    column, order = np.empty(room, np.int32), np.empty(room, np.int32)
+    y, ceiling = np.empty(room, np.float32), np.empty(room, np.float32)
     extent = np.empty((room, 4), np.float32)
     n = 0
     for c in range(columns):
-        first, last = start[c], start[c + 1]
-        order = first + np.argsort(fragments[first:last, YMIN])
-        count = order.size
+        first, count = start[c], start[c + 1] - start[c]
+        _sort(fragments, first, count, order)
         was_walkable, previous = False, -np.inf
         i = 0
         while i < count:
@@ -202,12 +234,6 @@ def _tops(
             while j < count and fragments[order[j], YMIN] <= top + tolerance:
                 top = max(top, fragments[order[j], YMAX])
                 j += 1
-            if n == room:
-                room *= 2
-                column = np.append(column, np.empty(room - n, np.int32))
-                y = np.append(y, np.empty(room - n, np.float32))
-                ceiling = np.append(ceiling, np.empty(room - n, np.float32))
-                extent = np.concatenate((extent, np.empty((room - n, 4), np.float32)))
             # A span's top can be walked on when a walkable fragment lies within the climbing height of it.
             level = np.float32(-np.inf)
             box = extent[n]
@@ -215,7 +241,7 @@ def _tops(
                 part = fragments[order[k]]
                 if walkable[order[k]] and part[YMAX] >= top - climb:
                     if level == -np.inf:
-                        box[:] = part[X0 : Z1 + 1]
+                        box[0], box[1], box[2], box[3] = part[X0], part[X1], part[Z0], part[Z1]
                     else:
                         box[0], box[1] = min(box[0], part[X0]), max(box[1], part[X1])
                         box[2], box[3] = min(box[2], part[Z0]), max(box[3], part[Z1])
@@ -246,7 +272,7 @@ def walkable_tops(columns: Columns, config: NavMeshConfig) -> Surfaces:
 TOLERANCE = 1e-3  # metres: heights closer than this are the same
 
 
-@numba.njit(cache=True)
+@kernel
 def reachable(start: I32, y: F32, column: int, level: float, climb: float) -> int:
     """Return the surface of `column` nearest to the height `level` within `climb`, or -1."""
     best, gap = -1, climb
@@ -257,9 +283,9 @@ def reachable(start: I32, y: F32, column: int, level: float, climb: float) -> in
     return best
 
 
-@numba.njit(cache=True)
+@kernel
 def link(start: I32, column: I32, y: F32, ceiling: F32, nx: int, height: float, climb: float) -> I32:
-    """Return neighbours (N,9): slot `(dx + 1) * 3 + dz + 1` is the surface one cell over, itself in slot 4, or -1.
+    """Return neighbours (N,9): slot `4 + 3 * dx + dz` is the surface one cell over, itself in slot 4, or -1.
 
     A diagonal counts only where both ways around the corner lead to the same surface.
     """
@@ -270,10 +296,10 @@ def link(start: I32, column: I32, y: F32, ceiling: F32, nx: int, height: float, 
         for dx, dz in ((1, 0), (-1, 0), (0, 1), (0, -1)):
             t = reachable(start, y, column[s] + dz * nx + dx, y[s], climb)
             if t >= 0 and min(ceiling[s], ceiling[t]) - max(y[s], y[t]) >= height - TOLERANCE:
-                nbr[s, (dx + 1) * 3 + dz + 1] = t
+                nbr[s, 4 + 3 * dx + dz] = t
     for s in range(n):
         for dx, dz in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
-            a, b = nbr[s, (dx + 1) * 3 + 1], nbr[s, 3 + dz + 1]
-            if a >= 0 and b >= 0 and nbr[a, 3 + dz + 1] == nbr[b, (dx + 1) * 3 + 1]:
-                nbr[s, (dx + 1) * 3 + dz + 1] = nbr[a, 3 + dz + 1]
+            a, b = nbr[s, 4 + 3 * dx], nbr[s, 4 + dz]
+            if a >= 0 and b >= 0 and nbr[a, 4 + dz] == nbr[b, 4 + 3 * dx]:
+                nbr[s, 4 + 3 * dx + dz] = nbr[a, 4 + dz]
     return nbr

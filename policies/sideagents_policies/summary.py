@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from torch import nn
 
-from sideagents_envs import batch
+from sideagents_envs import spaces as pointnav
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.policy import SideTunedPolicy
 from sideagents_policies.rollout import rollout_stacks
@@ -37,7 +37,7 @@ def rollout_bytes(config: AgentConfig, space: spaces.Dict, stacks: Mapping[str, 
 
 def reading_bytes(config: AgentConfig) -> int:
     """Return the bytes that one environment's sensors give at a step."""
-    spaces_ = batch.observation_space(config.camera, config.task).spaces.values()
+    spaces_ = pointnav.observation_space(config.camera, config.task).spaces.values()
     return sum(math.prod(box.shape or ()) * np.dtype(box.dtype).itemsize for box in spaces_)
 
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import os
+import struct
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
 from sideagents.data.examples import Judged
 from sideagents.errors import SideAgentsError, first_line
-from sideagents.run.files import check_readable
+from sideagents.run.files import read_bytes
 from sideagents.run.progress import Progress
 
 Fit = Callable[[Image.Image], Image.Image]
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, struct.error)  # what Pillow raises on damaged files
+_FILTERS = Lock()  # warnings' filters are the process's, images are read in threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,17 +132,35 @@ class LabelledImages:
         return torch.split(torch.argsort(self.labels, stable=True), sizes)
 
 
+def open_image(path: Path) -> Image.Image:
+    """Return an image file as Pillow opens it, of the formats that Pillow reads by itself and of a sane size.
+
+    What a file is stands in its content, not in its name, and for PostScript Pillow would start another program.
+    Raises `SideAgentsError` with one line when it is missing, none of them, damaged or too large.
+    """
+    data = io.BytesIO(read_bytes(path))
+    try:
+        with _FILTERS, warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return Image.open(data, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise SideAgentsError(f"{path}: cannot be read as an image (it is none of {', '.join(FORMATS)})") from None
+    except (*UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise SideAgentsError(f"{path}: cannot be read as an image ({first_line(error)})") from None
+
+
 def read_image(path: Path) -> Image.Image:
     """Return an image file as RGB; raises `SideAgentsError` with one line when it is missing or no 8-bit image."""
-    check_readable(path)
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.mode == "F" or image.mode.startswith("I"):
                 raise ValueError(f"pixels must be 8-bit, not of Pillow's mode {image.mode}")  # it would clip them
             if image.mode == "P" and "transparency" in image.info:  # straight to RGB, Pillow warns of these
                 return image.convert("RGBA").convert("RGB")
             return image.convert("RGB")
-    except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
+    except SideAgentsError:
+        raise
+    except UNREADABLE as error:
         raise SideAgentsError(f"{path}: cannot be read as an image ({first_line(error)})") from None
 
 

@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from sideagents.data.image_set import ImageSet, Key
+from sideagents.data.images import UNREADABLE, open_image
 from sideagents.data.targets import INVALID_DEPTH, TARGETS, Target
 from sideagents.errors import ConfigError, SideAgentsError, first_line, nearest
 from sideagents.run.arrays import read_npy
-from sideagents.run.files import absent_folder, check_readable, find_data, read_text
+from sideagents.run.files import absent_folder, find_data, read_text
 from sideagents.run.progress import Progress
 
 Array = NDArray[Any]
@@ -240,16 +241,15 @@ def _read_category(path: Path) -> Array:
 
 def _read(path: Path, channels: int) -> Array:
     """Return an image as (channels, H, W): uint8, uint16 or float32 as in the file."""
-    check_readable(path)
     try:
         if path.suffix == ".npy":
             pixels = _load(path)
         else:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 pixels = np.asarray(image)
     except SideAgentsError:
         raise
-    except (OSError, ValueError, EOFError, UnidentifiedImageError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise SideAgentsError(f"{path}: cannot be read as an image ({first_line(error)})") from None
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]

@@ -96,13 +96,15 @@ def _make(split: str, name: str) -> None:
     if split in HELD_OUT:
         # Imported here: walkable space compiles for a second, which making training buildings need not pay.
         from sideagents_envs.episodes import generate_episodes, write_episodes
+        from sideagents_envs.ground import on_ground
         from sideagents_envs.navmesh import cached_navmesh
+        from sideagents_envs.scene import load_scene
 
         navmesh = cached_navmesh(path, NavMeshConfig())
         first = BUNDLED_SPLITS[split].index(name) * EPISODES_PER_BUILDING
         scene_id = f"{split}/{name}.glb"
         episodes = generate_episodes(navmesh, scene_id, EPISODES_PER_BUILDING, building_seed(name), first_id=first)
-        write_episodes(_episodes_part(split, name), episodes)
+        write_episodes(_episodes_part(split, name), on_ground(episodes, load_scene(path)))
 
 
 def make_missing(todo: Sequence[Sequence[str]], bar: tqdm[NoReturn] | None = None) -> None:

@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -30,7 +32,7 @@ def has_habitat_sim() -> bool:
 
 
 def import_habitat() -> ModuleType:
-    """Import habitat-lab; where habitat-sim is absent, the four modules of it that need it are replaced first.
+    """Import habitat-lab; where habitat-sim is absent, others stand in for the four modules of it that need it.
 
     Raises EnvsError, with the mend, when habitat-lab is absent or cannot be imported.
     """
@@ -38,8 +40,7 @@ def import_habitat() -> ModuleType:
         return sys.modules["habitat"]
     if not has_habitat_lab():
         raise EnvsError(f"env: habitat needs habitat-lab: {INSTALL_LAB}")
-    if not has_habitat_sim():
-        _stand_in()
+    stand_in()
     try:
         return importlib.import_module("habitat")
     except ImportError as error:
@@ -64,8 +65,32 @@ def quiet_gym() -> None:
         importlib.import_module("gym_notices.notices").notices.clear()
 
 
-def _stand_in() -> None:
-    """Put modules in the place of those that habitat-lab imports on the way and that fail without habitat-sim."""
+def stand_in() -> None:
+    """Let `import habitat` find something in the place of the modules that fail without habitat-sim.
+
+    Nothing is imported by it. To be called before habitat-lab is imported, by whomever.
+    """
+    if not any(isinstance(finder, _StandIns) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _StandIns())
+
+
+class _StandIns(MetaPathFinder, Loader):
+    """Finds what stands in for the modules that habitat-lab imports on the way, where habitat-sim is absent."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Answer for these modules alone."""
+        if fullname not in _contents() or has_habitat_sim():
+            return None
+        return ModuleSpec(fullname, self, is_package="__path__" in _contents()[fullname])
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Fill a module in."""
+        module.__doc__ = "Stands in for a module that needs habitat-sim, which is not installed."
+        vars(module).update(_contents()[module.__name__])
+
+
+def _contents() -> dict[str, dict[str, Any]]:
+    """Return what habitat-lab takes from each of the modules."""
 
     def timing(*_: Any, **__: Any) -> Callable[[Any], Any]:
         return lambda function: function
@@ -76,13 +101,9 @@ def _stand_in() -> None:
     class Nothing:
         pass
 
-    contents: dict[str, dict[str, Any]] = {
+    return {
         "habitat.sims.habitat_simulator.object_state_machine": {"ObjectStateMachine": Nothing},
         "habitat.core.batch_rendering.env_batch_renderer": {"EnvBatchRenderer": Nothing},
         "habitat.tasks.rearrange": {"__path__": [], "_try_register_rearrange_task": nothing},
         "habitat.tasks.rearrange.rearrange_sim": {"add_perf_timing_func": timing},
     }
-    for name, attributes in contents.items():
-        module = ModuleType(name, "Stands in for a module that needs habitat-sim, which is not installed.")
-        vars(module).update(attributes)
-        sys.modules.setdefault(name, module)

@@ -24,7 +24,7 @@ from sideagents_envs.habitat.importing import (
     register,
 )
 from sideagents_envs.spaces import FURTHEST_DEPTH_M
-from sideagents_envs.stage import SUFFIX, with_up
+from sideagents_envs.stage import is_staged, with_up
 
 SIMULATORS = ("auto", "habitat_sim", "sideagents")
 _MEASURES = ("distance_to_goal", "success", "spl", "soft_spl", "collisions")
@@ -178,8 +178,7 @@ def make_follower(sim: Any, radius_m: float) -> Any:
 
 def scene_file(path: Path) -> Path:
     """Return the file that Habitat opens the way we do: without a stage configuration it would put Z up."""
-    staged = path.name.endswith(SUFFIX) or path.with_name(path.stem + SUFFIX).is_file()
-    return path if staged else with_up(path, "y")
+    return path if is_staged(path) else with_up(path, "y")
 
 
 @contextmanager

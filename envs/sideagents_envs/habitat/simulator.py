@@ -15,13 +15,13 @@ from habitat.sims.habitat_simulator.actions import HabitatSimActions
 from numpy.typing import ArrayLike, NDArray
 
 from sideagents_envs.config import NavMeshConfig
-from sideagents_envs.episodes import SNAP_TOLERANCE_M, rotation_of, yaw_of
+from sideagents_envs.episodes import SNAP_TOLERANCE_M, off_mesh, rotation_of, yaw_of
 from sideagents_envs.errors import EpisodeError, SceneError
 from sideagents_envs.geodesic import DistanceField
 from sideagents_envs.habitat.importing import SIMULATOR_NAME
 from sideagents_envs.habitat.pathfinder import PathFinder
 from sideagents_envs.habitat.sensors import make_sensors
-from sideagents_envs.habitat.worlds import Building, find_scene, open_building
+from sideagents_envs.habitat.worlds import Building, find_scene, note_of_axis, open_building
 from sideagents_envs.navmesh import NavMesh
 
 Float = NDArray[np.float64]
@@ -66,7 +66,10 @@ class SideAgentsSim(Simulator):
 
     def _open(self, scene: str) -> None:
         if scene != self._scene:
-            self._building: Building = open_building(find_scene(scene), self._navmesh_config)
+            try:
+                self._building: Building = open_building(find_scene(scene), self._navmesh_config)
+            except SceneError as error:
+                raise SceneError(f"{error}{note_of_axis(scene)}") from None
             self._scene = scene
 
     # what habitat-lab's environment calls
@@ -109,8 +112,7 @@ class SideAgentsSim(Simulator):
         off = math.hypot(snapped[0] - start[0], snapped[2] - start[2])
         if not off <= SNAP_TOLERANCE_M:
             which = f", episode {episode.episode_id!r}" if episode is not None else ""
-            place = start.round(2).tolist()
-            raise EpisodeError(f"{self._scene}{which}: the start {place} is not on the walkable space")
+            raise EpisodeError(f"{self._scene}{which}: the start {off_mesh(start, snapped)}{note_of_axis(self._scene)}")
         self._position, self._yaw, self._collided = snapped, heading(rotation), False
 
     def reset(self) -> Any:

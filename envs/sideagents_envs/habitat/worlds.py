@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from sideagents_envs.config import CameraConfig, NavMeshConfig
 from sideagents_envs.errors import SceneError
 from sideagents_envs.navmesh import NavMesh
 from sideagents_envs.simulator import EmbeddedWorld
-from sideagents_envs.stage import SUFFIX, with_up
+from sideagents_envs.stage import SUFFIX, UP_AXES, is_staged, with_up
 
 _WORLDS: dict[tuple[CameraConfig, NavMeshConfig], EmbeddedWorld] = {}
 
@@ -48,6 +49,18 @@ def open_building(path: Path, config: NavMeshConfig) -> Building:
     return Building(path, config, world.navmesh(world.number(path)))
 
 
+def note_of_axis(scene: str) -> str:
+    """Return what an error adds where a building has Z up for want of a stage configuration, else nothing."""
+    path = Path(os.path.expanduser(scene))
+    if is_staged(path) or not path.is_file():
+        return ""
+    axes = {"render_asset": path.name, "up": UP_AXES["y"][0], "front": UP_AXES["y"][1]}
+    return (
+        f"; habitat-lab opens a bare .glb with Z up, one with Y up needs the file {path.stem}{SUFFIX} beside it: "
+        f"{json.dumps(axes)}"
+    )
+
+
 def find_scene(scene: str) -> Path:
     """Return the file that a habitat-lab scene id names.
 
@@ -63,5 +76,4 @@ def find_scene(scene: str) -> Path:
         raise SceneError(
             f"{scene}: no such building; habitat.dataset.scenes_dir names the folder of the scenes (from {Path.cwd()})"
         )
-    beside = path.with_name(path.stem + SUFFIX)
-    return path if path.name.endswith(SUFFIX) or beside.is_file() else with_up(path, "z")
+    return path if is_staged(path) else with_up(path, "z")

@@ -99,28 +99,29 @@ def _check(args: argparse.Namespace) -> int:
     from sideagents.run.files import write_text
     from sideagents_envs.errors import SceneError
     from sideagents_envs.inspection import inspect_building
-    from sideagents_envs.stage import with_up
 
-    report = inspect_building(with_up(args.file, args.up))
+    report = inspect_building(args.file, up=args.up)
     if args.json not in (None, "-"):
         write_text(user_path(args.json), report.as_json() + "\n")
     print(report.as_json() if args.json == "-" else report.as_text())
     if not report.usable:
-        raise SceneError(f"{args.file}: cannot be used: {report.problems[0]}")
+        raise SceneError(report.refusal())
     return 0
 
 
 def _episodes(args: argparse.Namespace) -> int:
-    from sideagents_envs.config import NavMeshConfig
     from sideagents_envs.episodes import generate_episodes, write_episodes
     from sideagents_envs.errors import EpisodeError
-    from sideagents_envs.navmesh import cached_navmesh
+    from sideagents_envs.ground import on_ground
+    from sideagents_envs.inspection import require_upright
+    from sideagents_envs.scene import load_scene
     from sideagents_envs.stage import with_up
 
     if not args.out.name.endswith(".json.gz"):
         raise EpisodeError(f"--out {args.out}: the name of an episode file must end in .json.gz")
-    navmesh = cached_navmesh(with_up(args.file, args.up), NavMeshConfig())
+    navmesh = require_upright(args.file, args.up)
     made = generate_episodes(navmesh, args.file.name, args.count, args.seed)
+    made = on_ground(made, load_scene(with_up(args.file, args.up)))
     write_episodes(args.out, made)
     print(f"wrote {len(made)} episodes to {args.out}")
     return 0
@@ -129,12 +130,11 @@ def _episodes(args: argparse.Namespace) -> int:
 def _render(args: argparse.Namespace) -> int:
     from sideagents_envs.buildings import scenes_root
     from sideagents_envs.config import ScenesConfig
-    from sideagents_envs.errors import SceneError
+    from sideagents_envs.inspection import require_upright
     from sideagents_envs.taskonomy import FOLDERS, TASKS, render_taskonomy
 
     for path in args.files:
-        if not path.is_file():
-            raise SceneError(f"{path}: no such file")
+        require_upright(path, "auto")
     paths = args.files or scenes_root(ScenesConfig(), args.split)
     tasks = TASKS if args.tasks is None else tuple(FOLDERS) if "all" in args.tasks else args.tasks
     print(f"wrote {render_taskonomy(paths, args.out, tasks, args.views, args.size, args.seed)}")
