@@ -18,8 +18,9 @@ def test_demo(homes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[st
     dagger = ("clone.dagger_frames=64", "clone.dagger_round_frames=64")
     assert demo("pointnav/demo", (*homes, *dagger, f"runs={runs}")) == 0
     shown = capsys.readouterr().out
-    for agent in ("trained ", "expert", "straight", "forward", "random"):
-        assert shown.count(f"\n| {agent}") == 2  # after imitation, and at the end
+    for agent in ("imitating ", "trained ", "expert", "straight", "forward", "random"):
+        times = 1 if agent.endswith(" ") else 2  # after imitation, and at the end
+        assert shown.count(f"\n| {agent}") == times
     assert len(re.findall(r"^[0-3] of 3 episodes reach the goal", shown, re.MULTILINE)) == 2
     for kind, count in (("video", 2), ("plot", 1)):
         lines = [line for line in shown.splitlines() if line.startswith(f"{kind}:")]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sideagents.errors import SideAgentsError
 from sideagents_policies.checks import read_config
@@ -18,15 +19,14 @@ from sideagents_policies.train import train
 from sideagents_policies.typical import record_typical, told
 
 BASELINES = ("expert", "straight", "forward", "random")
-FIRST_EPISODES = 28  # of the first table: two in each held-out building
 _COLUMNS = ("success", "spl", "nav_reward", "steps")
 
 
 def demo(name: str = "pointnav/demo", overrides: tuple[str, ...] = ()) -> int:
     """Run the demonstration with a configuration; return 0.
 
-    Imitates the expert and shows what that gave: a small table and a film. Then improves the agent by DAgger and PPO,
-    and prints one table for agent and baselines on the same held-out episodes, and where film and plot were written.
+    Imitates the expert and shows what that gave: a table for agent and baselines on the same held-out episodes, and a
+    film. Then improves the agent by DAgger and PPO, shows the same of it, and says where film and plot were written.
     """
     began = time.monotonic()
     if under_launcher():
@@ -37,24 +37,26 @@ def demo(name: str = "pointnav/demo", overrides: tuple[str, ...] = ()) -> int:
 
     config = read_config(name, list(overrides))
     agent = clone(_with_clone(config, dagger_frames=0))
-    print(f"\nafter imitation, {minutes()}; it goes on to learn")
-    _show(agent, config, min(FIRST_EPISODES, config.eval.episodes or FIRST_EPISODES), minutes)
+    baselines = {name: evaluate_baseline(name, config, show=False) for name in BASELINES}
+    _show(agent, baselines, f"imitating {minutes()}")
+    print(f"{minutes()} so far; now it learns from its own mistakes (DAgger), then from reward (PPO)", flush=True)
     if config.clone.dagger_frames:
         agent = clone(_with_clone(config, epochs=0.0), demos=agent / "demos", init=agent)
     agent = train(config, init=agent)
-    _show(agent, config, None, minutes)
+    _show(agent, baselines, f"trained {minutes()}")
     print(f"plot:  {plot_runs([agent], agent / 'plots' / 'curves.png')}")
     print(f"{minutes()} in all; go on with `sideagents --help`")
     return 0
 
 
-def _show(agent: Path, config: AgentConfig, episodes: int | None, minutes: Callable[[], str]) -> None:
-    """Print a table of agent and baselines on the first held-out episodes, and film the agent."""
-    label = f"trained {minutes()}"
-    played = play_run(agent, episodes=episodes)
-    results = {label: played.result}
-    results |= {name: evaluate_baseline(name, config, episodes=episodes, show=False) for name in BASELINES}
-    print(f"\n{results_table(results, _COLUMNS)}\n\n{told(played.rows)}\nvideo: {record_typical(agent, played.rows)}")
+def _show(agent: Path, baselines: Mapping[str, Mapping[str, Any]], label: str) -> None:
+    """Evaluate an agent and print it above the baselines, and film it."""
+    played = play_run(agent)
+    results = {label: played.result, **baselines}
+    print(
+        f"\n{results_table(results, _COLUMNS)}\n\n{told(played.rows)}\nvideo: {record_typical(agent, played.rows)}",
+        flush=True,
+    )
 
 
 def _with_clone(config: AgentConfig, **changes: float) -> AgentConfig:
