@@ -53,10 +53,8 @@ def _show(agent: Path, baselines: Mapping[str, Mapping[str, Any]], label: str) -
     """Evaluate an agent and print it above the baselines, and film it."""
     played = play_run(agent)
     results = {label: played.result, **baselines}
-    print(
-        f"\n{results_table(results, _COLUMNS)}\n\n{told(played.rows)}\nvideo: {record_typical(agent, played.rows)}",
-        flush=True,
-    )
+    print(f"\n{results_table(results, _COLUMNS)}\n\n{told(played.rows)}")
+    print(f"video: {record_typical(agent, played.rows)}", flush=True)
 
 
 def _with_clone(config: AgentConfig, **changes: float) -> AgentConfig:

@@ -6,7 +6,6 @@ A configuration is a pydantic model, whose sections may be pydantic models or st
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import hashlib
 import json
@@ -23,10 +22,10 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from sideagents.errors import ConfigError, nearest
 from sideagents.run.files import read_text
+from sideagents.run.sections import KeyPath, fields_of, is_open_mapping, marks_of, section_at
 from sideagents.run.yaml_tree import YamlError, parse_yaml
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-KeyPath = tuple[str | int, ...]
 
 _LARGEST = 10**18  # of whole numbers: what 64 bits hold, with room to add
 _LONGEST_KEY = 100
@@ -80,7 +79,7 @@ def config_hash(model: BaseModel) -> str:
 
 def _as_before(owner: Any, values: dict[str, Any]) -> None:
     """Remove neutral keys at their defaults from the dumped values of a model or dataclass; name others as before."""
-    for name, (mark, default) in _marks(type(owner)).items():
+    for name, (mark, default) in marks_of(type(owner)).items():
         value = getattr(owner, name)
         if mark.get("neutral") and value == default:
             del values[name]
@@ -88,16 +87,6 @@ def _as_before(owner: Any, values: dict[str, Any]) -> None:
             values[was["key"]] = was["values"].get(values.pop(name))
         elif isinstance(values[name], dict):
             _as_before(value, values[name])
-
-
-def _marks(owner: type[Any]) -> dict[str, tuple[Mapping[str, Any], Any]]:
-    """Return the marks and the default of each key of a model or dataclass."""
-    found: dict[str, tuple[Any, Any]] = {}
-    if issubclass(owner, BaseModel):
-        found = {name: (field.json_schema_extra, field.default) for name, field in owner.model_fields.items()}
-    elif dataclasses.is_dataclass(owner):
-        found = {part.name: (part.metadata, part.default) for part in dataclasses.fields(owner)}
-    return {name: (mark if isinstance(mark, Mapping) else {}, default) for name, (mark, default) in found.items()}
 
 
 def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
@@ -110,7 +99,7 @@ def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
 def key_paths(model_cls: type[Any]) -> list[str]:
     """Return every dotted key a configuration class knows, sections included, in the order of definition."""
     paths = []
-    for name, section in _fields(model_cls).items():
+    for name, section in fields_of(model_cls).items():
         paths.append(name)
         paths += [f"{name}.{rest}" for rest in key_paths(section)] if section is not None else []
     return paths
@@ -122,8 +111,8 @@ def key_paths(model_cls: type[Any]) -> list[str]:
 def _old_keys(model_cls: type[Any]) -> dict[KeyPath, tuple[KeyPath, Mapping[str, Any]]]:
     """Return `{earlier path: (path now, {value now: value then})}`."""
     found: dict[KeyPath, tuple[KeyPath, Mapping[str, Any]]] = {}
-    marks = _marks(model_cls)
-    for name, section in _fields(model_cls).items():
+    marks = marks_of(model_cls)
+    for name, section in fields_of(model_cls).items():
         if was := marks[name][0].get("was"):
             found[(was["key"],)] = ((name,), was["values"])
         for old, (new, values) in _old_keys(section).items() if section is not None else ():
@@ -203,11 +192,11 @@ def _check_known(model_cls: type[Any], key: KeyPath, override: str) -> bool:
         if owner is None:
             section = ".".join(map(str, key[:depth]))
             raise ConfigError(f"override {override!r}: {section} is a single value, it has no keys below it")
-        known = _fields(owner)
+        known = fields_of(owner)
         if part not in known:
             raise ConfigError(f"override {override!r}: {_unknown(model_cls, key[: depth + 1])}")
         owner = known[str(part)]
-        if owner is None and _open_mapping(model_cls, key[: depth + 1]):
+        if owner is None and is_open_mapping(model_cls, key[: depth + 1]):
             return True
     return False
 
@@ -257,7 +246,7 @@ def _explain(
         elif fault["type"] == "value_error":
             text = f"{_dotted(where)}: {fault['ctx']['error']}" if where else str(fault["ctx"]["error"])
         elif fault["type"] in ("model_type", "dataclass_type"):
-            known = ", ".join(_fields(_section(model_cls, where)))
+            known = ", ".join(fields_of(section_at(model_cls, where)))
             text = f"{_dotted(where)} must be a section with the keys {known}, got {_short(fault['input'])}"
         else:
             text = f"{_dotted(where)} must {_allowed(fault['msg'])}, got {_short(fault['input'])}"
@@ -272,7 +261,7 @@ def _unknown(model_cls: type[Any], where: KeyPath) -> str:
     """Say that the last key of `where` is unknown, with the key that is probably meant or those of its section."""
     name, section = str(where[-1]), where[:-1]
     everywhere = key_paths(model_cls)
-    siblings = {key: _dotted((*section, key)) for key in _fields(_section(model_cls, section))}
+    siblings = {key: _dotted((*section, key)) for key in fields_of(section_at(model_cls, section))}
     meant = [path for path in everywhere if _key(path) == name]
     meant = meant or [path for path in (siblings.values() if section else everywhere) if _initials(path) == name]
     meant = meant or [siblings[key] for key in difflib.get_close_matches(name, siblings, n=1)]
@@ -323,49 +312,6 @@ def _source(where: KeyPath, set_by: dict[KeyPath, str], file_name: str) -> str:
         if shared and key[:shared] == text[:shared]:
             return f"override {override!r}"
     return file_name if not set_by or where else f"{file_name} with {' '.join(set_by.values())}"
-
-
-# the classes
-
-
-def _annotations(owner: type[Any] | None) -> dict[str, Any]:
-    if owner is None:
-        return {}
-    if issubclass(owner, BaseModel):
-        return {name: field.annotation for name, field in owner.model_fields.items()}
-    hints = typing.get_type_hints(owner)
-    return {field.name: hints[field.name] for field in dataclasses.fields(owner) if field.init}
-
-
-def _fields(owner: type[Any] | None) -> dict[str, type[Any] | None]:
-    """Return `{field name: class of the section, or None for a value}` of a model or dataclass."""
-    return {name: _section_class(annotation) for name, annotation in _annotations(owner).items()}
-
-
-def _section_class(annotation: Any) -> type[Any] | None:
-    """Return the first model or dataclass in an annotation (`X`, `X | None`, `list[X]`), or None."""
-    if isinstance(annotation, type) and not typing.get_args(annotation):
-        is_section = issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)
-        return annotation if is_section else None
-    for argument in typing.get_args(annotation):
-        found = _section_class(argument)
-        if found is not None:
-            return found
-    return None
-
-
-def _section(model_cls: type[Any], where: KeyPath) -> type[Any] | None:
-    owner: type[Any] | None = model_cls
-    for part in where:
-        if not isinstance(part, int):
-            owner = _fields(owner).get(part)
-    return owner
-
-
-def _open_mapping(model_cls: type[Any], where: KeyPath) -> bool:
-    """Say whether the field at `where` is a free mapping, whose keys are the user's own."""
-    annotation = _annotations(_section(model_cls, where[:-1])).get(str(where[-1]))
-    return any(typing.get_origin(part) is dict or part is dict for part in (annotation, *typing.get_args(annotation)))
 
 
 # small helpers
