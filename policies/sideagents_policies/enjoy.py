@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,18 @@ class Scene:
         return self.plan.draw(track, yaw, self.goal, self.shortest)
 
 
+@dataclass(frozen=True)
+class Look:
+    """One step of a filmed episode: the path (T, 2) and the yaw, what the agent has of map, view and code, a header."""
+
+    track: NDArray[np.float64]
+    yaw: float
+    occupancy: Image8
+    view: Image8 | None
+    code: NDArray[np.floating[Any]] | None
+    header: str
+
+
 def record(
     run: Path,
     episode: int = 0,
@@ -70,14 +83,19 @@ def record(
 
 
 def film_of(
-    loaded: LoadedAgent, chosen: EpisodesFrom, config: AgentConfig, episode: int, deterministic: bool | None = None
+    loaded: LoadedAgent,
+    chosen: EpisodesFrom,
+    config: AgentConfig,
+    episode: int,
+    deterministic: bool | None = None,
+    most: int | None = None,
 ) -> tuple[list[Image8], dict[str, Any]]:
     """Let a loaded agent play an episode of what `choose_episodes` returned; return as `film` does."""
     greedy = config.eval.deterministic if deterministic is None else deterministic
     agent = PolicyAgent(loaded.policy.logits, config.seed, greedy, config.eval.temperature)
     alpha = float(getattr(loaded.policy.features_extractor, "alpha_value", lambda: float("nan"))())
     venv = build_venv(config, chosen.split, 1, base=loaded.base, episodes_file=chosen.file, world=loaded.world)
-    return film(config, venv, agent, episode, loaded.base, alpha)
+    return film(config, venv, agent, episode, loaded.base, alpha, most)
 
 
 def record_baseline(
@@ -106,8 +124,12 @@ def film(
     episode: int,
     base: FrozenBase | None = None,
     alpha: float = float("nan"),
+    most: int | None = None,
 ) -> tuple[list[Image8], dict[str, Any]]:
-    """Play one episode in a single environment and close it; return the frames (H, W, 3) and the episode's measures."""
+    """Play one episode in a single environment and close it; return the frames (H, W, 3) and the episode's measures.
+
+    most: of a longer episode, so many pictures, evenly chosen.
+    """
     inner: Any = venv.unwrapped
     try:
         if not 0 <= episode < inner.episode_count:
@@ -117,7 +139,7 @@ def film(
         path, present = inner.present()[0]
         scene = Scene(cached_navmesh(path, config.scenes.navmesh), inner.poses()[0, :3], np.asarray(present.goal))
         blend = "" if alpha != alpha else f"   alpha {alpha:.2f}"
-        looks: list[tuple[Image8, Image8, Image8 | None, NDArray[np.floating[Any]] | None, str]] = []
+        looks: list[Look] = []
         done = False
         while not done:
             pose, track = inner.poses()[0], inner.tracks()[0]
@@ -125,10 +147,12 @@ def film(
             header = f"step {len(looks):3d}   goal {raw['goal'][0][0]:4.1f} m{blend}   {path.stem}"
             view = raw["rgb"][0] if "rgb" in raw else None
             code = observations["base"][0][-base.out_shape[0] :] if base and "base" in observations else None
-            looks.append((scene.draw(track, float(pose[3])), raw["map"][0], view, code, header))
+            looks.append(Look(track.copy(), float(pose[3]), raw["map"][0], view, code, header))
             observations, _, dones, infos = venv.step(agent.act(observations))
             done = bool(dones[0])
-        return _compose(looks, base), infos[0]
+        count = min(len(looks), most or len(looks))
+        kept = [looks[i] for i in np.linspace(0, len(looks) - 1, count).round().astype(int)]
+        return _compose(kept, scene, base), infos[0]
     finally:
         venv.close()
 
@@ -139,20 +163,18 @@ def _skip_to(venv: Any, episode: int) -> Any:
     return venv.reset()
 
 
-def _compose(
-    looks: list[tuple[Image8, Image8, Image8 | None, NDArray[np.floating[Any]] | None, str]], base: FrozenBase | None
-) -> list[Image8]:
-    codes = [code for *_, code, _ in looks if code is not None and code.ndim == 3]
+def _compose(looks: list[Look], scene: Scene, base: FrozenBase | None) -> list[Image8]:
+    codes = [look.code for look in looks if look.code is not None and look.code.ndim == 3]
     palette = CodePalette(np.stack(codes)) if codes else None
     frames = []
-    for plan, occupancy, view, code, header in looks:
+    for look in looks:
         panels: list[tuple[str, Image8]] = []
-        if view is not None:
-            panels.append(("the agent's view", view))
-        if palette is not None and code is not None and base is not None:
-            panels.append((f"base: {base.name}", palette.paint(code)))
-        panels += [("visited places and goal", occupancy), ("from above", plan)]
-        frames.append(compose(panels, header))
+        if look.view is not None:
+            panels.append(("the agent's view", look.view))
+        if palette is not None and look.code is not None and base is not None:
+            panels.append((f"base: {base.name}", palette.paint(look.code)))
+        panels += [("visited places and goal", look.occupancy), ("from above", scene.draw(look.track, look.yaw))]
+        frames.append(compose(panels, look.header))
     return frames
 
 

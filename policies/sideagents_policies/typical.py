@@ -31,10 +31,10 @@ def record_typical(run: Path, rows: Sequence[Row], out: Path | None = None) -> P
     films = []
     for candidates, wanted in ((succeeded, True), (failed, False)):
         for row in candidates[:_TRIES]:
-            frames, ending = film_of(loaded, chosen, config, int(row["number"]))
+            frames, ending = film_of(loaded, chosen, config, int(row["number"]), most=_LONGEST)
             if bool(ending["is_success"]) == wanted:
                 title = f"{share} reach the goal: a typical one" if wanted else f"one of the {len(failed)} that fail"
-                films.append([titled(frame, f"{title}, {ending['steps']} steps") for frame in _thinned(frames)])
+                films.append([titled(frame, f"{title}, {ending['steps']} steps") for frame in frames])
                 break
     if not films:
         raise SideAgentsError(f"{run}: none of {len(rows)} episodes ended on film as it had in the evaluation")
@@ -52,11 +52,6 @@ def beside(films: Sequence[Sequence[Image8]]) -> list[Image8]:
     """Return films of equal height as one, next to each other; a shorter one stays at its last picture."""
     longest = max(map(len, films), default=0)
     return [np.concatenate([film[min(step, len(film) - 1)] for film in films], axis=1) for step in range(longest)]
-
-
-def _thinned(frames: list[Image8]) -> list[Image8]:
-    count = min(len(frames), _LONGEST)
-    return [frames[i] for i in np.linspace(0, len(frames) - 1, count).round().astype(int)]
 
 
 def told(rows: Sequence[Row]) -> str:
