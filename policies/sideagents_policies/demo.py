@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from sideagents.errors import SideAgentsError
 from sideagents_policies.checks import read_config
@@ -19,6 +17,7 @@ from sideagents_policies.train import train
 from sideagents_policies.typical import record_typical, told
 
 BASELINES = ("expert", "straight", "forward", "random")
+FIRST_EPISODES = 28  # of the first table: two in each held-out building
 _COLUMNS = ("success", "spl", "nav_reward", "steps")
 
 
@@ -37,22 +36,23 @@ def demo(name: str = "pointnav/demo", overrides: tuple[str, ...] = ()) -> int:
 
     config = read_config(name, list(overrides))
     agent = clone(_with_clone(config, dagger_frames=0))
-    baselines = {name: evaluate_baseline(name, config, show=False) for name in BASELINES}
-    _show(agent, baselines, f"imitating {minutes()}")
+    _show(agent, config, f"imitating {minutes()}", FIRST_EPISODES)
     print(f"{minutes()} so far; now it learns from its own mistakes (DAgger), then from reward (PPO)", flush=True)
     if config.clone.dagger_frames:
         agent = clone(_with_clone(config, epochs=0.0), demos=agent / "demos", init=agent)
     agent = train(config, init=agent)
-    _show(agent, baselines, f"trained {minutes()}")
+    _show(agent, config, f"trained {minutes()}")
     print(f"plot:  {plot_runs([agent], agent / 'plots' / 'curves.png')}")
     print(f"{minutes()} in all; go on with `sideagents --help`")
     return 0
 
 
-def _show(agent: Path, baselines: Mapping[str, Mapping[str, Any]], label: str) -> None:
-    """Evaluate an agent and print it above the baselines, and film it."""
-    played = play_run(agent)
-    results = {label: played.result, **baselines}
+def _show(agent: Path, config: AgentConfig, label: str, most: int = 10**6) -> None:
+    """Evaluate an agent and the baselines on at most the first so many of the configured episodes; print, and film."""
+    episodes = min(most, config.eval.episodes)
+    played = play_run(agent, episodes=episodes)
+    results = {label: played.result}
+    results |= {name: evaluate_baseline(name, config, episodes=episodes, show=False) for name in BASELINES}
     print(f"\n{results_table(results, _COLUMNS)}\n\n{told(played.rows)}")
     print(f"video: {record_typical(agent, played.rows)}", flush=True)
 

@@ -48,7 +48,7 @@ def results_table(results: Mapping[str, Mapping[str, Any]], columns: Sequence[st
     rows = [
         [
             marked(label, result),
-            str(result.get("buildings_played", "?")),
+            str(result.get("buildings_played", "-")),
             str(result["episodes"]),
             *(cell(c, result["metrics"][c]) for c in columns),
         ]
