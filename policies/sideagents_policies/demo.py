@@ -36,7 +36,7 @@ def demo(name: str = "pointnav/demo", overrides: tuple[str, ...] = ()) -> int:
 
     config = read_config(name, list(overrides))
     agent = clone(_with_clone(config, dagger_frames=0))
-    _show(agent, config, f"imitating {minutes()}", FIRST_EPISODES)
+    _show(agent, config, f"imitating {minutes()}", min(FIRST_EPISODES, config.eval.episodes or FIRST_EPISODES))
     print(f"{minutes()} so far; now it learns from its own mistakes (DAgger), then from reward (PPO)", flush=True)
     if config.clone.dagger_frames:
         agent = clone(_with_clone(config, epochs=0.0), demos=agent / "demos", init=agent)
@@ -47,9 +47,8 @@ def demo(name: str = "pointnav/demo", overrides: tuple[str, ...] = ()) -> int:
     return 0
 
 
-def _show(agent: Path, config: AgentConfig, label: str, most: int = 10**6) -> None:
-    """Evaluate an agent and the baselines on at most the first so many of the configured episodes; print, and film."""
-    episodes = min(most, config.eval.episodes)
+def _show(agent: Path, config: AgentConfig, label: str, episodes: int | None = None) -> None:
+    """Evaluate an agent and the baselines on the first of the held-out episodes, print that, and film the agent."""
     played = play_run(agent, episodes=episodes)
     results = {label: played.result}
     results |= {name: evaluate_baseline(name, config, episodes=episodes, show=False) for name in BASELINES}
