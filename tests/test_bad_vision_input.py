@@ -275,7 +275,9 @@ CALLS: dict[str, tuple[Callable[[Adapted, Path], object], str]] = {
     "a task for another base": (of_another_base, "was saved for base 'ResNet26' with fingerprint"),
     "a task of another method": (saved(lambda about: about.update(method="features")), "is a task of method 'feat"),
     "a task of another size": (saved(lambda about: about.update(classes=9)), "has shape (4, 32), the network needs"),
-    "a damaged description": (saved(lambda about: about.update(options=3)), "is damaged: options, images and classes"),
+    "a damaged description": (
+        saved(lambda about: about.update(options=3)), "is damaged: options, images, norm_groups and classes"
+    ),
     "no file": (lambda made, here: made.load_task(here / "gone"), "gone/task.json: no such file"),
     "a layer that is not there": (
         lambda made, here: made.add_task("new", layers="layr1"), "taps: layers='layr1' matches none of 25 layers"

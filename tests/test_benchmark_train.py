@@ -13,6 +13,7 @@ import torch
 from dataset_on_disk import make_dataset
 
 from sideagents.errors import SideAgentsError
+from sideagents.run.precision import resolved
 from sideagents_policies.benchmark import QUICK, benchmark_config, benchmark_train, counted
 from sideagents_policies.benchmark_bases import BASES, benchmark_base
 from sideagents_policies.benchmark_timing import PARTS, Trainer, scatter, timed
@@ -50,7 +51,7 @@ def test_rows_fit_together(scenes):
         assert value[f"ppo_milliseconds_rest_{base}"] == pytest.approx(1000 / once - 1000 / limit)
         about = rows[f"ppo_encode_once_fps_{base}"]
         assert (about["n_envs"], about["n_steps"], about["batch_size"], about["repeats"]) == (4, 8, 16, 1)
-        assert (about["epochs"], about["threads"], about["precision"]) == (10, 1, "bfloat16")
+        assert (about["epochs"], about["threads"], about["precision"]) == (10, 1, resolved("auto"))
     forwards = rows["base_forwards_per_env_step"]
     assert forwards["value"] == 1.0
     assert forwards["env_steps"] == 2 * 4 * 8
@@ -111,9 +112,9 @@ def test_the_bundled_base_has_the_shipped_architecture():
 
 def test_time_is_that_of_all_runs():
     runs = []
-    seconds = timed(lambda: runs.append(sum(range(100_000))), 3)
+    seconds = timed(lambda: runs.append(sum(range(3_000_000))), 3)
     assert len(runs) == 3
-    assert 0 < seconds[1] <= seconds[0] * 1.5
+    assert 0 < seconds[1] <= seconds[0] * 2
 
 
 def test_unknown_names_are_refused():

@@ -171,7 +171,7 @@ def test_blocks_of_results(tmp_path):
         (tmp_path / "val" / f"{name}.json").write_text(json.dumps(result))
     page = generator.rendered("a\n<!-- val -->\nold\n<!-- /val -->\nb\n<!-- env --><!-- /env -->", tmp_path)
     assert page.startswith("a\n<!-- val -->\n\n| agent ")
-    assert page.index("| agent  | ?         | 7 ") < page.index("| expert | ?         | 7 ")  # baselines come last
+    assert page.index("| agent  | -         | 7 ") < page.index("| expert | -         | 7 ")  # baselines come last
     assert "0.250 [0.125, 0.500]" in page
     assert page.endswith("\n<!-- /val -->\nb\n<!-- env -->\n\nNot measured yet.\n\n<!-- /env -->")
     with pytest.raises(ValueError, match="<!-- val --> has no <!-- /val -->"):

@@ -32,9 +32,9 @@ KINDS: dict[str, tuple[type[BaseModel], list[str], dict[str, Any]]] = {
 WRONG = (  # as they stand in YAML; no key takes one of them
     "!!int abc", "!!bool x", '!!int ""', "!!float 1e", "!!timestamp 2026-13-45",
     f"!!python/object/apply:open [{MARKER}, w]",
-    "9" * 5000, "-" + "9" * 30, "0x" + "f" * 3000, "1e400", ".nan", "-.inf", '"a\\0b"', '"\\ud800"', "[[[[3]]]]",
-    "{a: {b: 3}}", "${nothing}", "${oc.env:HOME}", "*nothing", "&a [*a]", "[" * 2000, "2026-13-45T", "'unfinished",
-    "- 1: 2\n- 3",
+    "9" * 5000, "-" + "9" * 30, "0x" + "f" * 3000, "1e400", ".nan", "-.inf", '"a\\0b"', '"\\ud800"',
+    "[[[[3]]]]", "{a: {b: 3}}", "${nothing}", "${oc.env:HOME}", "*nothing", "&a [*a]", "[" * 2000,
+    "!!timestamp 2026-99-99T", "'unfinished", "- 1: 2\n- 3",
 )  # fmt: skip
 WHOLE = {
     "42": "not a int", "[]": "not a list", "text": "not a text", "'\\0'": "not a text", "\x00": "YAML",

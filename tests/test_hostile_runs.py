@@ -172,7 +172,7 @@ def words(case: Case, trained: Path, here: Path) -> list[str]:
     return [*case.verb, str(run), *more[case.verb[0]]]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_refused_in_one_line(name, trained, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)

@@ -450,7 +450,7 @@ def test_a_policy_built_for_encode_once_reads_its_codes():
 
 def test_nan_in_an_observation_and_diverged_weights_are_one_clear_line():
     policy = make()
-    with pytest.raises(SideAgentsError, match=r"^nan or infinity in the observation: goal$"):
+    with pytest.raises(SideAgentsError, match=r"^the environment gave nan or infinity in the observation: goal$"):
         policy.logits({**observations(), "goal": np.full((4, 3), np.nan, np.float32)})
     with torch.no_grad():
         policy.features_extractor.head[0].weight.fill_(np.nan)

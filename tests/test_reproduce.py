@@ -10,6 +10,7 @@ import pytest
 
 from sideagents.run.cells import Cell
 from sideagents.run.config import config_hash
+from sideagents.run.precision import resolved
 from sideagents_envs.versions import LISTS_VERSION
 from sideagents_policies import reproduce
 from sideagents_policies.reproduce import STEPS, config_of, keys_of, main, settings_of, table_of
@@ -60,7 +61,10 @@ def test_a_row_says_where_it_was_measured(monkeypatch: pytest.MonkeyPatch) -> No
     agent = SimpleNamespace(policy=SimpleNamespace(features_extractor=None))
     for name, value in (("train", Path("run")), ("evaluate_run", said), ("load_agent", agent)):
         monkeypatch.setattr(reproduce, name, lambda *_, value=value: value)
-    assert reproduce.work(Cell(keys_of("ppo", [1])[0], "", 0.0)) == said | {"alpha": None}
+    assert reproduce.work(Cell(keys_of("ppo", [1])[0], "", 0.0)) == said | {
+        "alpha": None,
+        "precision": resolved("auto"),
+    }
 
 
 def test_rows_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

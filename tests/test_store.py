@@ -118,10 +118,10 @@ def test_bytes_of_a_frame():
 
 def test_what_does_not_fit_is_refused_before_the_work_begins(tmp_path, monkeypatch):
     with pytest.raises(
-        SideAgentsError, match=r"take [\d.]+ GB, the machine has [\d.]+ GB of memory: clone.frames_in=disk"
+        SideAgentsError, match=r"takes [\d.]+ GB, the machine has [\d.]+ GB of memory: clone.frames_in=disk"
     ):
         FrameStore(SPACE, 10**12)
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(store_module.shutil, "disk_usage", lambda folder: usage(100))
-    with pytest.raises(SideAgentsError, match=r"frames: the frames to learn from take 0.0 GB, 0.0 GB are free"):
+    with pytest.raises(SideAgentsError, match=r"frames: the frames to learn from takes 0.0 GB, 0.0 GB are free"):
         FrameStore(SPACE, 10, folder=tmp_path / "frames")

@@ -125,7 +125,7 @@ def _compressed(key: Key, config: AdaptConfig, base: Path) -> dict[str, Any]:
     fit(adapted.task(task), loss, len(train), gentler, epochs=_SVD_EPOCHS, seed=config.seed, title=f"svd, {task}")
     accuracy = judge(answer, test, config.precision).accuracy
     own = adapted.costs(task, batch=32)
-    about = {"images": len(train), "judged": len(test), "classes": train.outputs[0]}
+    about = {"images": len(train), "judged": len(test), "classes": train.outputs[0], "precision": config.precision}
     return {**own, **about, "accuracy": accuracy, **_shared(adapted, own)}
 
 

@@ -63,6 +63,7 @@ class AdaptConfig(RunConfig, RenderedConfig):
     norm_groups: int | None = Field(
         None,
         ge=0,
+        le=65_536,
         description="GroupNorm between code and readout, 0 = none; null: of `sidetune` and `features` as in the paper",
         json_schema_extra=NEUTRAL,
     )

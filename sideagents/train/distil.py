@@ -134,11 +134,13 @@ def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
 def encode_all(base: nn.Module, images: Tensor) -> Tensor:
     """Return the codes (N, *code) float32, on the CPU, of uint8 images (N, C, H, W)."""
     device = device_of(base)
-    code = base(images[:1].to(device).float() / 255)
-    require_memory(
-        4 * code.numel() * len(images), f"codes of {len(images)} images", "take fewer images, or smaller ones"
-    )
-    return torch.cat([base(batch.to(device).float() / 255).float().cpu() for batch in torch.split(images, _BATCH)])
+    codes: list[Tensor] = []
+    for batch in torch.split(images, _BATCH):
+        codes.append(base(batch.to(device).float() / 255).float().cpu())
+        if len(codes) == 1:
+            size = codes[0][0].nbytes * len(images)
+            require_memory(size, f"codes of {len(images)} images", "take fewer images, or smaller ones")
+    return torch.cat(codes)
 
 
 def code_error(base: FrozenBase, side: nn.Module, images: Tensor) -> tuple[float, float]:
