@@ -46,11 +46,11 @@ def chosen(kind: str, rng: np.random.Generator, batch: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["expert", "random", "forward"])
-def test_the_first_100_held_out_episodes_are_the_same_in_both(kind: str) -> None:
+def test_held_out_episodes_are_the_same_in_both(kind: str) -> None:
     embedded, habitat = pair("val", EXPLICIT)
     rng = np.random.default_rng(1)
     rows = []
-    for number in range(100):
+    for number in range(100 if kind == "expert" else 28):  # those without aim take all 500 steps
         embedded.begin(0, number)
         habitat.begin(0, number)
         while embedded.active[0]:

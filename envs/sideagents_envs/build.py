@@ -47,6 +47,10 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
         SceneError, EpisodeError: buildings or episodes are missing or do not fit each other.
         EnvsError: habitat-lab is wanted and absent.
     """
+    if spec.habitat is not None:  # asked before buildings are made
+        from sideagents_envs.habitat.lab import chosen_simulator
+
+        chosen_simulator(spec.habitat_simulator)
     camera, task, scenes = spec.camera or CameraConfig(), spec.task or TaskConfig(), spec.scenes or ScenesConfig()
     file = _episodes_file(spec, scenes)
     training = spec.split == "train" and spec.episodes_file is None
