@@ -2,5 +2,5 @@
 
 import os
 
-# No test may wait for the model hub, which is asked five times where there is no network. Set before transformers loads.
+# No test may wait for the model hub, which is asked five times where there is no network; before transformers loads.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
