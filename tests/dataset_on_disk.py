@@ -12,8 +12,8 @@ from glb import box, quad, write_glb
 
 from sideagents_envs.buildings.generator import make_building
 from sideagents_envs.config import NavMeshConfig, ScenesConfig
-from sideagents_envs.episodes import generate_episodes, write_episodes
-from sideagents_envs.navmesh import cached_navmesh
+from sideagents_envs.episodes.files import generate_episodes, write_episodes
+from sideagents_envs.walk.navmesh import cached_navmesh
 
 NAMES = {"train": ("Ash", "Bay", "Cob"), "val": ("Dew", "Elm")}
 

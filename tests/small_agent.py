@@ -12,8 +12,8 @@ from glb import box, quad, write_glb
 from torch import nn
 
 from sideagents_envs.config import NavMeshConfig
-from sideagents_envs.episodes import generate_episodes, write_episodes
-from sideagents_envs.navmesh import cached_navmesh
+from sideagents_envs.episodes.files import generate_episodes, write_episodes
+from sideagents_envs.walk.navmesh import cached_navmesh
 
 SMALL = [
     "workers=1",

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sideagents_envs.batch import PointNavBatch
 from sideagents_envs.config import CameraConfig, TaskConfig
-from sideagents_envs.episodes import Episode, rotation_of
-from sideagents_envs.sources import EpisodeList, TrainingEpisodes
+from sideagents_envs.episodes.files import Episode, rotation_of
+from sideagents_envs.episodes.sources import EpisodeList, TrainingEpisodes
+from sideagents_envs.task.pointnav import PointNavBatch
 
 HALF = 5.0
 CAMERA = CameraConfig(width=36, height=36)

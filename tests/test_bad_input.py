@@ -36,7 +36,7 @@ from troubles import (
     without_folder,
 )
 
-from sideagents_envs.batch import PointNavBatch
+from sideagents_envs.task.pointnav import PointNavBatch
 from sideagents_policies.cli.main import main
 
 

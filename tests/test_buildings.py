@@ -19,14 +19,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from sideagents_envs.buildings import (
-    BUNDLED_SPLITS,
-    GENERATOR_VERSION,
-    bundled,
-    dataset_name,
-    make_building,
-    scenes_root,
-)
+from sideagents_envs.buildings import GENERATOR_VERSION, make_building
 from sideagents_envs.buildings.arrange import furnish
 from sideagents_envs.buildings.dice import Dice
 from sideagents_envs.buildings.generator import building_nodes
@@ -36,11 +29,12 @@ from sideagents_envs.buildings.lighting import Light, bake
 from sideagents_envs.buildings.solids import Paint, box, placed, revolve, round_slab, sphere, torus
 from sideagents_envs.buildings.textures import FLOORS, WALLS, hsv
 from sideagents_envs.config import CameraConfig, NavMeshConfig, ScenesConfig
+from sideagents_envs.episodes.bundled import BUNDLED_SPLITS, bundled, dataset_name, scenes_root
 from sideagents_envs.errors import EnvsError, SceneError
-from sideagents_envs.navmesh import NavMesh
-from sideagents_envs.render import Renderer
-from sideagents_envs.scene import load_scene
+from sideagents_envs.render.rays import Renderer
+from sideagents_envs.scenes.scene import load_scene
 from sideagents_envs.versions import LISTS_VERSION
+from sideagents_envs.walk.navmesh import NavMesh
 
 PAINT = Paint("smooth")
 SEEDS = range(60)
@@ -281,7 +275,7 @@ def test_bundled_names_are_distinct_and_seeds_fixed() -> None:
 def test_missing_buildings_are_made_once_and_held_out_episodes_joined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from sideagents_envs.episodes import read_episodes
+    from sideagents_envs.episodes.files import read_episodes
 
     monkeypatch.setenv("SIDEAGENTS_CACHE", str(tmp_path))
     monkeypatch.setattr(bundled, "EPISODES_PER_BUILDING", 3)
@@ -308,7 +302,7 @@ def test_missing_buildings_are_made_once_and_held_out_episodes_joined(
 
 PARENT = """
 import sys, time
-from sideagents_envs.buildings import bundled
+from sideagents_envs.episodes import bundled
 with bundled._helper([("train", name) for name in bundled.BUNDLED_SPLITS["train"]]) as pid:
     print(pid, flush=True)
     time.sleep(60)

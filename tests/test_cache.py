@@ -18,7 +18,7 @@ import sys
 FIRST
 import sideagents_envs
 assert ("numba" in sys.modules) == bool("FIRST")
-from sideagents_envs import occupancy
+from sideagents_envs.sensors import occupancy
 print(occupancy.__file__)
 print(occupancy.draw_map._cache.cache_path)
 """

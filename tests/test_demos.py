@@ -14,7 +14,7 @@ from dataset_on_disk import make_habitat_dataset
 from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 from sideagents.errors import SideAgentsError
-from sideagents_envs.spaces import NO_ACTION
+from sideagents_envs.sensors.spaces import NO_ACTION
 from sideagents_policies.build import agent_base, build_venv, observation_space, stacked_keys
 from sideagents_policies.checks import default_config
 from sideagents_policies.config import AgentConfig

@@ -15,7 +15,7 @@ from square_room import SquareRoom
 
 from sideagents_envs.buildings import make_building
 from sideagents_envs.config import NavMeshConfig
-from sideagents_envs.episodes import (
+from sideagents_envs.episodes.files import (
     Episode,
     EpisodeSampler,
     dealt,
@@ -27,9 +27,9 @@ from sideagents_envs.episodes import (
     write_episodes,
 )
 from sideagents_envs.errors import EpisodeError
-from sideagents_envs.navmesh import NavMesh
-from sideagents_envs.scene import load_scene
+from sideagents_envs.scenes.scene import load_scene
 from sideagents_envs.versions import EPISODES_VERSION, NAVMESH_VERSION
+from sideagents_envs.walk.navmesh import NavMesh
 
 ROW = {
     "episode_id": "7",

@@ -16,12 +16,12 @@ from small_agent import homes  # noqa: F401
 
 from sideagents.errors import SideAgentsError
 from sideagents.run.devices import processor_name
-from sideagents_envs.buildings import BUNDLED_SPLITS, episodes_file
 from sideagents_envs.config import NavMeshConfig
-from sideagents_envs.episodes import Episode, generate_episodes, read_episodes, write_episodes
+from sideagents_envs.episodes.bundled import BUNDLED_SPLITS, episodes_file
+from sideagents_envs.episodes.files import Episode, generate_episodes, read_episodes, write_episodes
 from sideagents_envs.errors import EnvsError
-from sideagents_envs.navmesh import cached_navmesh
 from sideagents_envs.versions import LISTS_VERSION
+from sideagents_envs.walk.navmesh import cached_navmesh
 from sideagents_policies.agents import baseline
 from sideagents_policies.build import build_venv
 from sideagents_policies.checks import default_config

@@ -7,8 +7,8 @@ import pytest
 from mesh_shapes import box, join, room, shared_scene, two_storeys, wall
 
 from sideagents_envs.config import TaskConfig
-from sideagents_envs.expert import FORWARD, LEFT, RIGHT, STOP, expert_action
-from sideagents_envs.navmesh import NavMesh
+from sideagents_envs.walk.expert import FORWARD, LEFT, RIGHT, STOP, expert_action
+from sideagents_envs.walk.navmesh import NavMesh
 
 TASK = TaskConfig()
 EXPLICIT = TaskConfig(stop="explicit")

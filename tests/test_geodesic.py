@@ -7,7 +7,7 @@ import pytest
 from mesh_shapes import RADIUS, box, floor, join, ramp, room, rotation, taut, turned, two_storeys, wall
 
 from sideagents_envs.errors import EpisodeError
-from sideagents_envs.navmesh import NavMesh
+from sideagents_envs.walk.navmesh import NavMesh
 
 
 def built(*parts) -> NavMesh:

@@ -8,10 +8,10 @@ from glb import box, quad, write_glb
 from mesh_shapes import shared_scene
 
 from sideagents_envs.buildings import make_building
-from sideagents_envs.episodes import generate_episodes, place
-from sideagents_envs.ground import OFF_M, Ground, on_ground
-from sideagents_envs.navmesh import cached_navmesh
-from sideagents_envs.scene import load_scene
+from sideagents_envs.episodes.files import generate_episodes, place
+from sideagents_envs.episodes.ground import OFF_M, Ground, on_ground
+from sideagents_envs.scenes.scene import load_scene
+from sideagents_envs.walk.navmesh import cached_navmesh
 
 
 @pytest.fixture

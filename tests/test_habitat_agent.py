@@ -15,13 +15,13 @@ if not importing.has_habitat_lab():
 from small_agent import SMALL, homes  # noqa: F401
 
 from sideagents.errors import SideAgentsError
-from sideagents_envs.build import BatchSpec, make_batch
+from sideagents_envs.batch.build import BatchSpec, make_batch
 from sideagents_envs.config import HabitatConfig, NavMeshConfig, ScenesConfig, TaskConfig
-from sideagents_envs.episodes import generate_episodes, read_episodes, write_episodes
+from sideagents_envs.episodes.files import generate_episodes, read_episodes, write_episodes
 from sideagents_envs.habitat import register
 from sideagents_envs.habitat.lab import lab_config
-from sideagents_envs.navmesh import cached_navmesh
-from sideagents_envs.stage import SUFFIX
+from sideagents_envs.scenes.stage import SUFFIX
+from sideagents_envs.walk.navmesh import cached_navmesh
 from sideagents_policies import HabitatAgent
 from sideagents_policies.checks import read_config
 from sideagents_policies.cli.main import main

@@ -17,12 +17,12 @@ if not importing.has_habitat_lab():
 
 from small_agent import homes  # noqa: F401
 
-from sideagents_envs.build import BatchSpec, make_batch
+from sideagents_envs import HabitatPointNavEnv
+from sideagents_envs.batch.build import BatchSpec, make_batch
+from sideagents_envs.batch.vec import make_vec
 from sideagents_envs.config import CameraConfig, HabitatConfig, ScenesConfig, TaskConfig
 from sideagents_envs.errors import EnvsError
-from sideagents_envs.habitat import HabitatPointNavEnv
 from sideagents_envs.habitat.lab import gpu_of
-from sideagents_envs.vec import make_vec
 
 EXPLICIT = TaskConfig(stop="explicit", rgb=False)
 OURS = HabitatConfig()

@@ -5,17 +5,17 @@ import sys
 
 import pytest
 
+from sideagents_envs.batch.env import PointNavEnv
 from sideagents_envs.config import HabitatConfig
 from sideagents_envs.errors import EnvsError
-from sideagents_envs.habitat import importing
-from sideagents_envs.pointnav import PointNavEnv
+from sideagents_envs.habitat import importing, register
 
 
 def test_without_habitat_lab_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importing, "has_habitat_lab", lambda: False)
     monkeypatch.delitem(sys.modules, "habitat", raising=False)
     with pytest.raises(EnvsError, match=r"pip install 'sideagents\[habitat\]'") as caught:
-        importing.register()
+        register()
     assert "\n" not in str(caught.value)
     if not importing.has_habitat_sim():
         with pytest.raises(EnvsError, match="conda install"):
@@ -24,7 +24,7 @@ def test_without_habitat_lab_one_line_says_how_to_get_it(monkeypatch: pytest.Mon
 
 def test_nothing_of_ours_imports_habitat_by_itself() -> None:
     code = (
-        "import sys, sideagents_envs, sideagents_envs.vec, sideagents_envs.habitat, sideagents_policies.cli.main;"
+        "import sys, sideagents_envs, sideagents_envs.batch.vec, sideagents_envs.habitat, sideagents_policies.cli.main;"
         "sys.exit(any(name.split('.')[0] in ('habitat', 'habitat_sim') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.habitat_sim
 if not (importing.has_habitat_lab() and importing.has_habitat_sim()):
     pytest.skip("habitat-sim is not installed (conda or from source)", allow_module_level=True)
 
-from sideagents_envs.build import BatchSpec, make_batch  # noqa: E402
+from sideagents_envs.batch.build import BatchSpec, make_batch  # noqa: E402
 from sideagents_envs.config import CameraConfig, HabitatConfig, TaskConfig  # noqa: E402
 
 CAMERA = CameraConfig(128, 128)

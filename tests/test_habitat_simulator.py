@@ -17,7 +17,7 @@ if not importing.has_habitat_lab():
 
 import sideagents_envs.habitat
 from sideagents_envs.errors import EnvsError, EpisodeError, SceneError
-from sideagents_envs.stage import SUFFIX
+from sideagents_envs.scenes.stage import SUFFIX
 
 sideagents_envs.habitat.register()
 

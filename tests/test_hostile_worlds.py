@@ -18,10 +18,10 @@ from hostile import refused, refused_by_command
 from small_agent import SMALL, _leave_generators_as_they_were, save_home  # noqa: F401
 
 from sideagents_envs.config import NavMeshConfig
-from sideagents_envs.episodes import generate_episodes, read_episodes, write_episodes
+from sideagents_envs.episodes.files import generate_episodes, read_episodes, write_episodes
 from sideagents_envs.errors import EnvsError
-from sideagents_envs.navmesh import cached_navmesh
-from sideagents_envs.scene import load_scene
+from sideagents_envs.scenes.scene import load_scene
+from sideagents_envs.walk.navmesh import cached_navmesh
 from sideagents_policies.cli.main import main
 
 COUNT = 150

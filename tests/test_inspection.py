@@ -11,10 +11,10 @@ from glb import Part, box, quad, write_glb
 from mesh_shapes import shared_scene
 from small_agent import save_home
 
+from sideagents_envs.episodes.inspection import inspect_building, require_upright
 from sideagents_envs.errors import SceneError
-from sideagents_envs.inspection import inspect_building, require_upright
-from sideagents_envs.scene import load_scene
-from sideagents_envs.stage import SUFFIX
+from sideagents_envs.scenes.scene import load_scene
+from sideagents_envs.scenes.stage import SUFFIX
 from sideagents_policies.cli.main import main
 
 

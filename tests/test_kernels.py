@@ -13,11 +13,11 @@ import numpy as np
 from mesh_shapes import two_storeys
 
 import sideagents_envs
-from sideagents_envs.navmesh import NavMesh
+from sideagents_envs.walk.navmesh import NavMesh
 
 LINE = "compiling the simulator (once on this machine, up to a minute)\n"
 PROGRAM = "import numpy, sideagents_envs.kernels as k; assert k.wide(numpy.int32(3)) == 3"
-MODULES = ("clearance", "geodesic", "kernels", "motion", "points", "voxels")
+MODULES = ("kernels", "walk.clearance", "walk.geodesic", "walk.motion", "walk.points", "walk.voxels")
 
 
 def said(cache: Path, package: Path, **environment: str) -> str:
@@ -39,7 +39,7 @@ def test_compiling_is_said_when_it_happens_and_shared_by_equal_installations(tmp
     assert said(cache, copy.parent) == ""
     (copy / "errors.py").write_text((copy / "errors.py").read_text() + "\n# no kernel is in it\n")
     assert said(cache, copy.parent) == ""
-    (copy / "points.py").write_text((copy / "points.py").read_text() + "\n# kernels are in it\n")
+    (copy / "walk" / "points.py").write_text((copy / "walk" / "points.py").read_text() + "\n# kernels are in it\n")
     assert said(cache, copy.parent) == LINE
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from dataset_on_disk import ROOMS, make_habitat_dataset
 
+from sideagents_envs.batch.vec import make_vec
 from sideagents_envs.config import CameraConfig, NavMeshConfig, ScenesConfig, TaskConfig
-from sideagents_envs.episodes import Episode, content_files, write_episodes
+from sideagents_envs.episodes.files import Episode, content_files, write_episodes
+from sideagents_envs.episodes.listed import EpisodeFile, building_name, count_training_buildings
 from sideagents_envs.errors import EpisodeError, SceneError
-from sideagents_envs.listed import EpisodeFile, building_name, count_training_buildings
-from sideagents_envs.vec import make_vec
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_files_are_read_when_their_building_is_entered(habitat: ScenesConfig) ->
 
 def test_the_arrays_give_back_the_episodes(habitat: ScenesConfig) -> None:
     path = content_files(file_of(habitat))["Bolton"]
-    from sideagents_envs.episodes import read_episodes
+    from sideagents_envs.episodes.files import read_episodes
 
     kept, plain = EpisodeFile(path), read_episodes(path)
     assert len(kept) == len(plain) == 12

@@ -9,7 +9,7 @@ from PIL import Image
 
 from sideagents_envs.config import NavMeshConfig
 from sideagents_envs.errors import EnvsError, SceneError
-from sideagents_envs.navmesh import NavMesh, cached_navmesh
+from sideagents_envs.walk.navmesh import NavMesh, cached_navmesh
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sideagents_envs.pixels import (
+from sideagents_envs.render.pixels import (
     ROOM_CLASSES,
     SEMANTIC_CLASSES,
     curvature_pixels,

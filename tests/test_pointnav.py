@@ -12,10 +12,10 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check
 from square_room import CAMERA
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
+from sideagents_envs.batch.env import PointNavEnv
 from sideagents_envs.config import TaskConfig
 from sideagents_envs.errors import EnvsError, EpisodeError
-from sideagents_envs.pointnav import PointNavEnv
-from sideagents_envs.spaces import FORWARD, LEFT, STOP
+from sideagents_envs.sensors.spaces import FORWARD, LEFT, STOP
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from glb import Part, box, quad, write_glb
 
 from sideagents_envs.config import CameraConfig
 from sideagents_envs.errors import EnvsError
-from sideagents_envs.render import CHANNELS, Renderer
-from sideagents_envs.scene import SceneMesh, load_scene
-from sideagents_envs.shading import MESH, SKY
+from sideagents_envs.render.rays import CHANNELS, Renderer
+from sideagents_envs.render.shading import MESH, SKY
+from sideagents_envs.scenes.scene import SceneMesh, load_scene
 
 ALL = tuple(CHANNELS)
 CAMERA = CameraConfig(width=8, height=8, hfov_deg=90.0, height_m=1.0)

@@ -15,9 +15,9 @@ import trimesh
 from foreign_program import POSTSCRIPT, ghostscript_in_the_path
 from glb import Builder, Part, box, quad, write_glb
 
-import sideagents_envs.scene as scene_module
+import sideagents_envs.scenes.scene as scene_module
 from sideagents_envs.errors import SceneError
-from sideagents_envs.scene import SceneMesh, load_scene, scene_digest
+from sideagents_envs.scenes.scene import SceneMesh, load_scene, scene_digest
 
 SQUARE = ((0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0))
 
@@ -384,9 +384,9 @@ def test_accessors_without_data_are_limited(tmp_path: Path) -> None:
 
 def test_texels_are_limited_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [quad(*SQUARE, texture=np.full((8, 8, 3), shade)) for shade in range(4)]
-    monkeypatch.setattr("sideagents_envs.gltf._MOST_TEXELS", 4 * 64)
+    monkeypatch.setattr("sideagents_envs.scenes.gltf._MOST_TEXELS", 4 * 64)
     assert len(load(tmp_path, *parts).textures) == 4
-    monkeypatch.setattr("sideagents_envs.gltf._MOST_TEXELS", 4 * 64 - 1)
+    monkeypatch.setattr("sideagents_envs.scenes.gltf._MOST_TEXELS", 4 * 64 - 1)
     with pytest.raises(SceneError, match=r"images\[3\] cannot be decoded \(8 x 8 pixels, but 63 are left of what all"):
         load(tmp_path, *parts)
 

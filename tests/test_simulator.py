@@ -10,7 +10,7 @@ from dataset_on_disk import lent_dataset
 from square_room import CAMERA
 
 from sideagents_envs.errors import SceneError
-from sideagents_envs.simulator import EmbeddedWorld
+from sideagents_envs.simulators.embedded import EmbeddedWorld
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from square_room import SquareSimulator, continued, plain, room, training
 
+from sideagents_envs.episodes.sources import TrainingEpisodes
 from sideagents_envs.errors import EnvsError
-from sideagents_envs.sources import TrainingEpisodes
 
 
 def test_buildings_are_dealt_and_sharding_changes_nothing():

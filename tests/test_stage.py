@@ -10,8 +10,8 @@ import pytest
 from glb import box, write_glb
 
 from sideagents_envs.errors import SceneError
-from sideagents_envs.scene import load_scene, scene_digest
-from sideagents_envs.stage import SUFFIX, find_stage, with_up
+from sideagents_envs.scenes.scene import load_scene, scene_digest
+from sideagents_envs.scenes.stage import SUFFIX, find_stage, with_up
 
 
 def room(folder: Path, config: Any = None) -> Path:

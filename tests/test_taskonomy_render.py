@@ -17,16 +17,16 @@ from sideagents_envs.buildings.glb import Node, write_glb
 from sideagents_envs.buildings.solids import Paint, Part, box, cylinder, revolve, round_slab, sphere
 from sideagents_envs.buildings.textures import hsv, plain
 from sideagents_envs.config import CameraConfig
-from sideagents_envs.curvature import corner_normals, face_normals, principal_curvatures, smoothing_groups
 from sideagents_envs.errors import EnvsError
-from sideagents_envs.pixels import ROOM_CLASSES, SEMANTIC_CLASSES, room_number
-from sideagents_envs.scene import load_scene
-from sideagents_envs.taskonomy import (
+from sideagents_envs.render.curvature import corner_normals, face_normals, principal_curvatures, smoothing_groups
+from sideagents_envs.render.pixels import ROOM_CLASSES, SEMANTIC_CLASSES, room_number
+from sideagents_envs.render.taskonomy import (
     FOLDERS,
     TargetRenderer,
     render_taskonomy,
     viewpoints,
 )
+from sideagents_envs.scenes.scene import load_scene
 from sideagents_policies.cli.main import main
 
 PAINT = Paint("plain")

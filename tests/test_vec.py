@@ -18,11 +18,11 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import sideagents_envs
-from sideagents_envs.build import BatchSpec, make_batch
+from sideagents_envs.batch.build import BatchSpec, make_batch
+from sideagents_envs.batch.vec import PointNavVecEnv, make_vec
 from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
-from sideagents_envs.episodes import read_episodes, write_episodes
+from sideagents_envs.episodes.files import read_episodes, write_episodes
 from sideagents_envs.errors import EnvsError, EpisodeError, SceneError
-from sideagents_envs.vec import PointNavVecEnv, make_vec
 
 CAMERA = CameraConfig(width=36, height=36)
 SHORT = TaskConfig(max_steps=12)
@@ -66,7 +66,7 @@ def random_actions(steps, n, seed=0):
 
 
 def test_importing_the_package_brings_neither_torch_nor_sb3():
-    code = "import sys, sideagents_envs, sideagents_envs.pointnav as p; print([m for m in sys.modules if m in "
+    code = "import sys, sideagents_envs, sideagents_envs.batch.env as p; print([m for m in sys.modules if m in "
     code += "('torch', 'stable_baselines3')])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

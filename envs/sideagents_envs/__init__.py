@@ -1,4 +1,4 @@
-"""Gymnasium environments for point navigation: scenes, ray-cast renderer, PointNav, occupancy map, expert."""
+"""Gymnasium environments of navigation: scenes, ray-cast renderer, tasks, occupancy map, expert."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from sideagents_envs.cache import keep_kernels
 from sideagents_envs.habitat.importing import quiet_gym, stand_in
 
 if TYPE_CHECKING:
-    from sideagents_envs.pointnav import PointNavBatch, PointNavEnv
-    from sideagents_envs.vec import PointNavVecEnv, make_vec
+    from sideagents_envs.batch.env import PointNavBatch, PointNavEnv
+    from sideagents_envs.batch.habitat_env import HabitatPointNavEnv
+    from sideagents_envs.batch.vec import PointNavVecEnv, make_vec
 
-__all__ = ["PointNavBatch", "PointNavEnv", "PointNavVecEnv", "make_vec"]
+__all__ = ["HabitatPointNavEnv", "PointNavBatch", "PointNavEnv", "PointNavVecEnv", "make_vec"]
 
 # Loaded when asked for: `vec` needs stable-baselines3, and with it torch, which nothing else here does.
 _LAZY = {
-    "PointNavBatch": "sideagents_envs.pointnav",
-    "PointNavEnv": "sideagents_envs.pointnav",
-    "PointNavVecEnv": "sideagents_envs.vec",
-    "make_vec": "sideagents_envs.vec",
+    "HabitatPointNavEnv": "sideagents_envs.batch.habitat_env",
+    "PointNavBatch": "sideagents_envs.batch.env",
+    "PointNavEnv": "sideagents_envs.batch.env",
+    "PointNavVecEnv": "sideagents_envs.batch.vec",
+    "make_vec": "sideagents_envs.batch.vec",
 }
 
 keep_kernels()  # before any of our kernels is made
 quiet_gym()  # before stable-baselines3 imports it
 stand_in()  # before anyone imports habitat-lab
-gymnasium.register(id="PointNav-v0", entry_point="sideagents_envs.pointnav:PointNavEnv")
+gymnasium.register(id="PointNav-v0", entry_point="sideagents_envs.batch.env:PointNavEnv")
 
 
 def __getattr__(name: str) -> Any:

@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sideagents_envs.batch import PointNavBatch
-from sideagents_envs.buildings import GENERATOR_VERSION, scenes_root
+from sideagents_envs.batch.shards import LocalShard
+from sideagents_envs.batch.vec import PointNavVecEnv
+from sideagents_envs.buildings import GENERATOR_VERSION
 from sideagents_envs.config import CameraConfig, NavMeshConfig, ScenesConfig, TaskConfig
+from sideagents_envs.episodes.bundled import scenes_root
+from sideagents_envs.episodes.sources import Start, TrainingEpisodes
 from sideagents_envs.errors import EnvsError, SceneError
-from sideagents_envs.navmesh import cached_navmesh
-from sideagents_envs.occupancy import draw_maps
-from sideagents_envs.scene import load_scene
-from sideagents_envs.shards import LocalShard
-from sideagents_envs.simulator import EmbeddedWorld, Simulator, Walkable
-from sideagents_envs.sources import Start, TrainingEpisodes
-from sideagents_envs.vec import PointNavVecEnv
+from sideagents_envs.scenes.scene import load_scene
+from sideagents_envs.sensors.occupancy import draw_maps
+from sideagents_envs.simulators.embedded import EmbeddedWorld, Simulator, Walkable
+from sideagents_envs.task.pointnav import PointNavBatch
+from sideagents_envs.walk.navmesh import cached_navmesh
 
 SIZES = (64, 84, 128, 256)
 MANY_TRIANGLES = 5_000

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_CONSTANTS = ("spaces.py",)  # hold numbers that are compiled into kernels
+_CONSTANTS = ("sensors/spaces.py",)  # hold numbers that are compiled into kernels
 
 
 def cache_dir() -> Path:
@@ -34,12 +34,15 @@ def keep_kernels() -> None:
         return
     try:
         package = Path(__file__).parent
-        sources = {file.name: file.read_bytes() for file in sorted(package.glob("*.py"))}
+        sources = {file.relative_to(package): file.read_bytes() for file in sorted(package.rglob("*.py"))}
         holds = re.compile(rb"^@(kernel|.*njit)|njit\(", re.MULTILINE)
-        kernels = [source for name, source in sources.items() if name in _CONSTANTS or holds.search(source)]
-        folder = cache_dir() / f"numba-{hashlib.sha256(b''.join(kernels)).hexdigest()[:16]}"
-        (folder / package.name).mkdir(parents=True, exist_ok=True)
-        _share(folder / package.name, package)
+        kernels = {name: source for name, source in sources.items() if holds.search(source)}
+        constants = [source for name, source in sources.items() if name.as_posix() in _CONSTANTS]
+        digest = hashlib.sha256(b"".join([*kernels.values(), *constants])).hexdigest()
+        folder = cache_dir() / f"numba-{digest[:16]}"
+        for room in {(package / name).parent for name in kernels}:
+            (folder / room.name).mkdir(parents=True, exist_ok=True)
+            _share(folder / room.name, room)
     except (OSError, RuntimeError):  # RuntimeError: there is no home folder
         return
     if os.access(folder, os.W_OK | os.X_OK):
@@ -48,12 +51,12 @@ def keep_kernels() -> None:
             sys.modules["numba"].config.reload_config()
 
 
-def _share(kept: Path, package: Path) -> None:
-    """Lead the folder that numba names after an installation's path to the one that all of them share.
+def _share(kept: Path, room: Path) -> None:
+    """Lead the folder that numba names after the path of our `room` to the one that all installations share.
 
     Where links cannot be made, each installation compiles for itself.
     """
-    own = kept.with_name(f"{package.name}_{hashlib.sha1(os.path.abspath(package).encode()).hexdigest()}")
+    own = kept.with_name(f"{room.name}_{hashlib.sha1(os.path.abspath(room).encode()).hexdigest()}")
     with suppress(OSError):
         if not own.exists():
             own.symlink_to(kept.name, target_is_directory=True)

@@ -25,7 +25,7 @@ from sideagents.run.config import config_hash, load_config
 from sideagents.run.devices import device_here
 from sideagents.run.folder import RunFolder
 from sideagents.run.precision import base_dtype, sets_precision
-from sideagents_envs import spaces as pointnav
+from sideagents_envs.sensors import spaces as pointnav
 from sideagents_policies import checks
 from sideagents_policies.config import AgentConfig, ModelConfig, PPOConfig
 from sideagents_policies.encode import EncodeOnce

@@ -20,7 +20,7 @@ from sideagents.run.config import differences, load_config
 from sideagents.run.devices import missing_device
 from sideagents.run.files import require
 from sideagents.run.precision import with_precision
-from sideagents_envs.episodes import content_files, read_episodes
+from sideagents_envs.episodes.files import content_files, read_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat import importing
 from sideagents_envs.habitat.lab import chosen_simulator

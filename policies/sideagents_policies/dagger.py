@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sideagents.errors import CheckpointError
 from sideagents.run.arrays import read_npz
 from sideagents_envs.cache import atomic_path
-from sideagents_envs.spaces import NO_ACTION
+from sideagents_envs.sensors.spaces import NO_ACTION
 from sideagents_policies import parallel
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.parallel import World

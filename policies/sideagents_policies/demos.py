@@ -36,11 +36,11 @@ from sideagents.run.lock import LOCK, locked
 from sideagents.run.machine import require_memory
 from sideagents.run.progress import Progress
 from sideagents_envs.cache import atomic_path
-from sideagents_envs.episodes import Episode
-from sideagents_envs.listed import building_name, count_training_buildings, known_buildings
-from sideagents_envs.simulator import EmbeddedWorld
-from sideagents_envs.spaces import NO_ACTION, STOP
-from sideagents_envs.stage import with_up
+from sideagents_envs.episodes.files import Episode
+from sideagents_envs.episodes.listed import building_name, count_training_buildings, known_buildings
+from sideagents_envs.scenes.stage import with_up
+from sideagents_envs.sensors.spaces import NO_ACTION, STOP
+from sideagents_envs.simulators.embedded import EmbeddedWorld
 from sideagents_policies.build import build_venv
 from sideagents_policies.config import FRAMES_PER_TRAJECTORY, AgentConfig
 from sideagents_policies.rewards import check_rewards

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
 from sideagents_envs.cache import atomic_path
-from sideagents_envs.navmesh import NavMesh, cached_navmesh
+from sideagents_envs.walk.navmesh import NavMesh, cached_navmesh
 from sideagents_policies.agents import Agent, PolicyAgent, baseline
 from sideagents_policies.build import LoadedAgent, build_venv, load_agent
 from sideagents_policies.config import AgentConfig

@@ -20,9 +20,9 @@ from sideagents.run.files import write_json, write_text
 from sideagents.run.progress import Progress, Show
 from sideagents.run.seeding import untouched_rng
 from sideagents.run.stats import bootstrap_interval
-from sideagents_envs.buildings import dataset_name
 from sideagents_envs.config import TaskConfig
-from sideagents_envs.sources import Name
+from sideagents_envs.episodes.bundled import dataset_name
+from sideagents_envs.episodes.sources import Name
 from sideagents_envs.versions import LISTS_VERSION
 from sideagents_policies.agents import Agent, PolicyAgent, baseline
 from sideagents_policies.build import ALONE, LoadedAgent, build_venv, load_agent, open_run, simulator_of

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
-from sideagents_envs.occupancy import draw_map, goal_readings
-from sideagents_envs.spaces import FURTHEST_DEPTH_M
+from sideagents_envs.sensors.occupancy import draw_map, goal_readings
+from sideagents_envs.sensors.spaces import FURTHEST_DEPTH_M
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.demos import ImageSource, Trajectory, labelled_end
 from sideagents_policies.store import Arrays, Frames, FrameStore

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from sideagents.errors import SideAgentsError
-from sideagents_envs.occupancy import draw_maps
-from sideagents_envs.spaces import action_space, observation_space
+from sideagents_envs.sensors.occupancy import draw_maps
+from sideagents_envs.sensors.spaces import action_space, observation_space
 from sideagents_policies.agents import PolicyAgent
 from sideagents_policies.build import LoadedAgent, load_agent, with_sight
 from sideagents_policies.stack import Observation, StepReturn

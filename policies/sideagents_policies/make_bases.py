@@ -17,10 +17,11 @@ from sideagents.run.cells import Cell, read_rows, run_cells
 from sideagents.run.config import config_hash
 from sideagents.train.pretrain import PretrainConfig, pretrain
 from sideagents.train.probe import linear_probe
-from sideagents_envs.buildings import GENERATOR_VERSION, dataset_name, scenes_root
+from sideagents_envs.buildings import GENERATOR_VERSION
 from sideagents_envs.cache import cache_dir
 from sideagents_envs.config import ScenesConfig
-from sideagents_envs.taskonomy import TASKS, render_taskonomy
+from sideagents_envs.episodes.bundled import dataset_name, scenes_root
+from sideagents_envs.render.taskonomy import TASKS, render_taskonomy
 from sideagents_envs.versions import LISTS_VERSION
 from sideagents_policies.build import build_venv
 from sideagents_policies.checks import default_config

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sideagents.run.machine import require_disk, require_memory
-from sideagents_envs.spaces import MAP_BACKGROUND, MAP_MARK, NO_ACTION
+from sideagents_envs.sensors.spaces import MAP_BACKGROUND, MAP_MARK, NO_ACTION
 from sideagents_policies.stack import Stacking
 
 Arrays = dict[str, NDArray[Any]]

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from torch import nn
 
-from sideagents_envs import spaces as pointnav
+from sideagents_envs.sensors import spaces as pointnav
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.policy import SideTunedPolicy
 from sideagents_policies.rollout import rollout_stacks

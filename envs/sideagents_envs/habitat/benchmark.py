@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from sideagents_envs.batch import PointNavBatch
-from sideagents_envs.buildings import scenes_root
 from sideagents_envs.config import CameraConfig, HabitatConfig, NavMeshConfig, ScenesConfig, TaskConfig
-from sideagents_envs.episodes import generate_episodes
+from sideagents_envs.episodes.bundled import scenes_root
+from sideagents_envs.episodes.files import generate_episodes
+from sideagents_envs.episodes.listed import building_name
+from sideagents_envs.episodes.sources import EpisodeList
 from sideagents_envs.errors import EnvsError
-from sideagents_envs.habitat.batch import HabitatBatch
 from sideagents_envs.habitat.importing import INSTALL_LAB, has_habitat_lab, has_habitat_sim
-from sideagents_envs.listed import building_name
-from sideagents_envs.navmesh import cached_navmesh
-from sideagents_envs.simulator import EmbeddedWorld
-from sideagents_envs.sources import EpisodeList
+from sideagents_envs.habitat.lab_batch import HabitatBatch
+from sideagents_envs.simulators.embedded import EmbeddedWorld
+from sideagents_envs.task.pointnav import PointNavBatch
+from sideagents_envs.walk.navmesh import cached_navmesh
 
 Row = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Importing habitat-lab, with or without habitat-sim, and registering our simulator with it."""
+"""Importing habitat-lab, with or without habitat-sim."""
 
 from __future__ import annotations
 
@@ -48,15 +48,6 @@ def import_habitat() -> ModuleType:
             f"habitat-lab is installed but cannot be imported ({error}); a missing libGL.so.1 or libEGL.so.1 comes "
             "with the packages libgl1, libglib2.0-0 and libegl1 of the system"
         ) from error
-
-
-def register() -> None:
-    """Register our simulator with habitat-lab as `SideAgents-v0`; again and again if wanted.
-
-    Raises EnvsError when habitat-lab is not installed.
-    """
-    import_habitat()
-    importlib.import_module("sideagents_envs.habitat.simulator")  # registers itself when imported
 
 
 def quiet_gym() -> None:

@@ -14,17 +14,12 @@ from typing import Any
 import numpy as np
 
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, NavMeshConfig, TaskConfig
-from sideagents_envs.episodes import Episode
+from sideagents_envs.episodes.files import Episode
 from sideagents_envs.errors import EnvsError, nearest
-from sideagents_envs.habitat.importing import (
-    INSTALL_SIM,
-    SIMULATOR_NAME,
-    has_habitat_sim,
-    import_habitat,
-    register,
-)
-from sideagents_envs.spaces import FURTHEST_DEPTH_M
-from sideagents_envs.stage import is_staged, with_up
+from sideagents_envs.habitat.importing import INSTALL_SIM, SIMULATOR_NAME, has_habitat_sim, import_habitat
+from sideagents_envs.habitat.registering import register
+from sideagents_envs.scenes.stage import is_staged, with_up
+from sideagents_envs.sensors.spaces import FURTHEST_DEPTH_M
 
 SIMULATORS = ("auto", "habitat_sim", "sideagents")
 _MEASURES = ("distance_to_goal", "success", "spl", "soft_spl", "collisions")

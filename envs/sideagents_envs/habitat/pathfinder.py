@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sideagents_envs.navmesh import NavMesh
+from sideagents_envs.walk.navmesh import NavMesh
 
 Float = NDArray[np.float64]
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from sideagents_envs.config import CameraConfig, NavMeshConfig
 from sideagents_envs.errors import SceneError
-from sideagents_envs.navmesh import NavMesh
-from sideagents_envs.simulator import EmbeddedWorld
-from sideagents_envs.stage import SUFFIX, UP_AXES, is_staged, with_up
+from sideagents_envs.scenes.stage import SUFFIX, UP_AXES, is_staged, with_up
+from sideagents_envs.simulators.embedded import EmbeddedWorld
+from sideagents_envs.walk.navmesh import NavMesh
 
 _WORLDS: dict[tuple[CameraConfig, NavMeshConfig], EmbeddedWorld] = {}
 

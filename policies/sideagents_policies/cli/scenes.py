@@ -89,7 +89,7 @@ def _missing(args: argparse.Namespace) -> int:
 
 
 def _make(args: argparse.Namespace) -> int:
-    from sideagents_envs.buildings import ensure_bundled
+    from sideagents_envs.episodes.bundled import ensure_bundled
 
     print(ensure_bundled(args.split or SPLITS))
     return 0
@@ -97,8 +97,8 @@ def _make(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from sideagents.run.files import write_text
+    from sideagents_envs.episodes.inspection import inspect_building
     from sideagents_envs.errors import SceneError
-    from sideagents_envs.inspection import inspect_building
 
     report = inspect_building(args.file, up=args.up)
     if args.json not in (None, "-"):
@@ -110,12 +110,12 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _episodes(args: argparse.Namespace) -> int:
-    from sideagents_envs.episodes import generate_episodes, write_episodes
+    from sideagents_envs.episodes.files import generate_episodes, write_episodes
+    from sideagents_envs.episodes.ground import on_ground
+    from sideagents_envs.episodes.inspection import require_upright
     from sideagents_envs.errors import EpisodeError
-    from sideagents_envs.ground import on_ground
-    from sideagents_envs.inspection import require_upright
-    from sideagents_envs.scene import load_scene
-    from sideagents_envs.stage import with_up
+    from sideagents_envs.scenes.scene import load_scene
+    from sideagents_envs.scenes.stage import with_up
 
     if not args.out.name.endswith(".json.gz"):
         raise EpisodeError(f"--out {args.out}: the name of an episode file must end in .json.gz")
@@ -128,10 +128,10 @@ def _episodes(args: argparse.Namespace) -> int:
 
 
 def _render(args: argparse.Namespace) -> int:
-    from sideagents_envs.buildings import scenes_root
     from sideagents_envs.config import ScenesConfig
-    from sideagents_envs.inspection import require_upright
-    from sideagents_envs.taskonomy import FOLDERS, TASKS, render_taskonomy
+    from sideagents_envs.episodes.bundled import scenes_root
+    from sideagents_envs.episodes.inspection import require_upright
+    from sideagents_envs.render.taskonomy import FOLDERS, TASKS, render_taskonomy
 
     for path in args.files:
         require_upright(path, "auto")

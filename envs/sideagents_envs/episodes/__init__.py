@@ -1,0 +1,1 @@
+"""Episodes: files, drawing, fixed lists, and the bundled buildings that they play in."""

@@ -1,0 +1,1 @@
+"""Pictures by ray casting, and targets of pixels computed with them."""

@@ -1,0 +1,1 @@
+"""Buildings as files: glTF, which way is up, triangles with textures and labels."""

@@ -1,0 +1,1 @@
+"""What is observed: spaces, and the map of visited places."""

@@ -1,0 +1,1 @@
+"""Tasks: reward, success, when an episode ends."""
