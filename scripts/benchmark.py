@@ -14,11 +14,11 @@ from typing import Any
 from sideagents.errors import SideAgentsError
 from sideagents.run.files import write_text
 from sideagents_envs.errors import EnvsError
-from sideagents_policies.cli.common import one_line
+from sideagents_policies.guard import one_line
 
 
 def env_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from sideagents_envs.benchmark import benchmark_env
+    from benchmarks.env import benchmark_env
 
     return benchmark_env(
         sizes=options.sizes,
@@ -31,7 +31,7 @@ def env_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def stack_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from sideagents_envs.habitat.benchmark import benchmark_stacks
+    from benchmarks.stacks import benchmark_stacks
 
     return benchmark_stacks(
         options.scene or (),
@@ -42,7 +42,7 @@ def stack_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def train_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from sideagents_policies.benchmark import CHOICES, benchmark_train
+    from benchmarks.train import CHOICES, benchmark_train
 
     return benchmark_train(
         options.only or CHOICES, quick=options.quick, progress=lambda line: print(line, file=sys.stderr, flush=True)
@@ -50,7 +50,7 @@ def train_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def nlp_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from sideagents.language.benchmark import benchmark_nlp
+    from benchmarks.nlp import benchmark_nlp
 
     return benchmark_nlp(
         options.only or (),
@@ -63,7 +63,7 @@ def nlp_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def adapt_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from sideagents.adapt.benchmark import benchmark_adapt
+    from benchmarks.adapt import benchmark_adapt
 
     return benchmark_adapt(
         options.only or (),

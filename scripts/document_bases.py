@@ -11,9 +11,9 @@ from typing import Any
 
 from sideagents.bases import SHIPPED, load_base, read_card
 from sideagents.bases.loading import WEIGHTS_FOLDER
-from sideagents.run.cells import read_rows
 from sideagents.run.files import write_text
-from sideagents_policies.tables import markdown_table, marked, with_note
+from sideagents_policies.evaluate.tables import markdown_table, marked, with_note
+from studies.cells import read_rows
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "bases.md"
 PROBE = PAGE.parent / "results" / "bases_probe.jsonl"

@@ -17,10 +17,10 @@ from sideagents.language.config import NlpConfig
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.train.pretrain import PretrainConfig
 from sideagents.train.student import StudentConfig
-from sideagents_policies.checks import MAY_CHANGE_ON_RESUME
+from sideagents_policies.agent.checks import MAY_CHANGE_ON_RESUME
 from sideagents_policies.config import AgentConfig
+from sideagents_policies.evaluate.tables import markdown_table
 from sideagents_policies.listing import rows
-from sideagents_policies.tables import markdown_table
 
 ADAPT_MEANINGS = {"kind": "what the file is for"}  # those of nlp too
 LIFELONG_MEANINGS = {

@@ -14,11 +14,14 @@ from typing import Any
 
 from sideagents.errors import SideAgentsError
 from sideagents.language.plots import plot_memory
-from sideagents.run.cells import newest_rows
 from sideagents.run.files import read_json, write_text
-from sideagents_policies import reproduce_domains, reproduce_lifelong, reproduce_nlp, reproduce_vision
-from sideagents_policies.reproduce import rows_of, table_of
-from sideagents_policies.tables import markdown_table, read_result, results_table
+from sideagents_policies.evaluate.tables import markdown_table, read_result, results_table
+from studies import domains as reproduce_domains
+from studies import lifelong as reproduce_lifelong
+from studies import nlp as reproduce_nlp
+from studies import vision as reproduce_vision
+from studies.cells import newest_rows
+from studies.navigation import rows_of, table_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"

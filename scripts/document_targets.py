@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from sideagents.train.sheet import target_sheet
-from sideagents_policies.cli.main import guarded
+from sideagents_policies.guard import guarded
 
 
 def main() -> int:

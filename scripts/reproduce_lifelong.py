@@ -2,8 +2,8 @@
 
 import sys
 
-from sideagents_policies.cli.main import guarded
-from sideagents_policies.reproduce_lifelong import main
+from sideagents_policies.guard import guarded
+from studies.lifelong import main
 
 if __name__ == "__main__":
     sys.exit(guarded(main))

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from glb import box, quad, write_glb
 
+from glb import box, quad, write_glb
 from sideagents_envs.buildings.generator import make_building
 from sideagents_envs.config import NavMeshConfig, ScenesConfig
 from sideagents_envs.episodes.files import generate_episodes, write_episodes

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+
 from shared_data import shared_data
 
 Part = tuple[np.ndarray, np.ndarray]

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from gymnasium.spaces import Discrete
-from tiny_env import SIZE, TinyVec, tiny_base
 
 from sideagents.errors import SideAgentsError
 from sideagents_envs import make_vec
 from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
 from sideagents_policies import EncodeOnce, PerEnvNoise, SideTunedPolicy, SideTunedPPO, StackKeys, parallel
-from sideagents_policies.clone import Cloner
 from sideagents_policies.config import AgentConfig, CloneConfig
+from sideagents_policies.train.cloning import Cloner
+from tiny_env import SIZE, TinyVec, tiny_base
 
 warnings.simplefilter("error")
 STEPS, UPDATES = 8, 2

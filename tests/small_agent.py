@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from glb import box, quad, write_glb
 from torch import nn
 
+from glb import box, quad, write_glb
 from sideagents_envs.config import NavMeshConfig
 from sideagents_envs.episodes.files import generate_episodes, write_episodes
 from sideagents_envs.walk.navmesh import cached_navmesh

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from test_adapt_invariants import adapted
 from torch import nn
 
 from sideagents.adapt import adapt
@@ -15,6 +14,7 @@ from sideagents.adapt.plots import kind_of_layer, own_layers, plot_own_layers, p
 from sideagents.adapt.taps import gates
 from sideagents.errors import SideAgentsError
 from sideagents.lifelong.plots import plot_sequence
+from test_adapt_invariants import adapted
 
 
 def width_of(path: Path) -> int:

@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from rendered_images import put_images
-from test_decathlon import put
-from test_lifelong_run import CLASSES, TEST, TRAIN, data  # noqa: F401
 from torch import nn
 
+from rendered_images import put_images
 from sideagents.adapt import ADAPTATIONS, adapt
 from sideagents.adapt import run as run_module
 from sideagents.adapt.config import AdaptConfig
@@ -28,6 +26,8 @@ from sideagents.train.readouts import make_readout
 from sideagents.train.supervised import judge
 from sideagents_policies.cli.main import main
 from sideagents_policies.jobs import read_adapt
+from test_decathlon import put
+from test_lifelong_run import CLASSES, TEST, TRAIN, data  # noqa: F401
 
 OPTIONS: dict[str, dict[str, Any]] = {"sidetune": {"side": "fcn4"}}
 

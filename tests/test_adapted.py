@@ -7,7 +7,6 @@ import json
 
 import pytest
 import torch
-from test_adapt_invariants import OPTIONS, adapted, network
 from torch import nn
 
 import sideagents
@@ -16,6 +15,7 @@ from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
 from sideagents.core.trainable import shared_view
 from sideagents.errors import CheckpointError, SideAgentsError
+from test_adapt_invariants import OPTIONS, adapted, network
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

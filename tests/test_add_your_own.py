@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_lifelong_run import data  # noqa: F401
 from torch import nn
 
 from sideagents.adapt import ADAPTATIONS, Adapted
@@ -19,6 +18,7 @@ from sideagents.core.methods import METHODS
 from sideagents.lifelong.learners import LEARNERS
 from sideagents.run import imports
 from sideagents_policies.cli.main import main
+from test_lifelong_run import data  # noqa: F401
 
 PAGE = Path(__file__).parents[1] / "docs" / "add-your-own.md"
 REGISTRIES: tuple[Any, ...] = (ADAPTATIONS, LEARNERS, MERGES, METHODS)

@@ -9,7 +9,7 @@ import pytest
 
 from sideagents.errors import SideAgentsError
 from sideagents_envs.config import TaskConfig
-from sideagents_policies.agents import (
+from sideagents_policies.evaluate.agents import (
     FORWARD,
     LEFT,
     RIGHT,

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from troubles import Hostile
 
 from sideagents.errors import CheckpointError
 from sideagents.run import arrays
 from sideagents.run.arrays import read_npy, read_npz, read_packed
+from troubles import Hostile
 
 
 def header(shape: tuple[int, ...], dtype: str = "<f8") -> bytes:

@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from hostile import refused, refused_by_command
+from sideagents_envs.task.pointnav import PointNavBatch
+from sideagents_policies.cli.main import main
 from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 from troubles import (
     Place,
@@ -35,9 +38,6 @@ from troubles import (
     train,
     without_folder,
 )
-
-from sideagents_envs.task.pointnav import PointNavBatch
-from sideagents_policies.cli.main import main
 
 
 @pytest.fixture(scope="module")

@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 import torch
-from hostile import contents
 from PIL import Image
-from rendered_images import put_images
 from safetensors.torch import save_file
-from test_adapt_invariants import adapted, network
-from test_cifar import put as put_pickle
-from test_decathlon import put as put_domain
-from test_lifelong_run import data  # noqa: F401
 from torch import nn
 
+from hostile import contents
+from rendered_images import put_images
 from sideagents.adapt import Adapted, adapt
 from sideagents.data.images import LabelledImages
 from sideagents.errors import SideAgentsError
 from sideagents_policies.cli.main import main
+from test_adapt_invariants import adapted, network
+from test_cifar import put as put_pickle
+from test_decathlon import put as put_domain
+from test_lifelong_run import data  # noqa: F401
 
 Words = Callable[[Path], list[str]]
 SMALL = ["base=cifar:resnet20", "base_weights=null", "epochs=1", "batch_size=8", "threads=1", "cache=codes"]

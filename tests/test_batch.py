@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from square_room import CAMERA, SquareRoom, SquareSimulator, StraightField, play, room
 
 from sideagents_envs.config import TaskConfig
 from sideagents_envs.episodes.sources import TrainingEpisodes
 from sideagents_envs.errors import EnvsError, EpisodeError
 from sideagents_envs.sensors.spaces import FORWARD, LEFT, RIGHT, STOP
 from sideagents_envs.task.pointnav import PointNavBatch
+from square_room import CAMERA, SquareRoom, SquareSimulator, StraightField, play, room
 
 
 def test_automatic_stop_spends_one_step():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sideagents.adapt.benchmark import benchmark_adapt, benchmark_cached_codes, benchmark_cached_epoch
+from benchmarks.adapt import benchmark_adapt, benchmark_cached_codes, benchmark_cached_epoch
 from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError

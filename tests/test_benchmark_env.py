@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from dataset_on_disk import make_dataset
 
-from sideagents_envs import benchmark
+from benchmarks import env as benchmark
+from dataset_on_disk import make_dataset
 from sideagents_envs.errors import EnvsError, SceneError
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark.py"

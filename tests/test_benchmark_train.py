@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from dataset_on_disk import make_dataset
 
+from benchmarks.bases import BASES, benchmark_base
+from benchmarks.timing import PARTS, Trainer, scatter, timed
+from benchmarks.train import QUICK, benchmark_config, benchmark_train, counted
+from dataset_on_disk import make_dataset
 from sideagents.errors import SideAgentsError
 from sideagents.run.precision import resolved
-from sideagents_policies.benchmark import QUICK, benchmark_config, benchmark_train, counted
-from sideagents_policies.benchmark_bases import BASES, benchmark_base
-from sideagents_policies.benchmark_timing import PARTS, Trainer, scatter, timed
-from sideagents_policies.build import build_venv
-from sideagents_policies.stack import StackKeys
+from sideagents_policies.views.environments import build_venv
+from sideagents_policies.views.stack import StackKeys
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 

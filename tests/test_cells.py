@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sideagents.errors import SideAgentsError
-from sideagents.run.cells import (
+from studies.cells import (
     Cell,
     Key,
     add_cell_options,

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from shared_data import shared_data
-from test_mosaics import noise, put_cifar
 
+from shared_data import shared_data
 from sideagents.data.cifar import load_cifar
 from sideagents.errors import SideAgentsError
+from test_mosaics import noise, put_cifar
 
 
 class Python2Pickler(pickle._Pickler):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from shared_data import shared_data
 
+from shared_data import shared_data
 from sideagents.bases import list_bases, load_base
 from sideagents.bases.cifar_resnet import CifarResNet
 from sideagents.errors import BaseError

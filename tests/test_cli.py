@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
-from sideagents_policies.checks import read_config, remarks
+from sideagents_policies.agent.checks import read_config, remarks
 from sideagents_policies.cli.main import main
 from sideagents_policies.config import ModelConfig
+from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 VERBS = ["train", "demos", "clone", "eval", "enjoy", "plot", "check", "list", "scenes", "pretrain"]
 VERBS += ["adapt", "relevance", "lifelong"]

@@ -12,25 +12,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 from sideagents.errors import CheckpointError, ConfigError, DivergedError, SideAgentsError
 from sideagents.run.checkpoint import load_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents.run.lock import locked
 from sideagents.run.scalars import read_scalars
-from sideagents_policies import clone as clone_module
-from sideagents_policies import demos as demos_module
-from sideagents_policies.build import load_agent, open_run
-from sideagents_policies.checks import default_config
+from sideagents_policies.agent.checks import default_config
+from sideagents_policies.agent.runs import load_agent, open_run
 from sideagents_policies.cli.main import main
-from sideagents_policies.clone import Cloner, clone, resume
 from sideagents_policies.config import DemosConfig
-from sideagents_policies.dagger import dagger_seed
-from sideagents_policies.demos import DemosError, collect
-from sideagents_policies.frames import returns_to_go
-from sideagents_policies.train import resume as resume_ppo
-from sideagents_policies.train import train
+from sideagents_policies.demos import collect as demos_module
+from sideagents_policies.demos.collect import DemosError, collect
+from sideagents_policies.demos.frames import returns_to_go
+from sideagents_policies.train import cloning as clone_module
+from sideagents_policies.train.cloning import Cloner, clone, resume
+from sideagents_policies.train.dagger import dagger_seed
+from sideagents_policies.train.reinforcement import resume as resume_ppo
+from sideagents_policies.train.reinforcement import train
+from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 DAGGER = ["clone.dagger_frames=128", "clone.dagger_round_frames=64", "clone.dagger_buffer_frames=150"]
 

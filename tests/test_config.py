@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 from safetensors.torch import save_file
-from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 from sideagents.bases import load_base
 from sideagents.bases.files import save_base
@@ -17,9 +16,11 @@ from sideagents.core.methods import build_perception
 from sideagents.data.taskonomy import data_root
 from sideagents.errors import ConfigError
 from sideagents.run.config import dump_config, load_config
-from sideagents_policies import checks, jobs, paths
+from sideagents_policies import jobs, paths
+from sideagents_policies.agent import checks
 from sideagents_policies.cli.main import main
 from sideagents_policies.config import AgentConfig
+from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*"))

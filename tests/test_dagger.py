@@ -10,10 +10,10 @@ import pytest
 import torch
 from stable_baselines3.common.distributions import CategoricalDistribution
 
+from sideagents_policies.agent.policy import PerEnvNoise
 from sideagents_policies.config import AgentConfig
-from sideagents_policies.dagger import Explorer, dagger_seed, round_steps
 from sideagents_policies.parallel import World
-from sideagents_policies.policy import PerEnvNoise
+from sideagents_policies.train.dagger import Explorer, dagger_seed, round_steps
 
 
 def config(**clone: int) -> AgentConfig:

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from small_agent import homes  # noqa: F401
 
+from demo import demo
 from sideagents.errors import SideAgentsError
-from sideagents_policies.demo import demo
+from small_agent import homes  # noqa: F401
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3.*")

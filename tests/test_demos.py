@@ -10,15 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_on_disk import make_habitat_dataset
-from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
+from dataset_on_disk import make_habitat_dataset
 from sideagents.errors import SideAgentsError
 from sideagents_envs.sensors.spaces import NO_ACTION
-from sideagents_policies.build import agent_base, build_venv, observation_space, stacked_keys
-from sideagents_policies.checks import default_config
+from sideagents_policies.agent.checks import default_config
 from sideagents_policies.config import AgentConfig
-from sideagents_policies.demos import (
+from sideagents_policies.demos.collect import (
     DemosError,
     ImageSource,
     _expert_config,
@@ -28,9 +26,12 @@ from sideagents_policies.demos import (
     read_demos,
     read_header,
 )
-from sideagents_policies.frames import DemoReader
-from sideagents_policies.minari_export import export_minari
-from sideagents_policies.store import FrameStore
+from sideagents_policies.demos.frames import DemoReader
+from sideagents_policies.demos.minari_export import export_minari
+from sideagents_policies.demos.store import FrameStore
+from sideagents_policies.views.environments import build_venv
+from sideagents_policies.views.plan import agent_base, observation_space, stacked_keys
+from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 LONG = ["task.max_steps=200"]  # enough for the expert to arrive
 
@@ -117,7 +118,7 @@ def test_read_as_the_environment_shows_it(homes, tmp_path, overrides):  # noqa: 
 
 def play(config):
     """Play what `collect` plays, through the agent's wrappers; return the first two episodes of each environment."""
-    from sideagents_policies.demos import _SEED
+    from sideagents_policies.demos.collect import _SEED
 
     venv = build_venv(_expert_config(config))
     venv.seed(int(np.random.SeedSequence([_SEED, config.seed, 0]).generate_state(1)[0]))
@@ -163,7 +164,7 @@ def test_images_of_scans_in_habitats_layout_are_rendered_again(tmp_path):
 
 
 def test_collecting_goes_on_where_it_stopped(config, tmp_path, monkeypatch):
-    from sideagents_policies import demos
+    from sideagents_policies.demos import collect as demos
 
     monkeypatch.setattr(demos, "PER_SHARD", 3)
     whole = collect(config, tmp_path / "whole")

@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from make_bases import SETTINGS, VIEWS
 from sideagents import ALPHAS, MERGES, METHODS, SIDES, FrozenBase, list_bases, save_base
 from sideagents.adapt import ADAPTATIONS
 from sideagents.adapt.config import AdaptConfig
@@ -29,17 +30,16 @@ from sideagents.language.methods import METHODS as LANGUAGE_METHODS
 from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.learners import LEARNERS
 from sideagents.lifelong.metrics import average_rank
-from sideagents.run.cells import newest_rows
 from sideagents.run.config import key_paths, load_config
 from sideagents.train.pretrain import PretrainConfig
 from sideagents_envs.config import TaskConfig
 from sideagents_envs.versions import LISTS_VERSION
-from sideagents_policies.agents import BASELINES
 from sideagents_policies.cli.common import OVERRIDE, Parser
 from sideagents_policies.cli.main import build_parser
 from sideagents_policies.config import AgentConfig
-from sideagents_policies.make_bases import SETTINGS, VIEWS
+from sideagents_policies.evaluate.agents import BASELINES
 from sideagents_policies.paths import config_kind, config_names, config_path
+from studies.cells import newest_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))

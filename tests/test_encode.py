@@ -3,11 +3,11 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
-from tiny_env import PlainImageEnv, TinyEnv, TinyVec, tiny_base
 
 from sideagents.errors import BaseError, SideAgentsError
-from sideagents_policies.encode import EncodeOnce
-from sideagents_policies.stack import StackKeys
+from sideagents_policies.views.encode import EncodeOnce
+from sideagents_policies.views.stack import StackKeys
+from tiny_env import PlainImageEnv, TinyEnv, TinyVec, tiny_base
 
 
 def encode(base, images):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from square_room import SquareRoom
 
 from sideagents_envs.buildings import make_building
 from sideagents_envs.config import NavMeshConfig
@@ -30,6 +29,7 @@ from sideagents_envs.errors import EpisodeError
 from sideagents_envs.scenes.scene import load_scene
 from sideagents_envs.versions import EPISODES_VERSION, NAVMESH_VERSION
 from sideagents_envs.walk.navmesh import NavMesh
+from square_room import SquareRoom
 
 ROW = {
     "episode_id": "7",

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from sideagents_policies.checks import default_config, read_config
-from sideagents_policies.estimates import estimates
+from sideagents_policies.agent.checks import default_config, read_config
+from sideagents_policies.train.estimates import estimates
 
 
 def test_the_paper_s_settings_are_estimated_without_the_weights() -> None:

@@ -12,7 +12,6 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
-from small_agent import homes  # noqa: F401
 
 from sideagents.errors import SideAgentsError
 from sideagents.run.devices import processor_name
@@ -22,13 +21,12 @@ from sideagents_envs.episodes.files import Episode, generate_episodes, read_epis
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.versions import LISTS_VERSION
 from sideagents_envs.walk.navmesh import cached_navmesh
-from sideagents_policies.agents import baseline
-from sideagents_policies.build import build_venv
-from sideagents_policies.checks import default_config
+from sideagents_policies.agent.checks import default_config
 from sideagents_policies.cli.main import main
 from sideagents_policies.config import EvalConfig
-from sideagents_policies.enjoy import GIF_FRAMES, record, record_baseline, write_video
-from sideagents_policies.evaluate import (
+from sideagents_policies.evaluate.agents import baseline
+from sideagents_policies.evaluate.enjoy import GIF_FRAMES, record, record_baseline, write_video
+from sideagents_policies.evaluate.evaluation import (
     METRICS,
     evaluate_baseline,
     evaluate_run,
@@ -36,8 +34,10 @@ from sideagents_policies.evaluate import (
     run_episodes,
     summarise,
 )
-from sideagents_policies.plot import average, labels_of, plot_runs, read_curves
-from sideagents_policies.train import train
+from sideagents_policies.evaluate.plot import average, labels_of, plot_runs, read_curves
+from sideagents_policies.train.reinforcement import train
+from sideagents_policies.views.environments import build_venv
+from small_agent import homes  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3.*")
 

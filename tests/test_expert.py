@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from mesh_shapes import box, join, room, shared_scene, two_storeys, wall
 
+from mesh_shapes import box, join, room, shared_scene, two_storeys, wall
 from sideagents_envs.config import TaskConfig
 from sideagents_envs.walk.expert import FORWARD, LEFT, RIGHT, STOP, expert_action
 from sideagents_envs.walk.navmesh import NavMesh

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from tiny_env import tiny_base
 
 from sideagents.errors import CheckpointError, SideAgentsError
-from sideagents_policies.extractor import GoalFeatures, SideTunedExtractor
+from sideagents_policies.agent.extractor import GoalFeatures, SideTunedExtractor
+from tiny_env import tiny_base
 
 RGB = spaces.Box(0, 255, (3, 32, 32), np.uint8)
 MAP = spaces.Box(0, 255, (3, 84, 84), np.uint8)

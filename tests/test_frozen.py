@@ -5,9 +5,9 @@ import io
 import pytest
 import torch
 from stable_baselines3 import PPO
-from tiny_env import TinyVec, tiny_base
 
 from sideagents_policies import EncodeOnce, SideTunedExtractor, SideTunedPolicy, SideTunedPPO
+from tiny_env import TinyVec, tiny_base
 
 CASES = [(PPO, False), (PPO, True), (SideTunedPPO, False), (SideTunedPPO, True)]
 

@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 import pytest
-from mesh_shapes import RADIUS, box, floor, join, ramp, room, rotation, taut, turned, two_storeys, wall
 
+from mesh_shapes import RADIUS, box, floor, join, ramp, room, rotation, taut, turned, two_storeys, wall
 from sideagents_envs.errors import EpisodeError
 from sideagents_envs.walk.navmesh import NavMesh
 

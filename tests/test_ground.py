@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from glb import box, quad, write_glb
 from mesh_shapes import shared_scene
-
 from sideagents_envs.buildings import make_building
 from sideagents_envs.episodes.files import generate_episodes, place
 from sideagents_envs.episodes.ground import OFF_M, Ground, on_ground

@@ -12,8 +12,6 @@ from sideagents_envs.habitat import importing
 if not importing.has_habitat_lab():
     pytest.skip("habitat-lab is not installed (the `habitat` extra)", allow_module_level=True)
 
-from small_agent import SMALL, homes  # noqa: F401
-
 from sideagents.errors import SideAgentsError
 from sideagents_envs.batch.build import BatchSpec, make_batch
 from sideagents_envs.config import HabitatConfig, NavMeshConfig, ScenesConfig, TaskConfig
@@ -23,8 +21,9 @@ from sideagents_envs.habitat.lab import lab_config
 from sideagents_envs.scenes.stage import SUFFIX
 from sideagents_envs.walk.navmesh import cached_navmesh
 from sideagents_policies import HabitatAgent
-from sideagents_policies.checks import read_config
+from sideagents_policies.agent.checks import read_config
 from sideagents_policies.cli.main import main
+from small_agent import SMALL, homes  # noqa: F401
 
 register()
 

@@ -15,14 +15,13 @@ from sideagents_envs.habitat import importing
 if not importing.has_habitat_lab():
     pytest.skip("habitat-lab is not installed (the `habitat` extra)", allow_module_level=True)
 
-from small_agent import homes  # noqa: F401
-
 from sideagents_envs import HabitatPointNavEnv
 from sideagents_envs.batch.build import BatchSpec, make_batch
 from sideagents_envs.batch.vec import make_vec
 from sideagents_envs.config import CameraConfig, HabitatConfig, ScenesConfig, TaskConfig
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat.lab import gpu_of
+from small_agent import homes  # noqa: F401
 
 EXPLICIT = TaskConfig(stop="explicit", rgb=False)
 OURS = HabitatConfig()

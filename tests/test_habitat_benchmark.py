@@ -3,15 +3,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from glb import box, quad, write_glb
 
+from glb import box, quad, write_glb
 from sideagents_envs.habitat import importing
 
 if not importing.has_habitat_lab():
     pytest.skip("habitat-lab is not installed (the `habitat` extra)", allow_module_level=True)
 
+from benchmarks import stacks as benchmark
 from sideagents_envs.errors import EnvsError
-from sideagents_envs.habitat import benchmark
 
 
 def test_every_stack_plays_the_same_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from glb import box, quad, write_glb
 
+from glb import box, quad, write_glb
 from sideagents_envs.habitat import importing
 
 if not importing.has_habitat_lab():

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from hostile import MARKER, refused, refused_by_command
 from pydantic import BaseModel
 
+from hostile import MARKER, refused, refused_by_command
 from sideagents.adapt.config import AdaptConfig
 from sideagents.adapt.relevance import RelevanceConfig
 from sideagents.language.config import NlpConfig

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hostile import refused, refused_by_command
+from sideagents_policies.agent import checks
+from sideagents_policies.cli.main import main
 from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 from troubles import Hostile, edited
-
-from sideagents_policies import checks
-from sideagents_policies.cli.main import main
 
 EVAL, RESUME, PLOT = ["eval"], ["train", "--resume"], ["plot"]
 CHECKPOINT = ("model.safetensors", "state.safetensors", "state.json", "meta.json")

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from glb import Builder, box, quad
 from hostile import refused, refused_by_command
-from small_agent import SMALL, _leave_generators_as_they_were, save_home  # noqa: F401
-
 from sideagents_envs.config import NavMeshConfig
 from sideagents_envs.episodes.files import generate_episodes, read_episodes, write_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.scenes.scene import load_scene
 from sideagents_envs.walk.navmesh import cached_navmesh
 from sideagents_policies.cli.main import main
+from small_agent import SMALL, _leave_generators_as_they_were, save_home  # noqa: F401
 
 COUNT = 150
 NEST: list[Any] = []

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from foreign_program import POSTSCRIPT, ghostscript_in_the_path
 from PIL import Image
 
+from foreign_program import POSTSCRIPT, ghostscript_in_the_path
 from sideagents.data.images import LabelledImages, fit_short, fit_square, read_image, read_images
 from sideagents.errors import SideAgentsError
 

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 from sideagents import SIDES
 from sideagents.errors import SideAgentsError
 from sideagents.run import imports
 from sideagents_policies.cli.main import main
+from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3.*")
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from glb import Part, box, quad, write_glb
 from mesh_shapes import shared_scene
-from small_agent import save_home
-
 from sideagents_envs.episodes.inspection import inspect_building, require_upright
 from sideagents_envs.errors import SceneError
 from sideagents_envs.scenes.scene import load_scene
 from sideagents_envs.scenes.stage import SUFFIX
 from sideagents_policies.cli.main import main
+from small_agent import save_home
 
 
 def home(path: Path, matrix: np.ndarray | None = None, ceiling: bool = True, scale: float = 1.0) -> Path:

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from mesh_shapes import two_storeys
 
 import sideagents_envs
+from mesh_shapes import two_storeys
 from sideagents_envs.walk.navmesh import NavMesh
 
 LINE = "compiling the simulator (once on this machine, up to a minute)\n"

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 if find_spec("transformers") is None:
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
-from test_ladder import IDS, INPUTS, MODELS, SMALL, bert, ladder, llama, t5
 from transformers import BertConfig, BertLMHeadModel, T5Config, T5ForConditionalGeneration
 
 from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel
 from sideagents.ladder.blocks import Feed, Reader
+from test_ladder import IDS, INPUTS, MODELS, SMALL, bert, ladder, llama, t5
 
 DESIGNS: list[dict[str, Any]] = [
     {"block": "adapter"},

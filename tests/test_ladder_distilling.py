@@ -12,10 +12,9 @@ from torch.nn import functional as F
 if find_spec("transformers") is None:
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
-from test_ladder import INPUTS, MODELS, bert, ladder, llama, t5
-
 from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel, distil
+from test_ladder import INPUTS, MODELS, bert, ladder, llama, t5
 
 
 @pytest.mark.parametrize("make", MODELS)

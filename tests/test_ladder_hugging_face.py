@@ -14,13 +14,13 @@ if find_spec("transformers") is None:
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
 import transformers
-from test_ladder import INPUTS, MODELS, SMALL, bert, ladder, llama, t5, vit
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, T5Config
 
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder import LadderModel
 from sideagents.run.tensors import load_tensors
+from test_ladder import INPUTS, MODELS, SMALL, bert, ladder, llama, t5, vit
 
 
 def test_clip_s_tower_of_images() -> None:

@@ -17,13 +17,13 @@ if find_spec("transformers") is None:
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
 import transformers
-from test_ladder import IDS, INPUTS, MODELS, SMALL, bert, ladder, llama, t5, vit
 from transformers import BertConfig, BertForQuestionAnswering, BertModel
 
 from sideagents.core.groups import parameter_groups
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder import LadderModel
 from sideagents.run.tensors import load_tensors, save_tensors
+from test_ladder import IDS, INPUTS, MODELS, SMALL, bert, ladder, llama, t5, vit
 
 
 @pytest.mark.parametrize("make", MODELS)

@@ -18,13 +18,12 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 if find_spec("transformers") is None:
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
-from test_ladder import bert, ladder, llama, t5
-
 from sideagents.core.base import FrozenBase
 from sideagents.core.sidetuned import SideTuned
 from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel
 from sideagents.run.tensors import load_tensors, save_tensors
+from test_ladder import bert, ladder, llama, t5
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_ladder import IDS, INPUTS, MASK, MODELS, SMALL, bert, llama, t5
 from torch import nn
 from transformers import (
     BertModel,
@@ -19,6 +18,7 @@ from transformers import (
 from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel, fisher_importance
 from sideagents.ladder.pruning import pruned
+from test_ladder import IDS, INPUTS, MASK, MODELS, SMALL, bert, llama, t5
 
 R = 2
 

@@ -16,10 +16,10 @@ if find_spec("transformers") is None:
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
 import transformers
-from test_ladder import INPUTS, MODELS, SMALL, bert, ladder, llama, t5
 
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder import LadderModel, fisher_importance
+from test_ladder import INPUTS, MODELS, SMALL, bert, ladder, llama, t5
 
 
 class Int8(nn.Module):

@@ -14,11 +14,11 @@ if find_spec("transformers") is None:
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
 import transformers
-from test_ladder import IDS, INPUTS, MASK, bert, ladder, llama, t5, vit
 from transformers import T5Config, T5ForConditionalGeneration
 
 from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel, distil
+from test_ladder import IDS, INPUTS, MASK, bert, ladder, llama, t5, vit
 
 REGIONS = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(2))
 THERE = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])

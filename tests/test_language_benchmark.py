@@ -15,8 +15,8 @@ import torch
 if find_spec("peft") is None:
     pytest.skip("PEFT is not installed (the `nlp` extra)", allow_module_level=True)
 
+from benchmarks.nlp import CHOICES, benchmark_nlp, measure
 from sideagents.errors import SideAgentsError
-from sideagents.language.benchmark import CHOICES, benchmark_nlp, measure
 from sideagents.language.cost import training_cost
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_ladder import INPUTS, bert, llama, t5
 
 from sideagents.core.memory import peak_bytes
 from sideagents.errors import SideAgentsError
 from sideagents.language.methods import METHODS, adapters, lora, lst
+from test_ladder import INPUTS, bert, llama, t5
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "adapters": {"width": 4}, "lora": {"rank": 2}, "lst": {"reduction": 4}, "prompt": {"tokens": 3},

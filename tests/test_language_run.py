@@ -14,8 +14,6 @@ import torch
 if find_spec("transformers") is None:
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
-from test_language_models import tiny, tiny_model  # noqa: F401
-
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
 from sideagents.language import run as module
 from sideagents.language.build import build
@@ -29,6 +27,7 @@ from sideagents.run.precision import autocast
 from sideagents.run.tensors import load_tensors
 from sideagents_policies.cli.main import main
 from sideagents_policies.jobs import read_nlp
+from test_language_models import tiny, tiny_model  # noqa: F401
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "adapters": {"width": 4},

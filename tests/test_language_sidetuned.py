@@ -13,14 +13,13 @@ import torch
 if find_spec("transformers") is None:
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
-from test_language_models import tiny  # noqa: F401
-
 from sideagents.errors import SideAgentsError
 from sideagents.language.methods import METHODS, features, lst, sidetune
 from sideagents.language.models import import_transformers, load_model, load_tokenizer
 from sideagents.language.sidetuned import SideTunedText, side_tower, tower_of
 from sideagents.language.states import Encoder, StatesTooLarge, cached_states, states_read
 from sideagents.language.texts import Texts, tokenised
+from test_language_models import tiny  # noqa: F401
 
 WORDS = ("the dog sleeps", "a man runs in the garden .", "who eats", "the red house is not in the garden")
 

@@ -12,12 +12,11 @@ import torch
 if find_spec("transformers") is None:
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
-from test_language_models import tiny  # noqa: F401
-
 from sideagents.errors import SideAgentsError
 from sideagents.language.models import load_tokenizer
 from sideagents.language.spans import read_answers, windows_of
 from sideagents.language.squad import Question
+from test_language_models import tiny  # noqa: F401
 
 CONTEXT = "The man sits in the garden. The dog sleeps in the red house."
 ASKED = [

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rendered_images import put_images
-from test_cifar import put
 
+from rendered_images import put_images
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.lifelong import run as run_module
 from sideagents.lifelong.config import LifelongConfig
@@ -22,6 +21,7 @@ from sideagents.run.config import load_config
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
 from sideagents_policies.cli.main import main
+from test_cifar import put
 
 CLASSES, TRAIN, TEST = 4, 24, 8
 FORGET_NOTHING = ("sidetune", "features", "independent", "pnn")

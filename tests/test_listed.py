@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_on_disk import ROOMS, make_habitat_dataset
 
+from dataset_on_disk import ROOMS, make_habitat_dataset
 from sideagents_envs.batch.vec import make_vec
 from sideagents_envs.config import CameraConfig, NavMeshConfig, ScenesConfig, TaskConfig
 from sideagents_envs.episodes.files import Episode, content_files, write_episodes

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from small_agent import homes  # noqa: F401
 
-from sideagents_policies.make_bases import _features, states
+from make_bases import _features, states
+from small_agent import homes  # noqa: F401
 
 
 def test_states_are_images_with_the_expert_s_next_action(homes: list[str]) -> None:  # noqa: F811

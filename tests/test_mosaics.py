@@ -13,8 +13,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from shared_data import shared_data
 
+from shared_data import shared_data
 from sideagents.data.mosaics import load_mosaics
 from sideagents.errors import SideAgentsError
 

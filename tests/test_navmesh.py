@@ -4,9 +4,9 @@ import math
 import numpy as np
 import pytest
 import trimesh
-from mesh_shapes import RADIUS, box, floor, join, quad, ramp, room, rotation, shared_scene, turned, two_storeys, wall
 from PIL import Image
 
+from mesh_shapes import RADIUS, box, floor, join, quad, ramp, room, rotation, shared_scene, turned, two_storeys, wall
 from sideagents_envs.config import NavMeshConfig
 from sideagents_envs.errors import EnvsError, SceneError
 from sideagents_envs.walk.navmesh import NavMesh, cached_navmesh

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sideagents_policies.panels import HEADER, PANEL, CodePalette, TopDown, compose, enlarge
+from sideagents_policies.evaluate.panels import HEADER, PANEL, CodePalette, TopDown, compose, enlarge
 
 
 def test_enlarge_keeps_pixels_sharp() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dataset_on_disk import make_dataset
 
+from dataset_on_disk import make_dataset
 from sideagents_policies import parallel
 
 WORKER = Path(__file__).with_name("parallel_worker.py")

@@ -6,11 +6,11 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from test_adapt_invariants import network
 from torch import nn
 
 from sideagents.adapt import adapt
 from sideagents.errors import SideAgentsError
+from test_adapt_invariants import network
 
 if find_spec("peft") is None:
     pytest.skip("PEFT is not installed (the `nlp` extra)", allow_module_level=True)

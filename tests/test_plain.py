@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_adapt_invariants import network
 from torch import nn
 
 from sideagents.adapt import adapt
 from sideagents.bases.resnet26 import ResNet26
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
+from test_adapt_invariants import network
 
 
 def test_from_scratch_a_known_architecture_draws_as_it_always_does():

@@ -7,15 +7,15 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
-from dataset_on_disk import lent_dataset
 from gymnasium.utils.env_checker import check_env as gymnasium_check
-from square_room import CAMERA
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
+from dataset_on_disk import lent_dataset
 from sideagents_envs.batch.env import PointNavEnv
 from sideagents_envs.config import TaskConfig
 from sideagents_envs.errors import EnvsError, EpisodeError
 from sideagents_envs.sensors.spaces import FORWARD, LEFT, STOP
+from square_room import CAMERA
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
-from tiny_env import PlainImageEnv, TinyEnv, TinyVec, tiny_base
 
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents_policies import PerEnvNoise, SideTunedExtractor, SideTunedPolicy, SideTunedPPO
-from sideagents_policies.encode import EncodeOnce
+from sideagents_policies.views.encode import EncodeOnce
+from tiny_env import PlainImageEnv, TinyEnv, TinyVec, tiny_base
 
 SPACE = spaces.Dict(rgb=spaces.Box(0, 255, (3, 32, 32), np.uint8), goal=spaces.Box(-9, 9, (3,), np.float32))
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
-from tiny_env import PlainImageEnv, TinyEnv, TinyVec, tiny_base
 
 from sideagents.errors import CheckpointError, DivergedError, SideAgentsError
 from sideagents.run.packing import pack_state, unpack_state
 from sideagents_policies import EncodeOnce, PerEnvNoise, SideTunedPolicy, SideTunedPPO, StackKeys
-from sideagents_policies.ppo import _normalised, check_statistics, expert_cross_entropy
-from sideagents_policies.stack import ExpertLabels, environment_state, restore_environment
+from sideagents_policies.agent.ppo import _normalised, check_statistics, expert_cross_entropy
+from sideagents_policies.views.stack import ExpertLabels, environment_state, restore_environment
+from tiny_env import PlainImageEnv, TinyEnv, TinyVec, tiny_base
 
 ENVS, STEPS = 4, 8
 

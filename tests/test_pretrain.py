@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rendered_images import put_images
 
+from rendered_images import put_images
 from sideagents import train
 from sideagents.bases import load_base, read_card
 from sideagents.data.taskonomy import read_taskonomy

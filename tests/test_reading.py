@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from foreign_program import POSTSCRIPT, ghostscript_in_the_path
 from PIL import Image
 
+from foreign_program import POSTSCRIPT, ghostscript_in_the_path
 from sideagents_envs.errors import EpisodeError, SceneError
 from sideagents_envs.reading import decoded, read_regular, shortened, unpacked
 

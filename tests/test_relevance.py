@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_lifelong_run import data  # noqa: F401
 
 from sideagents.adapt import relevance as module
 from sideagents.adapt.relevance import RelevanceConfig, each_base, relevance, table_of
 from sideagents.errors import ConfigError
 from sideagents_policies.cli.main import main
+from test_lifelong_run import data  # noqa: F401
 
 
 def configured(data: Path, runs: Path, **changes: Any) -> RelevanceConfig:  # noqa: F811

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from glb import Part, box, quad, write_glb
 
+from glb import Part, box, quad, write_glb
 from sideagents_envs.config import CameraConfig
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.render.rays import CHANNELS, Renderer

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from sideagents.run.cells import Cell
 from sideagents.run.config import config_hash
 from sideagents.run.precision import resolved
 from sideagents_envs.versions import LISTS_VERSION
-from sideagents_policies import reproduce
-from sideagents_policies.reproduce import STEPS, config_of, keys_of, main, settings_of, table_of
+from studies import navigation as reproduce
+from studies.cells import Cell
+from studies.navigation import STEPS, config_of, keys_of, main, settings_of, table_of
 
 STAT = {"mean": 0.5, "low": 0.4, "high": 0.6}
 

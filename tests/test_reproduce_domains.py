@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from test_lifelong_run import data  # noqa: F401
 
 from sideagents.adapt.config import AdaptConfig
 from sideagents.bases.files import save_base
 from sideagents.bases.resnet26 import ResNet26
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
-from sideagents.run.cells import Cell, read_rows
 from sideagents.run.config import load_config
-from sideagents_policies import reproduce_domains as module
 from sideagents_policies.paths import config_path
-from sideagents_policies.reproduce_domains import DOMAINS, METHODS, OFTEN, keys_of, main, table_of, words_of, work
+from studies import domains as module
+from studies.cells import Cell, read_rows
+from studies.domains import DOMAINS, METHODS, OFTEN, keys_of, main, table_of, words_of, work
+from test_lifelong_run import data  # noqa: F401
 
 
 @pytest.fixture(scope="module")

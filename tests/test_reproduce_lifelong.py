@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sideagents.errors import SideAgentsError
-from sideagents_policies import reproduce_lifelong as module
-from sideagents_policies.reproduce_lifelong import (
+from studies import lifelong as module
+from studies.lifelong import (
     COMPARISONS,
     best_strength,
     cells_of,

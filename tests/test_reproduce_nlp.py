@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from sideagents.errors import SideAgentsError
-from sideagents.run.cells import Cell
-from sideagents_policies import reproduce_nlp as module
 from sideagents_policies.jobs import read_nlp
-from sideagents_policies.nlp_methods import CURVES, DESIGNS, GLUE, METHODS, RATES
-from sideagents_policies.reproduce_nlp import (
+from studies import nlp as module
+from studies.cells import Cell
+from studies.nlp import (
     best_rate,
     curves_table,
     designs_table,
@@ -27,6 +26,7 @@ from sideagents_policies.reproduce_nlp import (
     squad_table,
     words_of,
 )
+from studies.nlp_grid import CURVES, DESIGNS, GLUE, METHODS, RATES
 
 
 def put(results: Path, table: str, key: dict[str, Any], **row: Any) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_adapt_run import configured
-from test_lifelong_run import data  # noqa: F401
 
 from sideagents.adapt.run import absent_data, adapt_run
 from sideagents.errors import ConfigError, SideAgentsError
-from sideagents_policies import reproduce_vision as module
-from sideagents_policies.reproduce_vision import MADE, TABLES, main, settings_of, table_of
+from studies import vision as module
+from studies.vision import MADE, TABLES, main, settings_of, table_of
+from test_adapt_run import configured
+from test_lifelong_run import data  # noqa: F401
 
 
 def keys(table: str) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.utils import set_random_seed
 
-from sideagents_policies.rollout import DictRollout, Rollout
+from sideagents_policies.agent.rollout import DictRollout, Rollout
 
 BOX = spaces.Box(0, 255, (2, 3), np.uint8)
 STEPS, ENVS = 5, 3

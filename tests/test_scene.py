@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import trimesh
-from foreign_program import POSTSCRIPT, ghostscript_in_the_path
-from glb import Builder, Part, box, quad, write_glb
 
 import sideagents_envs.scenes.scene as scene_module
+from foreign_program import POSTSCRIPT, ghostscript_in_the_path
+from glb import Builder, Part, box, quad, write_glb
 from sideagents_envs.errors import SceneError
 from sideagents_envs.scenes.scene import SceneMesh, load_scene, scene_digest
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rendered_images import put_images
 
+from rendered_images import put_images
 from sideagents.errors import SideAgentsError
 from sideagents.train.sheet import contact_sheet, target_sheet
 

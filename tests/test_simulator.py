@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_on_disk import lent_dataset
-from square_room import CAMERA
 
+from dataset_on_disk import lent_dataset
 from sideagents_envs.errors import SceneError
 from sideagents_envs.simulators.embedded import EmbeddedWorld
+from square_room import CAMERA
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from square_room import SquareSimulator, continued, plain, room, training
 
 from sideagents_envs.episodes.sources import TrainingEpisodes
 from sideagents_envs.errors import EnvsError
+from square_room import SquareSimulator, continued, plain, room, training
 
 
 def test_buildings_are_dealt_and_sharding_changes_nothing():

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecTransposeImage
-from tiny_env import TinyEnv, TinyVec
 
 from sideagents.errors import SideAgentsError
-from sideagents_policies.stack import ExpertLabels, StackKeys, environment_state, restore_environment
+from sideagents_policies.views.stack import ExpertLabels, StackKeys, environment_state, restore_environment
+from tiny_env import TinyEnv, TinyVec
 
 
 class Numbered(VecEnvWrapper):

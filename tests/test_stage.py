@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from glb import box, write_glb
 
+from glb import box, write_glb
 from sideagents_envs.errors import SceneError
 from sideagents_envs.scenes.scene import load_scene, scene_digest
 from sideagents_envs.scenes.stage import SUFFIX, find_stage, with_up

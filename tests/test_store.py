@@ -10,9 +10,9 @@ import torch
 from gymnasium import spaces
 
 from sideagents.errors import SideAgentsError
-from sideagents_policies import store as store_module
-from sideagents_policies.stack import Stacking
-from sideagents_policies.store import Frames, FrameStore
+from sideagents_policies.demos import store as store_module
+from sideagents_policies.demos.store import Frames, FrameStore
+from sideagents_policies.views.stack import Stacking
 
 CPU = torch.device("cpu")
 SPACE = spaces.Dict(

@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_adapt_run import configured as adapt_config
-from test_lifelong_run import configured as lifelong_config
-from test_lifelong_run import data  # noqa: F401
 from torch import nn
 
 from sideagents.adapt import adapt
@@ -26,6 +23,9 @@ from sideagents.run.tensors import load_tensors, save_tensors
 from sideagents.train import student as student_module
 from sideagents.train.distil import code_error
 from sideagents.train.student import StudentConfig, absent_teachers, distil_side, load_classifier, load_decoder
+from test_adapt_run import configured as adapt_config
+from test_lifelong_run import configured as lifelong_config
+from test_lifelong_run import data  # noqa: F401
 
 IMAGES = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 QUICK = {"epochs": 2, "batch_size": 8, "precision": "float32"}

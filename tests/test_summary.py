@@ -5,18 +5,13 @@ from __future__ import annotations
 from contextlib import closing
 
 import pytest
-from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
-from sideagents_policies.build import (
-    agent_base,
-    build_agent,
-    build_policy,
-    build_venv,
-    observation_space,
-    stacked_keys,
-)
-from sideagents_policies.checks import default_config
-from sideagents_policies.summary import describe, rollout_bytes
+from sideagents_policies.agent.build import build_agent, build_policy
+from sideagents_policies.agent.checks import default_config
+from sideagents_policies.train.summary import describe, rollout_bytes
+from sideagents_policies.views.environments import build_venv
+from sideagents_policies.views.plan import agent_base, observation_space, stacked_keys
+from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 
 def test_the_processes_are_those_that_really_train(homes):  # noqa: F811

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_adapt_invariants import network
 
 from sideagents.adapt import Adapted, adapt
 from sideagents.adapt.residual import adapted_convs
 from sideagents.adapt.svd import LowRankAdapter, compress_adapters
 from sideagents.errors import SideAgentsError
+from test_adapt_invariants import network
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

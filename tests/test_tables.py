@@ -9,7 +9,7 @@ import pytest
 
 from sideagents.errors import SideAgentsError
 from sideagents_envs.versions import LISTS_VERSION
-from sideagents_policies.tables import markdown_table, read_result, results_table
+from sideagents_policies.evaluate.tables import markdown_table, read_result, results_table
 
 STAT = {"mean": 0.5, "low": 0.4, "high": 0.61}
 

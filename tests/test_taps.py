@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_adapt_invariants import adapted, network, train
 from torch import nn
 
 from sideagents.adapt import adapt
 from sideagents.adapt.taps import START, TAU, Gated, gates
 from sideagents.bases.timm_base import import_timm
 from sideagents.errors import BaseError, CheckpointError
+from test_adapt_invariants import adapted, network, train
 
 
 def test_one_gate_by_hand():

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small_agent import SMALL, _leave_generators_as_they_were, homes  # noqa: F401
 
 from sideagents.bases import load_base, save_base
 from sideagents.core.base import FrozenBase
@@ -27,14 +26,16 @@ from sideagents.run.lock import locked
 from sideagents.run.scalars import read_scalars
 from sideagents_envs.errors import EnvsError
 from sideagents_policies import parallel
-from sideagents_policies.build import agent_base, load_agent, observation_space
-from sideagents_policies.checks import default_config
+from sideagents_policies.agent.checks import default_config
+from sideagents_policies.agent.extractor import SideTunedExtractor
+from sideagents_policies.agent.ppo import SideTunedPPO
+from sideagents_policies.agent.runs import load_agent
 from sideagents_policies.cli.main import main
-from sideagents_policies.evaluate import evaluate_run
-from sideagents_policies.extractor import SideTunedExtractor
-from sideagents_policies.ppo import SideTunedPPO
-from sideagents_policies.session import reopen
-from sideagents_policies.train import resume, train
+from sideagents_policies.evaluate.evaluation import evaluate_run
+from sideagents_policies.train.reinforcement import resume, train
+from sideagents_policies.train.session import reopen
+from sideagents_policies.views.plan import agent_base, observation_space
+from small_agent import SMALL, _leave_generators_as_they_were, homes  # noqa: F401
 
 
 def latest(run: Path) -> Path:
@@ -104,7 +105,9 @@ def test_only_the_critic_learns_at_first(homes, tmp_path):  # noqa: F811
     after = load_agent(run).policy
     config = default_config([*homes, f"runs={tmp_path}"])
     torch.manual_seed(config.seed)
-    from sideagents_policies.build import agent_base, build_agent, build_venv
+    from sideagents_policies.agent.build import build_agent
+    from sideagents_policies.views.environments import build_venv
+    from sideagents_policies.views.plan import agent_base
 
     venv = build_venv(config)
     fresh = build_agent(config, venv, agent_base(config)).policy

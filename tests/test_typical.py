@@ -8,15 +8,15 @@ from typing import Any
 import imageio.v2 as imageio
 import numpy as np
 import pytest
-from small_agent import homes  # noqa: F401
 
 from sideagents.errors import SideAgentsError
-from sideagents_policies import typical
-from sideagents_policies.checks import default_config
-from sideagents_policies.evaluate import play_run
-from sideagents_policies.panels import HEADER, PANEL
-from sideagents_policies.train import train
-from sideagents_policies.typical import beside, by_length, record_typical, told
+from sideagents_policies.agent.checks import default_config
+from sideagents_policies.evaluate import typical
+from sideagents_policies.evaluate.evaluation import play_run
+from sideagents_policies.evaluate.panels import HEADER, PANEL
+from sideagents_policies.evaluate.typical import beside, by_length, record_typical, told
+from sideagents_policies.train.reinforcement import train
+from small_agent import homes  # noqa: F401
 
 
 def rows(*steps: int, success: float = 1.0) -> list[dict[str, Any]]:

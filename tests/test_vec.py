@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_on_disk import lent_dataset
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import sideagents_envs
+from dataset_on_disk import lent_dataset
 from sideagents_envs.batch.build import BatchSpec, make_batch
 from sideagents_envs.batch.vec import PointNavVecEnv, make_vec
 from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from glb import box, write_glb
 from safetensors.torch import load_file, save_file
+
+from glb import box, write_glb
 
 
 @dataclass

@@ -5,14 +5,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sideagents_policies.encode import EncodeOnce as EncodeOnce
-    from sideagents_policies.extractor import SideTunedExtractor as SideTunedExtractor
-    from sideagents_policies.habitat_agent import HabitatAgent as HabitatAgent
-    from sideagents_policies.policy import PerEnvNoise as PerEnvNoise
-    from sideagents_policies.policy import SideTunedPolicy as SideTunedPolicy
-    from sideagents_policies.ppo import SideTunedPPO as SideTunedPPO
-    from sideagents_policies.stack import ExpertLabels as ExpertLabels
-    from sideagents_policies.stack import StackKeys as StackKeys
+    from sideagents_policies.agent.extractor import SideTunedExtractor as SideTunedExtractor
+    from sideagents_policies.agent.policy import PerEnvNoise as PerEnvNoise
+    from sideagents_policies.agent.policy import SideTunedPolicy as SideTunedPolicy
+    from sideagents_policies.agent.ppo import SideTunedPPO as SideTunedPPO
+    from sideagents_policies.evaluate.habitat_agent import HabitatAgent as HabitatAgent
+    from sideagents_policies.views.encode import EncodeOnce as EncodeOnce
+    from sideagents_policies.views.stack import ExpertLabels as ExpertLabels
+    from sideagents_policies.views.stack import StackKeys as StackKeys
 
 # habitat-lab brings the old gym, which stable-baselines3 imports where it is and which prints its advice every time.
 # sideagents_envs does the same for itself, and would be too late here.
@@ -21,14 +21,14 @@ if find_spec("gym_notices") is not None:
 
 # Loaded on first use: `sideagents --help` must not wait for torch.
 _HOMES = {
-    "EncodeOnce": "encode",
-    "ExpertLabels": "stack",
-    "HabitatAgent": "habitat_agent",
-    "PerEnvNoise": "policy",
-    "SideTunedExtractor": "extractor",
-    "SideTunedPPO": "ppo",
-    "SideTunedPolicy": "policy",
-    "StackKeys": "stack",
+    "EncodeOnce": "views.encode",
+    "ExpertLabels": "views.stack",
+    "HabitatAgent": "evaluate.habitat_agent",
+    "PerEnvNoise": "agent.policy",
+    "SideTunedExtractor": "agent.extractor",
+    "SideTunedPPO": "agent.ppo",
+    "SideTunedPolicy": "agent.policy",
+    "StackKeys": "views.stack",
 }
 __all__ = list(_HOMES)
 

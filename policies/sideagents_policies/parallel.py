@@ -45,6 +45,9 @@ class World:
         return self.rank == 0
 
 
+ALONE = World()
+
+
 class LostPeer(SideAgentsError):
     """Another of the processes that train together has ended; why, it says itself, or its end code."""
 

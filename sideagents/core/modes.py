@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from torch import nn
 
 
+class HasParts(Protocol):
+    """A network, or what looks like one."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Yield all parts."""
+
+
 @contextmanager
-def modes_kept(module: nn.Module) -> Iterator[None]:
+def modes_kept(module: HasParts) -> Iterator[None]:
     """Give every part of a network the mode back that it had, also after an error."""
     modes = [(part, part.training) for part in module.modules()]
     try:

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sideagents.core.modes import modes_kept
 from sideagents.errors import SideAgentsError
 
-if TYPE_CHECKING:
-    from sideagents.ladder.model import LadderModel
+
+class Ladder(Protocol):
+    """What distilling asks of a ladder."""
+
+    backbone: nn.Module
+    twins: nn.ModuleDict
+    up: nn.Linear
+
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        """Return the model's output."""
+
+    def last_states(self, **inputs: Any) -> tuple[Tensor, Tensor]:
+        """Return the last hidden states (B, T, C) of side and backbone."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Yield all parts."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
 
 
-def distil(ladder: LadderModel, batches: Iterable[Mapping[str, Tensor]], learning_rate: float = 1e-3) -> list[float]:
+def distil(ladder: Ladder, batches: Iterable[Mapping[str, Tensor]], learning_rate: float = 1e-3) -> list[float]:
     """Let a ladder's side learn the output of its own backbone; return the loss of each batch.
 
     batches: inputs as the backbone takes them, each of one step of Adam; for several epochs, give them again. Of a
@@ -43,7 +63,7 @@ def distil(ladder: LadderModel, batches: Iterable[Mapping[str, Tensor]], learnin
     return losses
 
 
-def _of_words(ladder: LadderModel, batch: Mapping[str, Tensor]) -> Tensor:
+def _of_words(ladder: Ladder, batch: Mapping[str, Tensor]) -> Tensor:
     with torch.no_grad():
         words = {name: given for name, given in batch.items() if not name.startswith("visual")}
         wanted = F.log_softmax(ladder.backbone(**words).logits.float(), dim=-1)
@@ -52,7 +72,7 @@ def _of_words(ladder: LadderModel, batch: Mapping[str, Tensor]) -> Tensor:
     return _mean(apart, batch)
 
 
-def _of_states(ladder: LadderModel, batch: Mapping[str, Tensor]) -> Tensor:
+def _of_states(ladder: Ladder, batch: Mapping[str, Tensor]) -> Tensor:
     found, wanted = ladder.last_states(**batch)
     apart = (found - wanted).float().square().mean(dim=-1) / wanted.float().square().mean()
     return _mean(apart, batch)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from sideagents_policies.cli.common import (
     Parser,
-    UsageError,
     Verbs,
     add_import,
     add_verb,
@@ -20,6 +19,7 @@ from sideagents_policies.cli.common import (
     split_words,
     user_path,
 )
+from sideagents_policies.guard import UsageError
 
 if TYPE_CHECKING:
     from sideagents_policies.config import AgentConfig
@@ -148,7 +148,7 @@ def _add_playing(verb: Parser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from sideagents_policies.train import resume, train
+    from sideagents_policies.train.reinforcement import resume, train
 
     if args.resume is not None:
         resume(args.resume, *optional_target(args))
@@ -158,20 +158,20 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _demos(args: argparse.Namespace) -> int:
-    from sideagents_policies.demos import collect, default_folder
+    from sideagents_policies.demos.collect import collect, default_folder
 
     config = checked_config(args, networks=False)  # the expert acts alone
     folder = collect(config, default_folder(config) if args.out is None else args.out)
     print(f"demonstrations: {folder}")
     if args.minari is not None:
-        from sideagents_policies.minari_export import export_minari
+        from sideagents_policies.demos.minari_export import export_minari
 
         print(f"Minari data set: {export_minari(folder, config, args.minari)}")
     return 0
 
 
 def _clone(args: argparse.Namespace) -> int:
-    from sideagents_policies.clone import clone, resume
+    from sideagents_policies.train.cloning import clone, resume
 
     if args.resume is not None:
         resume(args.resume, *optional_target(args), demos=args.demos)
@@ -181,7 +181,7 @@ def _clone(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from sideagents_policies.evaluate import evaluate_baseline, evaluate_run, evaluate_runs
+    from sideagents_policies.evaluate.evaluation import evaluate_baseline, evaluate_run, evaluate_runs
 
     if args.json is not None and args.json.is_dir():
         raise UsageError(f"--json {args.json}: is a folder")
@@ -217,7 +217,7 @@ def _chosen(run: str, args: argparse.Namespace) -> Path:
 
 def _baseline_config(args: argparse.Namespace) -> AgentConfig:
     """Return the configuration that a baseline plays under: the one named, else the defaults; data must be there."""
-    from sideagents_policies.checks import default_config, read_config, require_data
+    from sideagents_policies.agent.checks import default_config, read_config, require_data
 
     name, overrides = optional_target(args)
     config = default_config(overrides) if name is None else read_config(name, overrides)
@@ -227,7 +227,7 @@ def _baseline_config(args: argparse.Namespace) -> AgentConfig:
 
 
 def _enjoy(args: argparse.Namespace) -> int:
-    from sideagents_policies.enjoy import record, record_baseline
+    from sideagents_policies.evaluate.enjoy import record, record_baseline
 
     options = {
         "episode": args.episode,
@@ -247,7 +247,7 @@ def _enjoy(args: argparse.Namespace) -> int:
 
 
 def _plot(args: argparse.Namespace) -> int:
-    from sideagents_policies.plot import plot_runs
+    from sideagents_policies.evaluate.plot import plot_runs
 
     runs, overrides = split_words(args.words)
     if overrides or not runs:

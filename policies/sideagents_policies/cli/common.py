@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
+from sideagents_policies.guard import UsageError
+
 if TYPE_CHECKING:
     from sideagents_policies.config import AgentConfig
 
@@ -17,10 +19,6 @@ Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 A_CONFIG = "a CONFIG: a YAML file or a name that `sideagents list configs` prints"  # what a verb wants
 OVERRIDE = re.compile(r"^[A-Za-z_][A-Za-z0-9_.]*=")
 _CHOICES = re.compile(r"invalid choice: '?(?P<given>[^' ]*)'? \(choose from (?P<known>.*)\)")
-
-
-class UsageError(ValueError):
-    """The command line itself is wrong."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,13 +51,6 @@ def near(given: str, known: list[str]) -> str:
     """Return `", did you mean 'x'?"` or nothing."""
     match = difflib.get_close_matches(given, known, n=1)
     return f", did you mean {match[0]!r}?" if match else ""
-
-
-def one_line(error: BaseException) -> str:
-    """Return an exception's message without line breaks; of an `OSError`, what went wrong and with which file."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
 
 
 def add_verb(verbs: Verbs, name: str, summary: str, example: str, words: str | None = None) -> Parser:
@@ -151,7 +142,7 @@ def checked_config(args: argparse.Namespace, networks: bool = True) -> AgentConf
 
     What only the networks need counts only when there are `networks`.
     """
-    from sideagents_policies.checks import read_config, require_data
+    from sideagents_policies.agent.checks import read_config, require_data
 
     name, overrides = one_target(args, A_CONFIG)
     config = read_config(name, overrides)

@@ -52,8 +52,8 @@ def _check(args: argparse.Namespace) -> int:
         job = READERS[kind](name, overrides)
         return _show(job, absent_of_job(job))
 
-    from sideagents_policies.checks import absent_data, read_with_base, remarks
-    from sideagents_policies.estimates import estimates, too_large
+    from sideagents_policies.agent.checks import absent_data, read_with_base, remarks
+    from sideagents_policies.train.estimates import estimates, too_large
 
     config, base = read_with_base(name, overrides)
     _show(config, absent_data(config))

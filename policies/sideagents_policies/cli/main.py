@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from sideagents_policies.cli import agents, config, language, pretrain, scenes, vision
-from sideagents_policies.cli.common import Parser, UsageError, one_line
+from sideagents_policies.cli.common import Parser
+from sideagents_policies.guard import guarded
 
 EPILOG = """\
 typical use:
@@ -24,9 +24,6 @@ typical use:
 CONFIG is a YAML file or the name of a bundled one (`sideagents list configs`); every key of it can be overridden
 behind it as section.key=value, for example model.base=denoising ppo.frames=1000000.
 """
-
-
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # of torch's RuntimeError
 
 
 def build_parser() -> Parser:
@@ -57,26 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def guarded(command: Callable[[], int]) -> int:
-    """Return the exit code of a command, with a user's mistake, Ctrl-C and a closed pipe turned into theirs."""
-    try:
-        return command()
-    except SystemExit as request:  # --help of argparse
-        return request.code if isinstance(request.code, int) else 2
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader of a pipe has left; nothing more to say, not even when Python flushes
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        if _out_of_memory(error):
-            error = UsageError(f"this does not fit into memory: {one_line(error) or 'nothing more is known'}")
-        elif not _users_mistake(error):
-            raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-
-
 def _dispatch(words: list[str]) -> int:
     parser = build_parser()
     args, rest = parser.parse_known_args(words)
@@ -96,22 +73,6 @@ def _dispatch(words: list[str]) -> int:
             import_own(module)
     result: int = args.run(args)
     return result
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Say whether the machine or the GPU had no memory left, as numpy, Python or torch says it."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
-    )
-
-
-def _users_mistake(error: Exception) -> bool:
-    if isinstance(error, (UsageError, OSError)):
-        return True
-    from sideagents.errors import SideAgentsError
-    from sideagents_envs.errors import EnvsError
-
-    return isinstance(error, (SideAgentsError, EnvsError))
 
 
 if __name__ == "__main__":

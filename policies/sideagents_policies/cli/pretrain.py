@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sideagents_policies.cli.common import UsageError, Verbs, add_verb, split_words
+from sideagents_policies.cli.common import Verbs, add_verb, split_words
+from sideagents_policies.guard import UsageError
 
 
 def add_verbs(verbs: Verbs) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from sideagents_policies.cli.common import Parser, UsageError, Verbs, add_verb, natural, positive_int, user_path
+from sideagents_policies.cli.common import Parser, Verbs, add_verb, natural, positive_int, user_path
+from sideagents_policies.guard import UsageError
 
 SPLITS = ["train", "val", "test"]
 

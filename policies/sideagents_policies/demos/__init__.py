@@ -1,0 +1,1 @@
+"""Demonstrations of the expert: collected, stored, read as labelled frames."""

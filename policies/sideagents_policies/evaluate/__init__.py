@@ -1,0 +1,1 @@
+"""Agents beside baselines on fixed lists of episodes: rows, tables, plots, films."""

@@ -1,0 +1,1 @@
+"""Training: by reward, by imitation, in one process or several."""

@@ -1,0 +1,1 @@
+"""What an agent reads of an environment: codes of the frozen base, stacks of readings."""
