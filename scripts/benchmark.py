@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sideagents.errors import SideAgentsError
-from sideagents.run.files import write_text
+from sideagents.storage.files import write_text
 from sideagents_envs.errors import EnvsError
 from sideagents_policies.guard import one_line
 

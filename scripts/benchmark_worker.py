@@ -10,8 +10,8 @@ import torch
 
 from benchmarks.bases import benchmark_base
 from benchmarks.timing import Trainer, timed
-from sideagents.run.config import load_config
-from sideagents.run.files import write_text
+from sideagents.config.loading import load_config
+from sideagents.storage.files import write_text
 from sideagents_policies import parallel
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.views.environments import build_venv

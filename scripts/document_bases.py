@@ -11,7 +11,7 @@ from typing import Any
 
 from sideagents.bases import SHIPPED, load_base, read_card
 from sideagents.bases.loading import WEIGHTS_FOLDER
-from sideagents.run.files import write_text
+from sideagents.storage.files import write_text
 from sideagents_policies.evaluate.tables import markdown_table, marked, with_note
 from studies.cells import read_rows
 

@@ -11,11 +11,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from sideagents.adapt.config import AdaptConfig
-from sideagents.adapt.relevance import RelevanceConfig
-from sideagents.language.config import NlpConfig
-from sideagents.lifelong.config import LifelongConfig
-from sideagents.train.pretrain import PretrainConfig
+from sideagents.adapt.adapt_config import AdaptConfig
+from sideagents.jobs.pretrain import PretrainConfig
+from sideagents.jobs.relevance import RelevanceConfig
+from sideagents.language.nlp_config import NlpConfig
+from sideagents.lifelong.lifelong_config import LifelongConfig
 from sideagents.train.student import StudentConfig
 from sideagents_policies.agent.checks import MAY_CHANGE_ON_RESUME
 from sideagents_policies.config import AgentConfig

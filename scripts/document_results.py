@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sideagents.errors import SideAgentsError
-from sideagents.language.plots import plot_memory
-from sideagents.run.files import read_json, write_text
+from sideagents.language.nlp_plots import plot_memory
+from sideagents.storage.files import read_json, write_text
 from sideagents_policies.evaluate.tables import markdown_table, read_result, results_table
 from studies import domains as reproduce_domains
 from studies import lifelong as reproduce_lifelong

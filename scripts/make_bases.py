@@ -14,8 +14,8 @@ from torch import Tensor
 
 import sideagents.bases
 from sideagents.bases import list_bases, load_base
-from sideagents.run.config import config_hash
-from sideagents.train.pretrain import PretrainConfig, pretrain
+from sideagents.config.loading import config_hash
+from sideagents.jobs.pretrain import PretrainConfig, pretrain
 from sideagents.train.probe import linear_probe
 from sideagents_envs.buildings import GENERATOR_VERSION
 from sideagents_envs.cache import cache_dir

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sideagents.run.files import data_folder
+from sideagents.storage.files import data_folder
 
 
 def shared_data(name: str) -> Path:

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import nn
 
 from sideagents.adapt import adapt
-from sideagents.adapt.plots import kind_of_layer, own_layers, plot_own_layers, plot_shares, shares_of_own
+from sideagents.adapt.adapt_plots import kind_of_layer, own_layers, plot_own_layers, plot_shares, shares_of_own
 from sideagents.adapt.taps import gates
 from sideagents.errors import SideAgentsError
-from sideagents.lifelong.plots import plot_sequence
+from sideagents.lifelong.lifelong_plots import plot_sequence
 from test_adapt_invariants import adapted
 
 

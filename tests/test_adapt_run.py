@@ -13,12 +13,12 @@ from torch import nn
 
 from rendered_images import put_images
 from sideagents.adapt import ADAPTATIONS, adapt
-from sideagents.adapt import run as run_module
-from sideagents.adapt.config import AdaptConfig
-from sideagents.adapt.run import adapt_run, checked, read_data
+from sideagents.adapt.adapt_config import AdaptConfig
 from sideagents.bases import load_base
 from sideagents.data.decathlon import DOMAINS
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
+from sideagents.jobs import adapt as run_module
+from sideagents.jobs.adapt import adapt_run, checked, read_data
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
 from sideagents.train import loop

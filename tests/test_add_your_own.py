@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from sideagents.adapt import ADAPTATIONS, Adapted
+from sideagents.config import imports
 from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS
 from sideagents.lifelong.learners import LEARNERS
-from sideagents.run import imports
 from sideagents_policies.cli.main import main
 from test_lifelong_run import data  # noqa: F401
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from sideagents.errors import CheckpointError
-from sideagents.run import arrays
-from sideagents.run.arrays import read_npy, read_npz, read_packed
+from sideagents.storage import arrays
+from sideagents.storage.arrays import read_npy, read_npz, read_packed
 from troubles import Hostile
 
 

@@ -23,8 +23,8 @@ from sideagents import (
     save_base,
 )
 from sideagents.bases.encoder import MidLevelDecoder, MidLevelEncoder
-from sideagents.bases.files import read_card
-from sideagents.bases.taskonomy import TASKS, TaskonomyEncoder
+from sideagents.bases.saved import read_card
+from sideagents.bases.taskonomy_base import TASKS, TaskonomyEncoder
 from sideagents.core.counting import weights_of
 
 

@@ -16,7 +16,7 @@ from benchmarks.timing import PARTS, Trainer, scatter, timed
 from benchmarks.train import QUICK, benchmark_config, benchmark_train, counted
 from dataset_on_disk import make_dataset
 from sideagents.errors import SideAgentsError
-from sideagents.run.precision import resolved
+from sideagents.machine.precision import resolved
 from sideagents_policies.views.environments import build_venv
 from sideagents_policies.views.stack import StackKeys
 

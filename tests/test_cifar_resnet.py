@@ -9,7 +9,7 @@ from shared_data import shared_data
 from sideagents.bases import list_bases, load_base
 from sideagents.bases.cifar_resnet import CifarResNet
 from sideagents.errors import BaseError
-from sideagents.run.tensors import save_tensors
+from sideagents.storage.tensors import save_tensors
 
 
 def test_resnet_44_has_the_published_weights_and_shapes():

@@ -16,8 +16,8 @@ import torch
 from sideagents.errors import CheckpointError, ConfigError, DivergedError, SideAgentsError
 from sideagents.run.checkpoint import load_checkpoint
 from sideagents.run.folder import RunFolder
-from sideagents.run.lock import locked
 from sideagents.run.scalars import read_scalars
+from sideagents.storage.lock import locked
 from sideagents_policies.agent.checks import default_config
 from sideagents_policies.agent.runs import load_agent, open_run
 from sideagents_policies.cli.main import main

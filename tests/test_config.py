@@ -11,11 +11,11 @@ import yaml
 from safetensors.torch import save_file
 
 from sideagents.bases import load_base
-from sideagents.bases.files import save_base
+from sideagents.bases.saved import save_base
+from sideagents.config.loading import dump_config, load_config
 from sideagents.core.methods import build_perception
-from sideagents.data.taskonomy import data_root
+from sideagents.data.taskonomy_folder import data_root
 from sideagents.errors import ConfigError
-from sideagents.run.config import dump_config, load_config
 from sideagents_policies import jobs, paths
 from sideagents_policies.agent import checks
 from sideagents_policies.cli.main import main

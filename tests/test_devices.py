@@ -20,12 +20,12 @@ from sideagents.core.sidetuned import SideTuned
 from sideagents.data.image_set import ImageSet
 from sideagents.data.images import LabelledImages
 from sideagents.data.targets import TARGETS
-from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.ewc import EWC
 from sideagents.lifelong.learners import LEARNERS
+from sideagents.lifelong.lifelong_config import LifelongConfig
 from sideagents.lifelong.stream import StreamTask
-from sideagents.run import devices
-from sideagents.run.devices import device_here, device_name, device_of, has_device, missing_device, synchronize
+from sideagents.machine import devices
+from sideagents.machine.devices import device_here, device_name, device_of, has_device, missing_device, synchronize
 from sideagents.train.distil import encode_all
 from sideagents.train.supervised import example_loss, judge
 

@@ -20,18 +20,18 @@ import yaml
 from make_bases import SETTINGS, VIEWS
 from sideagents import ALPHAS, MERGES, METHODS, SIDES, FrozenBase, list_bases, save_base
 from sideagents.adapt import ADAPTATIONS
-from sideagents.adapt.config import AdaptConfig
-from sideagents.adapt.relevance import RelevanceConfig
+from sideagents.adapt.adapt_config import AdaptConfig
 from sideagents.bases import SHIPPED
 from sideagents.bases.encoder import MidLevelEncoder
-from sideagents.language.config import NlpConfig
+from sideagents.config.loading import key_paths, load_config
+from sideagents.jobs.pretrain import PretrainConfig
+from sideagents.jobs.relevance import RelevanceConfig
 from sideagents.language.glue import TASKS
-from sideagents.language.methods import METHODS as LANGUAGE_METHODS
-from sideagents.lifelong.config import LifelongConfig
+from sideagents.language.nlp_config import NlpConfig
+from sideagents.language.nlp_methods import METHODS as LANGUAGE_METHODS
 from sideagents.lifelong.learners import LEARNERS
+from sideagents.lifelong.lifelong_config import LifelongConfig
 from sideagents.lifelong.metrics import average_rank
-from sideagents.run.config import key_paths, load_config
-from sideagents.train.pretrain import PretrainConfig
 from sideagents_envs.config import TaskConfig
 from sideagents_envs.versions import LISTS_VERSION
 from sideagents_policies.cli.common import OVERRIDE, Parser

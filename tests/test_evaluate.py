@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from sideagents.errors import SideAgentsError
-from sideagents.run.devices import processor_name
+from sideagents.machine.devices import processor_name
 from sideagents_envs.config import NavMeshConfig
 from sideagents_envs.episodes.bundled import BUNDLED_SPLITS, episodes_file
 from sideagents_envs.episodes.files import Episode, generate_episodes, read_episodes, write_episodes
@@ -211,7 +211,7 @@ def test_same_run_same_result(run: Path) -> None:
 
 def test_a_result_says_what_it_was_computed_in(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for word in ("float32", "bfloat16"):
-        monkeypatch.setattr("sideagents.run.precision._fast", lambda device, word=word: word)
+        monkeypatch.setattr("sideagents.machine.precision._fast", lambda device, word=word: word)
         found = evaluate_run(run)
         assert (found["precision"], found["processor"]) == (word, processor_name())
 

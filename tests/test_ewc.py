@@ -6,7 +6,7 @@ from torch import nn
 
 from sideagents import CheckpointError, SideAgentsError
 from sideagents.lifelong.ewc import EWC
-from sideagents.run.tensors import load_tensors, save_tensors
+from sideagents.storage.tensors import load_tensors, save_tensors
 
 
 def weights(*values):

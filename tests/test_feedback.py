@@ -12,9 +12,9 @@ from sideagents import SideAgentsError, SideTuned, load_base, trainable_copy
 from sideagents.adapt import adapt
 from sideagents.core.counting import weights_of
 from sideagents.core.feedback import FeedbackSide
-from sideagents.core.memory import activation_bytes
 from sideagents.core.side import make_side
 from sideagents.errors import BaseError
+from sideagents.train.memory import activation_bytes
 
 BASES = {"cifar:resnet44": (32, 25_424), "curvature": (64, None)}
 

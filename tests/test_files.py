@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from sideagents.errors import CheckpointError, SideAgentsError
-from sideagents.run.files import data_folder, find_data, read_json, read_text, write_bytes, write_json, write_text
 from sideagents.run.progress import Progress
 from sideagents.run.scalars import ScalarTable
+from sideagents.storage.files import data_folder, find_data, read_json, read_text, write_bytes, write_json, write_text
 
 
 def test_round_trip_makes_folders_and_replaces(tmp_path: Path) -> None:

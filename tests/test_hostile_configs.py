@@ -13,12 +13,12 @@ import yaml
 from pydantic import BaseModel
 
 from hostile import MARKER, refused, refused_by_command
-from sideagents.adapt.config import AdaptConfig
-from sideagents.adapt.relevance import RelevanceConfig
-from sideagents.language.config import NlpConfig
-from sideagents.lifelong.config import LifelongConfig
-from sideagents.run.config import key_paths
-from sideagents.train.pretrain import PretrainConfig
+from sideagents.adapt.adapt_config import AdaptConfig
+from sideagents.config.loading import key_paths
+from sideagents.jobs.pretrain import PretrainConfig
+from sideagents.jobs.relevance import RelevanceConfig
+from sideagents.language.nlp_config import NlpConfig
+from sideagents.lifelong.lifelong_config import LifelongConfig
 from sideagents_policies.config import AgentConfig
 
 KINDS: dict[str, tuple[type[BaseModel], list[str], dict[str, Any]]] = {

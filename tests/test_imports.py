@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sideagents import SIDES
+from sideagents.config import imports
 from sideagents.errors import SideAgentsError
-from sideagents.run import imports
 from sideagents_policies.cli.main import main
 from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 

@@ -19,7 +19,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, T5Config
 
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder import LadderModel
-from sideagents.run.tensors import load_tensors
+from sideagents.storage.tensors import load_tensors
 from test_ladder import INPUTS, MODELS, SMALL, bert, ladder, llama, t5, vit
 
 

@@ -22,7 +22,7 @@ from transformers import BertConfig, BertForQuestionAnswering, BertModel
 from sideagents.core.groups import parameter_groups
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder import LadderModel
-from sideagents.run.tensors import load_tensors, save_tensors
+from sideagents.storage.tensors import load_tensors, save_tensors
 from test_ladder import IDS, INPUTS, MODELS, SMALL, bert, ladder, llama, t5, vit
 
 

@@ -22,7 +22,7 @@ from sideagents.core.base import FrozenBase
 from sideagents.core.sidetuned import SideTuned
 from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel
-from sideagents.run.tensors import load_tensors, save_tensors
+from sideagents.storage.tensors import load_tensors, save_tensors
 from test_ladder import bert, ladder, llama, t5
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from sideagents.core.memory import peak_bytes
 from sideagents.errors import SideAgentsError
-from sideagents.language.methods import METHODS, adapters, lora, lst
+from sideagents.language.nlp_methods import METHODS, adapters, lora, lst
+from sideagents.train.memory import peak_bytes
 from test_ladder import INPUTS, bert, llama, t5
 
 OPTIONS: dict[str, dict[str, Any]] = {

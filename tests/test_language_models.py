@@ -16,7 +16,7 @@ if find_spec("transformers") is None:
 from sideagents.errors import SideAgentsError
 from sideagents.language import models
 from sideagents.language.models import import_transformers, load_model, load_tokenizer, model_path
-from sideagents.run.tensors import load_tensors, save_tensors
+from sideagents.storage.tensors import load_tensors, save_tensors
 
 WORDS = "the a man woman dog cat runs sleeps sits is not in on house garden who what where ? . red".split()  # noqa: SIM905
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from sideagents.language.plots import plot_memory
+from sideagents.language.nlp_plots import plot_memory
 
 
 def row(method: str, weights: float, state: float, activations: float) -> dict[str, object]:

@@ -15,16 +15,16 @@ if find_spec("transformers") is None:
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
-from sideagents.language import run as module
+from sideagents.jobs import nlp as module
+from sideagents.jobs.nlp import LEARNED, checked, load_nlp, nlp, summary_of
 from sideagents.language.build import build
-from sideagents.language.config import NlpConfig
-from sideagents.language.methods import METHODS
 from sideagents.language.models import import_transformers, load_tokenizer
-from sideagents.language.run import LEARNED, checked, load_nlp, nlp, summary_of
+from sideagents.language.nlp_config import NlpConfig
+from sideagents.language.nlp_methods import METHODS
 from sideagents.language.tasks import GlueTexts, read_task
+from sideagents.machine.precision import autocast
 from sideagents.run.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from sideagents.run.precision import autocast
-from sideagents.run.tensors import load_tensors
+from sideagents.storage.tensors import load_tensors
 from sideagents_policies.cli.main import main
 from sideagents_policies.jobs import read_nlp
 from test_language_models import tiny, tiny_model  # noqa: F401

@@ -14,8 +14,8 @@ if find_spec("transformers") is None:
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
 from sideagents.errors import SideAgentsError
-from sideagents.language.methods import METHODS, features, lst, sidetune
 from sideagents.language.models import import_transformers, load_model, load_tokenizer
+from sideagents.language.nlp_methods import METHODS, features, lst, sidetune
 from sideagents.language.sidetuned import SideTunedText, side_tower, tower_of
 from sideagents.language.states import Encoder, StatesTooLarge, cached_states, states_read
 from sideagents.language.texts import Texts, tokenised

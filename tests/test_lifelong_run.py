@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from rendered_images import put_images
+from sideagents.config.loading import load_config
 from sideagents.errors import ConfigError, SideAgentsError
-from sideagents.lifelong import run as run_module
-from sideagents.lifelong.config import LifelongConfig
+from sideagents.jobs import lifelong as run_module
+from sideagents.jobs.lifelong import checked, lifelong, table_of
 from sideagents.lifelong.learners import LEARNERS
-from sideagents.lifelong.run import checked, lifelong, table_of
+from sideagents.lifelong.lifelong_config import LifelongConfig
 from sideagents.run.checkpoint import load_checkpoint
-from sideagents.run.config import load_config
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
 from sideagents_policies.cli.main import main

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from sideagents.errors import SideAgentsError
-from sideagents.run.lock import LOCK, locked
+from sideagents.storage.lock import LOCK, locked
 
-HOLD = "import sys, time, pathlib; from sideagents.run.lock import locked\n" + (
+HOLD = "import sys, time, pathlib; from sideagents.storage.lock import locked\n" + (
     "with locked(pathlib.Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
 )
 

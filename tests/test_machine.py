@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sideagents import ram as machine
 from sideagents.errors import ConfigError
-from sideagents.run import machine
 
 
 def test_it_is_at_most_what_the_machine_has() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sideagents.core.counting import weights_of
-from sideagents.core.memory import activation_bytes, peak_bytes, training_peak_bytes
+from sideagents.train.memory import activation_bytes, peak_bytes, training_peak_bytes
 
 IMAGES = torch.zeros(2, 3, 4, 4)
 

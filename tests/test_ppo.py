@@ -7,7 +7,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 
 from sideagents.errors import CheckpointError, DivergedError, SideAgentsError
-from sideagents.run.packing import pack_state, unpack_state
+from sideagents.storage.packing import pack_state, unpack_state
 from sideagents_policies import EncodeOnce, PerEnvNoise, SideTunedPolicy, SideTunedPPO, StackKeys
 from sideagents_policies.agent.ppo import _normalised, check_statistics, expert_cross_entropy
 from sideagents_policies.views.stack import ExpertLabels, environment_state, restore_environment

@@ -12,16 +12,16 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from sideagents.adapt.config import AdaptConfig
-from sideagents.adapt.relevance import RelevanceConfig
+from sideagents.adapt.adapt_config import AdaptConfig
+from sideagents.config.loading import config_hash, load_config
 from sideagents.errors import ConfigError
-from sideagents.language.config import NlpConfig
-from sideagents.lifelong.config import LifelongConfig
-from sideagents.run import precision as module
-from sideagents.run.config import config_hash, load_config
-from sideagents.run.devices import processor_name
-from sideagents.run.precision import autocast, base_dtype, resolved, sets_precision, timed, told, with_precision
-from sideagents.train.pretrain import PretrainConfig
+from sideagents.jobs.pretrain import PretrainConfig
+from sideagents.jobs.relevance import RelevanceConfig
+from sideagents.language.nlp_config import NlpConfig
+from sideagents.lifelong.lifelong_config import LifelongConfig
+from sideagents.machine import precision as module
+from sideagents.machine.devices import processor_name
+from sideagents.machine.precision import autocast, base_dtype, resolved, sets_precision, timed, told, with_precision
 from sideagents_policies.config import AgentConfig
 
 CONFIGS: list[type[BaseModel]] = [AgentConfig, AdaptConfig, RelevanceConfig, LifelongConfig, NlpConfig, PretrainConfig]

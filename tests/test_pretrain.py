@@ -16,12 +16,10 @@ from PIL import Image
 from rendered_images import put_images
 from sideagents import train
 from sideagents.bases import load_base, read_card
-from sideagents.data.taskonomy import read_taskonomy
+from sideagents.config.loading import load_config
+from sideagents.data.taskonomy_folder import read_taskonomy
 from sideagents.errors import ConfigError, SideAgentsError
-from sideagents.run.config import load_config
-from sideagents.run.folder import RunFolder
-from sideagents.run.scalars import read_scalars
-from sideagents.train.pretrain import (
+from sideagents.jobs.pretrain import (
     MapModel,
     PretrainConfig,
     _constants,
@@ -29,6 +27,8 @@ from sideagents.train.pretrain import (
     pretrain,
     pretrain_command,
 )
+from sideagents.run.folder import RunFolder
+from sideagents.run.scalars import read_scalars
 
 SIZE = 32
 

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from sideagents import SideAgentsError, load_base
 from sideagents.core.trainable import TrainableBase
 from sideagents.lifelong.psp import KEYS, superpose
-from sideagents.run.tensors import load_tensors, save_tensors
+from sideagents.storage.tensors import load_tensors, save_tensors
 
 KINDS = KEYS.names()
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sideagents.adapt import relevance as module
-from sideagents.adapt.relevance import RelevanceConfig, each_base, relevance, table_of
 from sideagents.errors import ConfigError
+from sideagents.jobs import relevance as module
+from sideagents.jobs.relevance import RelevanceConfig, each_base, relevance, table_of
 from sideagents_policies.cli.main import main
 from test_lifelong_run import data  # noqa: F401
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sideagents.run.config import config_hash
-from sideagents.run.precision import resolved
+from sideagents.config.loading import config_hash
+from sideagents.machine.precision import resolved
 from sideagents_envs.versions import LISTS_VERSION
 from studies import navigation as reproduce
 from studies.cells import Cell

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from sideagents.adapt.config import AdaptConfig
-from sideagents.bases.files import save_base
+from sideagents.adapt.adapt_config import AdaptConfig
 from sideagents.bases.resnet26 import ResNet26
+from sideagents.bases.saved import save_base
+from sideagents.config.loading import load_config
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
-from sideagents.run.config import load_config
 from sideagents_policies.paths import config_path
 from studies import domains as module
 from studies.cells import Cell, read_rows

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sideagents.adapt.run import absent_data, adapt_run
 from sideagents.errors import ConfigError, SideAgentsError
+from sideagents.jobs.adapt import absent_data, adapt_run
 from studies import vision as module
 from studies.vision import MADE, TABLES, main, settings_of, table_of
 from test_adapt_run import configured

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from sideagents.config.loading import config_hash, differences, dump_config, key_paths, load_config
 from sideagents.errors import ConfigError
-from sideagents.run.config import config_hash, differences, dump_config, key_paths, load_config
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sideagents.run.packing import pack_state, unpack_state
-from sideagents.run.seeding import capture_rng, restore_rng, seed_everything
+from sideagents.machine.seeding import capture_rng, restore_rng, seed_everything
+from sideagents.storage.packing import pack_state, unpack_state
 
 
 def draw() -> list[Any]:

@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from sideagents.adapt import adapt
-from sideagents.adapt.run import adapt_run
 from sideagents.bases import load_base
 from sideagents.bases.encoder import MidLevelDecoder
+from sideagents.config.loading import config_hash
 from sideagents.core.side import make_side
 from sideagents.errors import CheckpointError
-from sideagents.lifelong import run as lifelong_module
-from sideagents.lifelong.run import lifelong
-from sideagents.run.config import config_hash
-from sideagents.run.tensors import load_tensors, save_tensors
+from sideagents.jobs import lifelong as lifelong_module
+from sideagents.jobs.adapt import adapt_run
+from sideagents.jobs.lifelong import lifelong
+from sideagents.storage.tensors import load_tensors, save_tensors
 from sideagents.train import student as student_module
 from sideagents.train.distil import code_error
 from sideagents.train.student import StudentConfig, absent_teachers, distil_side, load_classifier, load_decoder

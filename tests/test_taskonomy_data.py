@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sideagents.data.targets import TARGETS
-from sideagents.data.taskonomy import _read_category, data_root, list_buildings, read_parts, read_splits, read_taskonomy
+from sideagents.data.taskonomy_folder import (
+    _read_category,
+    data_root,
+    list_buildings,
+    read_parts,
+    read_splits,
+    read_taskonomy,
+)
 from sideagents.errors import SideAgentsError
 
 FOLDERS = {

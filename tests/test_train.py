@@ -18,12 +18,12 @@ import yaml
 from sideagents.bases import load_base, save_base
 from sideagents.core.base import FrozenBase
 from sideagents.errors import CheckpointError, ConfigError
+from sideagents.machine.devices import processor_name
 from sideagents.run import checkpoint as checkpoint_module
 from sideagents.run.checkpoint import load_checkpoint
-from sideagents.run.devices import processor_name
 from sideagents.run.folder import RunFolder
-from sideagents.run.lock import locked
 from sideagents.run.scalars import read_scalars
+from sideagents.storage.lock import locked
 from sideagents_envs.errors import EnvsError
 from sideagents_policies import parallel
 from sideagents_policies.agent.checks import default_config
@@ -333,7 +333,7 @@ def test_own_networks_are_imported_when_the_command_names_them(homes, tmp_path, 
 
 def test_only_what_goes_on_keeps_its_precision(whole, monkeypatch):
     """The run of float32 on a machine where bfloat16 is fast."""
-    monkeypatch.setattr("sideagents.run.precision._fast", lambda device: "bfloat16")
+    monkeypatch.setattr("sideagents.machine.precision._fast", lambda device: "bfloat16")
     assert load_agent(whole).config.precision == "bfloat16"
     assert load_agent(whole, ["precision=float32"]).config.precision == "float32"
     assert reopen(whole, None, [])[1].precision == "float32"

@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sideagents.run.config import NEUTRAL
-from sideagents.run.devices import DEVICES
-from sideagents.run.precision import WAS_BF16, Precision
+from sideagents.config.loading import NEUTRAL
+from sideagents.machine.devices import DEVICES
+from sideagents.machine.precision import WAS_BF16, Precision
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
 
 FRAMES_PER_TRAJECTORY = 60  # of the expert, about, in the bundled buildings and in Gibson

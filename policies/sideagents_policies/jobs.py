@@ -9,46 +9,46 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sideagents.config.loading import load_config
 from sideagents.errors import ConfigError
-from sideagents.run.config import load_config
 from sideagents_policies.paths import config_kind, config_path
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from sideagents.adapt.config import AdaptConfig
-    from sideagents.adapt.relevance import RelevanceConfig
-    from sideagents.language.config import NlpConfig
-    from sideagents.lifelong.config import LifelongConfig
+    from sideagents.adapt.adapt_config import AdaptConfig
+    from sideagents.jobs.relevance import RelevanceConfig
+    from sideagents.language.nlp_config import NlpConfig
+    from sideagents.lifelong.lifelong_config import LifelongConfig
 
 
 def read_lifelong(name: str, overrides: Sequence[str] = ()) -> LifelongConfig:
     """Resolve and check a configuration for a sequence of tasks; raises `ConfigError`."""
-    from sideagents.lifelong.config import LifelongConfig
-    from sideagents.lifelong.run import checked
+    from sideagents.jobs.lifelong import checked
+    from sideagents.lifelong.lifelong_config import LifelongConfig
 
     return checked(load_config(LifelongConfig, _path_of_kind(name, "lifelong"), list(overrides)))
 
 
 def read_adapt(name: str, overrides: Sequence[str] = ()) -> AdaptConfig:
     """Resolve and check a configuration for adapting to one data set; raises `ConfigError`."""
-    from sideagents.adapt.config import AdaptConfig
-    from sideagents.adapt.run import checked
+    from sideagents.adapt.adapt_config import AdaptConfig
+    from sideagents.jobs.adapt import checked
 
     return checked(load_config(AdaptConfig, _path_of_kind(name, "adapt"), list(overrides)))
 
 
 def read_nlp(name: str, overrides: Sequence[str] = ()) -> NlpConfig:
     """Resolve and check a configuration for adapting a language model; raises `ConfigError`."""
-    from sideagents.language.config import NlpConfig
-    from sideagents.language.run import checked
+    from sideagents.jobs.nlp import checked
+    from sideagents.language.nlp_config import NlpConfig
 
     return checked(load_config(NlpConfig, _path_of_kind(name, "nlp"), list(overrides)))
 
 
 def read_relevance(name: str, overrides: Sequence[str] = ()) -> RelevanceConfig:
     """Resolve and check a configuration for ranking bases; raises `ConfigError`."""
-    from sideagents.adapt.relevance import RelevanceConfig, each_base
+    from sideagents.jobs.relevance import RelevanceConfig, each_base
 
     config = load_config(RelevanceConfig, _path_of_kind(name, "relevance"), list(overrides))
     each_base(config)
@@ -58,18 +58,18 @@ def read_relevance(name: str, overrides: Sequence[str] = ()) -> RelevanceConfig:
 def absent_data(config: Any) -> Iterable[str]:
     """Return one line for everything on disk that a configuration of a job needs and that is not there."""
     if config.kind == "adapt":
-        from sideagents.adapt.run import absent_data as absent_of_adapt
+        from sideagents.jobs.adapt import absent_data as absent_of_adapt
 
         return absent_of_adapt(config)
     if config.kind == "lifelong":
-        from sideagents.lifelong.run import absent_data as absent_of_lifelong
+        from sideagents.jobs.lifelong import absent_data as absent_of_lifelong
 
         return absent_of_lifelong(config)
     if config.kind == "nlp":
-        from sideagents.language.run import absent_data as absent_of_nlp
+        from sideagents.jobs.nlp import absent_data as absent_of_nlp
 
         return absent_of_nlp(config)
-    from sideagents.adapt.relevance import each_base
+    from sideagents.jobs.relevance import each_base
 
     return dict.fromkeys(line for one in each_base(config).values() for line in absent_data(one))
 

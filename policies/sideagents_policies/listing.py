@@ -22,7 +22,7 @@ WIDTH = 120
 _TABLES = {  # what is shown alone is imported
     "methods": "sideagents.core.methods:METHODS",
     "adaptations": "sideagents.adapt:ADAPTATIONS",
-    "language": "sideagents.language.methods:METHODS",
+    "language": "sideagents.language.nlp_methods:METHODS",
     "learners": "sideagents.lifelong.learners:LEARNERS",
     "merges": "sideagents.core.merge:MERGES",
     "sides": "sideagents.core.side:SIDES",

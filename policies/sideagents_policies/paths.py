@@ -8,9 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sideagents.config.loading import read_tree
 from sideagents.errors import ConfigError, nearest
-from sideagents.run.config import read_tree
-from sideagents.run.files import find_data
+from sideagents.storage.files import find_data
 
 if TYPE_CHECKING:
     from sideagents_policies.config import AgentConfig

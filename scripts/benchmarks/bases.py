@@ -9,10 +9,10 @@ from torch import nn
 
 from sideagents.bases.blocks import BasicBlock
 from sideagents.bases.encoder import MidLevelEncoder
-from sideagents.bases.taskonomy import TaskonomyEncoder
+from sideagents.bases.taskonomy_base import TaskonomyEncoder
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError, nearest
-from sideagents.run.precision import base_dtype
+from sideagents.machine.precision import base_dtype
 
 CODE_CHANNELS = 8
 

@@ -15,7 +15,7 @@ from torch import nn
 from sideagents.adapt.peft_methods import import_peft
 from sideagents.errors import SideAgentsError, nearest
 from sideagents.language.cost import training_cost
-from sideagents.language.methods import METHODS
+from sideagents.language.nlp_methods import METHODS
 
 SIZES: Mapping[str, Mapping[str, int]] = {
     "tiny": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 3, "num_heads": 4, "vocab_size": 100},

@@ -17,11 +17,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from benchmarks.bases import BASES, benchmark_base
 from benchmarks.timing import PARTS, Parts, Seconds, Trainer, timed
+from sideagents.config.loading import dump_config
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError, nearest
-from sideagents.run.config import dump_config
-from sideagents.run.files import read_json, write_text
-from sideagents.run.precision import resolved
+from sideagents.machine.precision import resolved
+from sideagents.storage.files import read_json, write_text
 from sideagents_envs.buildings.generator import GENERATOR_VERSION
 from sideagents_envs.config import ScenesConfig, TaskConfig
 from sideagents_policies.config import AgentConfig, ModelConfig, PPOConfig, VecConfig

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sideagents.errors import SideAgentsError
-from sideagents.run.devices import device_name, processor_name
+from sideagents.machine.devices import device_name, processor_name
 from sideagents.run.provenance import git_commit
 
 Key = Mapping[str, str | int | float]

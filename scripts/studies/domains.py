@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sideagents.adapt.adapt_config import AdaptConfig
+from sideagents.adapt.adapt_plots import plot_own_layers
 from sideagents.adapt.adapted import Adapted, adapt
-from sideagents.adapt.config import AdaptConfig
-from sideagents.adapt.plots import plot_own_layers
-from sideagents.adapt.run import absent_data, adapt_run, read_data
 from sideagents.adapt.svd import compress_adapters
 from sideagents.bases import load_base
+from sideagents.config.loading import config_hash, load_config
 from sideagents.errors import SideAgentsError
-from sideagents.run.config import config_hash, load_config
+from sideagents.jobs.adapt import absent_data, adapt_run, read_data
+from sideagents.machine.seeding import seed_everything
 from sideagents.run.figures import new_figure, save_figure
-from sideagents.run.files import require
-from sideagents.run.seeding import seed_everything
+from sideagents.storage.files import require
 from sideagents.train.loop import fit
 from sideagents.train.supervised import example_loss, judge
 from sideagents_policies.evaluate.tables import markdown_table

@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sideagents.config.loading import config_hash, load_config
 from sideagents.errors import SideAgentsError
-from sideagents.lifelong.config import LifelongConfig
+from sideagents.jobs.lifelong import absent_data, lifelong
+from sideagents.lifelong.lifelong_config import LifelongConfig
+from sideagents.lifelong.lifelong_plots import plot_methods
 from sideagents.lifelong.metrics import average_rank, forgetting, rigidity
-from sideagents.lifelong.plots import plot_methods
-from sideagents.lifelong.run import absent_data, lifelong
-from sideagents.run.config import config_hash, load_config
-from sideagents.run.files import require
 from sideagents.run.stats import bootstrap_interval
+from sideagents.storage.files import require
 from sideagents_policies.evaluate.tables import markdown_table
 from sideagents_policies.jobs import read_lifelong
 from sideagents_policies.paths import config_path

@@ -23,14 +23,14 @@ from typing import Any
 
 import numpy as np
 
+from sideagents.config.loading import config_hash, load_config
 from sideagents.errors import SideAgentsError
-from sideagents.language.config import NlpConfig
+from sideagents.jobs.nlp import absent_data, measured, nlp
 from sideagents.language.glue import TASKS, read_glue, score
-from sideagents.language.run import absent_data, measured, nlp
-from sideagents.run.config import config_hash, load_config
+from sideagents.language.nlp_config import NlpConfig
 from sideagents.run.figures import new_figure, save_figure
-from sideagents.run.files import find_data, require
 from sideagents.run.folder import RunFolder
+from sideagents.storage.files import find_data, require
 from sideagents_policies.evaluate.tables import markdown_table
 from sideagents_policies.jobs import read_nlp
 from sideagents_policies.paths import config_path

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from sideagents.adapt.config import AdaptConfig
-from sideagents.adapt.run import absent_data, adapt_run
+from sideagents.adapt.adapt_config import AdaptConfig
 from sideagents.bases import load_base
+from sideagents.config.loading import config_hash, load_config
 from sideagents.errors import SideAgentsError
-from sideagents.run.config import config_hash, load_config
-from sideagents.run.files import require
+from sideagents.jobs.adapt import absent_data, adapt_run
+from sideagents.storage.files import require
 from sideagents_policies.evaluate.tables import markdown_table
 from sideagents_policies.jobs import read_adapt
 from sideagents_policies.paths import config_path

@@ -21,11 +21,11 @@ from sideagents.core.alpha import curricula, refuse_unmoved
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
 from sideagents.core.groups import parameter_groups
-from sideagents.core.memory import activation_bytes, training_peak_bytes
 from sideagents.core.merge import code_groups
 from sideagents.errors import CheckpointError, SideAgentsError, first_line, nearest
-from sideagents.run.files import read_json, write_json
-from sideagents.run.tensors import load_tensors, save_tensors
+from sideagents.storage.files import read_json, write_json
+from sideagents.storage.tensors import load_tensors, save_tensors
+from sideagents.train.memory import activation_bytes, training_peak_bytes
 from sideagents.train.readouts import linear_readout
 
 FORMAT = 1

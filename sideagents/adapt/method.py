@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sideagents.config.options import check_options
 from sideagents.core.base import FrozenBase
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.registry import Registry
-from sideagents.run.options import check_options
 
 
 class Adaptation(ABC):

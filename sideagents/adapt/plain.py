@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sideagents.adapt.method import Adaptation
-from sideagents.bases.files import ARCHITECTURES, architecture_of
+from sideagents.bases.saved import ARCHITECTURES, architecture_of
 from sideagents.core.base import FrozenBase
 from sideagents.core.merge import AlphaMerge
 from sideagents.core.methods import build_perception

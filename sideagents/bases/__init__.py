@@ -1,6 +1,6 @@
 """Bases: frozen encoders by name, from the package, from local files, from timm, or from the user's own code."""
 
-from sideagents.bases.files import read_card, save_base
 from sideagents.bases.loading import BASES, SHIPPED, list_bases, load_base, register_base
+from sideagents.bases.saved import read_card, save_base
 
 __all__ = ["BASES", "SHIPPED", "list_bases", "load_base", "read_card", "register_base", "save_base"]

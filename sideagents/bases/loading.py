@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from sideagents.bases.files import fit_weights, load_saved, read_card, read_tensors
+from sideagents.bases.saved import fit_weights, load_saved, read_card, read_tensors
 from sideagents.bases.simple import pixel_base, random_base
-from sideagents.bases.taskonomy import TASKS, published_file, taskonomy_base
+from sideagents.bases.taskonomy_base import TASKS, published_file, taskonomy_base
+from sideagents.config.dotted import build, import_network, is_dotted
 from sideagents.core.base import FrozenBase
-from sideagents.core.dotted import build, import_network, is_dotted
 from sideagents.errors import BaseError, SideAgentsError, nearest
 from sideagents.registry import Registry
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sideagents.bases.blocks import BasicBlock
-from sideagents.bases.files import fit_weights, read_tensors
+from sideagents.bases.saved import fit_weights, read_tensors
 from sideagents.core.base import FrozenBase
 
 _WIDTHS = (64, 128, 256)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sideagents.bases.files import fit_weights, read_tensors
+from sideagents.bases.saved import fit_weights, read_tensors
 from sideagents.core.base import FrozenBase
 from sideagents.errors import BaseError, nearest
 

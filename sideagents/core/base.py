@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from sideagents.core.images import fit_images, unit_images
 from sideagents.errors import BaseError, first_line
-from sideagents.run.tensors import digest_tensors
+from sideagents.storage.tensors import digest_tensors
 
 
 class FrozenBase(nn.Module):

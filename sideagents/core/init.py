@@ -11,7 +11,7 @@ from sideagents.core.base import FrozenBase
 from sideagents.core.modes import modes_kept
 from sideagents.core.trainable import TrainableBase, redraw
 from sideagents.errors import CheckpointError, SideAgentsError
-from sideagents.run.tensors import load_tensors
+from sideagents.storage.tensors import load_tensors
 
 LOW_ENERGY = 1e-3  # not 0: behind a ReLU a layer scaled to exactly 0 would never wake up
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sideagents.config.dotted import build, import_network, is_dotted
 from sideagents.core.base import FrozenBase
-from sideagents.core.dotted import build, import_network, is_dotted
 from sideagents.core.modes import modes_kept
 from sideagents.core.trainable import TrainableBase, trainable_copy
 from sideagents.errors import SideAgentsError, first_line

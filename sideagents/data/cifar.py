@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sideagents.data.images import LabelledImages
 from sideagents.data.mosaics import CIFAR_MARK, Split, check_split, load_mosaics
 from sideagents.errors import SideAgentsError, first_line
-from sideagents.run.files import missing_message, read_bytes
+from sideagents.storage.files import missing_message, read_bytes
 
 _SIDE = 32
 _SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from sideagents.core.base import FrozenBase
-from sideagents.run.cache import cache_root
-from sideagents.run.files import write_json
-from sideagents.run.machine import require_disk
+from sideagents.ram import require_disk
 from sideagents.run.progress import Progress
+from sideagents.storage.cache import cache_root
+from sideagents.storage.files import write_json
 
 _BATCH = 256
 

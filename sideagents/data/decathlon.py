@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sideagents.data.images import LabelledImages, fit_short, read_images
 from sideagents.errors import SideAgentsError, nearest
-from sideagents.run.files import read_json
+from sideagents.storage.files import read_json
 
 Triple = tuple[float, float, float]
 

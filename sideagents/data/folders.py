@@ -15,7 +15,7 @@ import torch
 
 from sideagents.data.images import LabelledImages, fit_short, fit_square, read_images
 from sideagents.errors import SideAgentsError, nearest
-from sideagents.run.files import missing_message
+from sideagents.storage.files import missing_message
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sideagents.data.examples import Judged
 from sideagents.data.targets import Target
-from sideagents.run.tensors import tensor_bytes
+from sideagents.storage.tensors import tensor_bytes
 
 Key = tuple[str, int, int]  # building, point, view
 

@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from sideagents.data.examples import Judged
 from sideagents.errors import SideAgentsError, first_line
-from sideagents.run.files import read_bytes
 from sideagents.run.progress import Progress
+from sideagents.storage.files import read_bytes
 
 Fit = Callable[[Image.Image], Image.Image]
 

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from sideagents.data.images import LabelledImages, read_image
 from sideagents.errors import SideAgentsError, nearest
-from sideagents.run.arrays import read_npz, read_packed
-from sideagents.run.files import missing_message, read_json
+from sideagents.storage.arrays import read_npz, read_packed
+from sideagents.storage.files import missing_message, read_json
 
 Split = Literal["train", "test"]
 Array = NDArray[Any]

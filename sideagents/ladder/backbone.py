@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sideagents.core.counting import weights_of
 from sideagents.errors import SideAgentsError
-from sideagents.run.tensors import digest_tensors
+from sideagents.storage.tensors import digest_tensors
 
 
 def fingerprint_of(backbone: nn.Module, trained: Collection[str] = ()) -> str:

@@ -34,8 +34,8 @@ from sideagents.ladder.passing import Passing
 from sideagents.ladder.pruning import Importance, magnitude, prune_into
 from sideagents.ladder.twin import Twin
 from sideagents.run.checkpoint import restore_tensors
-from sideagents.run.files import read_json, write_json
-from sideagents.run.tensors import load_tensors, save_tensors
+from sideagents.storage.files import read_json, write_json
+from sideagents.storage.tensors import load_tensors, save_tensors
 
 FORMAT = 1
 _USERS = "_ladders"  # what a backbone is told of its ladders

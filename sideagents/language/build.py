@@ -14,11 +14,11 @@ from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel
 from sideagents.ladder.backbone import fingerprint_of, task_heads
 from sideagents.ladder.pruning import fisher_importance
-from sideagents.language.config import NlpConfig
-from sideagents.language.methods import METHODS
 from sideagents.language.models import Kind, load_model
+from sideagents.language.nlp_config import NlpConfig
+from sideagents.language.nlp_methods import METHODS
 from sideagents.language.texts import Texts, moved
-from sideagents.run.seeding import seed_everything
+from sideagents.machine.seeding import seed_everything
 
 _PROMPT = 100  # tokens of a prompt, where options do not say
 _NEEDS_TEXTS = ("fisher", "distilled")

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sideagents.core.memory import peak_bytes
-from sideagents.run.devices import synchronize
-from sideagents.run.precision import autocast
+from sideagents.machine.devices import synchronize
+from sideagents.machine.precision import autocast
+from sideagents.train.memory import peak_bytes
 
 _WARM = 1  # steps before the one that is told: it makes the optimizer's state
 

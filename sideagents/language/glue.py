@@ -12,8 +12,8 @@ import numpy.typing as npt
 from scipy.stats import pearsonr, spearmanr
 
 from sideagents.errors import SideAgentsError, nearest
-from sideagents.run.arrays import read_packed
-from sideagents.run.files import missing_message, read_bytes
+from sideagents.storage.arrays import read_packed
+from sideagents.storage.files import missing_message, read_bytes
 
 Floats = npt.NDArray[np.float64]
 Metric = Callable[[Floats, Floats], dict[str, float]]  # answers and truths (N,) -> metrics by name

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from sideagents.errors import SideAgentsError, nearest
-from sideagents.run.arrays import read_packed
-from sideagents.run.files import missing_message, read_bytes
+from sideagents.storage.arrays import read_packed
+from sideagents.storage.files import missing_message, read_bytes
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -24,12 +24,12 @@ from sideagents.ladder.families import family_of
 from sideagents.ladder.twin import Twin
 from sideagents.language.sidetuned import SideTunedText, tower_of
 from sideagents.language.texts import Texts, moved, split_by_length
-from sideagents.run.devices import device_of
-from sideagents.run.files import write_json
-from sideagents.run.machine import require_disk
-from sideagents.run.precision import autocast, resolved
+from sideagents.machine.devices import device_of
+from sideagents.machine.precision import autocast, resolved
+from sideagents.ram import require_disk
 from sideagents.run.progress import Progress
-from sideagents.run.tensors import digest_tensors
+from sideagents.storage.files import write_json
+from sideagents.storage.tensors import digest_tensors
 
 _REPLAYED: ContextVar[tuple[Encoder, dict[int, Tensor]] | None] = ContextVar("states in place of layers", default=None)
 

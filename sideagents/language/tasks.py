@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from sideagents.errors import SideAgentsError
-from sideagents.language.config import NlpConfig
 from sideagents.language.glue import TASKS, GlueSet, read_glue, score
 from sideagents.language.models import Kind
+from sideagents.language.nlp_config import NlpConfig
 from sideagents.language.spans import Windows, read_answers, windows_of
 from sideagents.language.squad import Question, best_threshold, judge, read_squad
 from sideagents.language.texts import Texts, held_apart, tokenised

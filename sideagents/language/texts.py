@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sideagents.run.precision import autocast
+from sideagents.machine.precision import autocast
 
 _CPU = torch.device("cpu")
 _ROUND = 8  # lengths are padded up to a multiple of it

@@ -1,1 +1,1 @@
-"""Lifelong learning: the rivals of side-tuning and the metrics that compare them (paper, section 4.2)."""
+"""Ways to learn one task after another, and the metrics that compare them (side-tuning paper, section 4.2)."""

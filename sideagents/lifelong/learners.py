@@ -24,9 +24,9 @@ from sideagents.core.side import FCN4, make_side
 from sideagents.core.sidetuned import SideTuned
 from sideagents.core.trainable import TrainableBase
 from sideagents.errors import ConfigError
-from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.ewc import EWC
 from sideagents.lifelong.fisher import fisher_information, squared_gradients
+from sideagents.lifelong.lifelong_config import LifelongConfig
 from sideagents.lifelong.pnn import ProgressiveCopy, ProgressiveFCN4, ProgressiveNet
 from sideagents.lifelong.psp import Superposed, superpose
 from sideagents.lifelong.stream import StreamTask

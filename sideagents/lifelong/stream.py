@@ -11,7 +11,7 @@ from sideagents.data.examples import Examples
 from sideagents.data.image_set import ImageSet
 from sideagents.data.images import LabelledImages
 from sideagents.errors import SideAgentsError
-from sideagents.lifelong.config import LifelongConfig
+from sideagents.lifelong.lifelong_config import LifelongConfig
 from sideagents.train.rendered import read_rendered
 
 

@@ -1,1 +1,1 @@
-"""What every training run needs: typed config, run folder, checkpoints, seeds, progress and intervals."""
+"""What every run leaves: its folder, checkpoints, scalars, figures, intervals."""

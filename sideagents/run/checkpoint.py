@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sideagents.errors import CheckpointError, DivergedError, SideAgentsError
-from sideagents.run.files import fsync_folder, missing_message, read_json, write_json
-from sideagents.run.packing import pack_state, unpack_state
-from sideagents.run.tensors import load_tensors, not_finite, save_tensors
+from sideagents.storage.files import fsync_folder, missing_message, read_json, write_json
+from sideagents.storage.packing import pack_state, unpack_state
+from sideagents.storage.tensors import load_tensors, not_finite, save_tensors
 
 __all__ = [
     "Checkpoint",

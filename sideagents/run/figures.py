@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sideagents.run.files import write_bytes
+from sideagents.storage.files import write_bytes
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
+from sideagents.config.imports import imported
+from sideagents.config.loading import differences, dump_config, load_config
 from sideagents.errors import CheckpointError, ConfigError, DivergedError, SideAgentsError, nearest
 from sideagents.run.checkpoint import best_checkpoint, list_checkpoints, step_of
-from sideagents.run.config import differences, dump_config, load_config
-from sideagents.run.files import FULL, missing_message, read_json, read_text, special, write_json, write_text
-from sideagents.run.imports import imported
-from sideagents.run.lock import locked
 from sideagents.run.provenance import command_line, versions
 from sideagents.run.scalars import ScalarTable, Value, read_scalars
+from sideagents.storage.files import FULL, missing_message, read_json, read_text, special, write_json, write_text
+from sideagents.storage.lock import locked
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter

@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sideagents.run.devices import processor_name
-from sideagents.run.imports import imported
+from sideagents.config.imports import imported
+from sideagents.machine.devices import processor_name
 
 _PACKAGES = ("sideagents", "torch", "numpy", "stable-baselines3", "gymnasium", "safetensors", "numba", "embreex")
 _ROWS = "docs/results"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sideagents.errors import SideAgentsError
-from sideagents.run.files import naming_file, read_text, write_text
+from sideagents.storage.files import naming_file, read_text, write_text
 
 Value = float | int | str
 

@@ -14,10 +14,10 @@ from typing_extensions import Self
 
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
+from sideagents.machine.devices import device_of
+from sideagents.ram import require_memory
 from sideagents.run.checkpoint import save_tensors
-from sideagents.run.devices import device_of
 from sideagents.run.folder import RunFolder
-from sideagents.run.machine import require_memory
 from sideagents.train.loop import FitConfig, fit
 
 _BATCH = 256  # images encoded at a time

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from sideagents.errors import CheckpointError
+from sideagents.machine.seeding import capture_rng, restore_rng
 from sideagents.run.checkpoint import (
     check_finite,
     list_checkpoints,
@@ -25,7 +26,6 @@ from sideagents.run.checkpoint import (
 )
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
-from sideagents.run.seeding import capture_rng, restore_rng
 from sideagents.train.step import StepConfig, Stepper
 
 Loss = Callable[[Tensor, torch.Generator], Tensor]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
+from sideagents.config.loading import NEUTRAL
 from sideagents.data.image_set import ImageSet
-from sideagents.data.taskonomy import read_parts
+from sideagents.data.taskonomy_folder import read_parts
 from sideagents.errors import ConfigError
-from sideagents.run.config import NEUTRAL
-from sideagents.run.files import find_data
+from sideagents.storage.files import find_data
 from sideagents.train.supervised import SupervisedConfig
 
 

@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from sideagents.data.targets import TARGETS
-from sideagents.data.taskonomy import read_taskonomy
+from sideagents.data.taskonomy_folder import read_taskonomy
 from sideagents.errors import SideAgentsError
-from sideagents.run.files import write_bytes
+from sideagents.storage.files import write_bytes
 
 _CELL = 96  # pixels of one map
 _LABEL = 104  # pixels of the row's name

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sideagents.core.alpha import curricula
 from sideagents.core.groups import parameter_groups
 from sideagents.errors import DivergedError, SideAgentsError
-from sideagents.run.precision import WAS_BF16, Precision, autocast
+from sideagents.machine.precision import WAS_BF16, Precision, autocast
 
 
 class StepConfig(BaseModel):

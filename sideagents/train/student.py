@@ -13,9 +13,9 @@ from sideagents.bases.encoder import MidLevelDecoder
 from sideagents.core.base import FrozenBase
 from sideagents.core.init import load_student
 from sideagents.errors import CheckpointError
-from sideagents.run.devices import device_of
-from sideagents.run.files import absent, find_data
-from sideagents.run.tensors import load_tensors
+from sideagents.machine.devices import device_of
+from sideagents.storage.files import absent, find_data
+from sideagents.storage.tensors import load_tensors
 from sideagents.train.distil import DistilConfig, distil
 
 DISTILLED = "distilled"  # the word for `side_init`

@@ -13,7 +13,7 @@ from torch.nn import functional
 from sideagents.data.examples import Examples, Judged
 from sideagents.data.images import LabelledImages
 from sideagents.errors import SideAgentsError
-from sideagents.run.precision import autocast
+from sideagents.machine.precision import autocast
 from sideagents.train.step import StepConfig
 
 Answer = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, H, W) in [0, 1], their numbers (B,) -> (B, *outputs)

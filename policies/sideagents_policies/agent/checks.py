@@ -10,16 +10,16 @@ import torch
 
 from sideagents.bases import load_base
 from sideagents.bases import loading as bases
+from sideagents.config.loading import differences, load_config
 from sideagents.core import side
 from sideagents.core.alpha import make_alpha
 from sideagents.core.base import FrozenBase
 from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS
 from sideagents.errors import ConfigError, SideAgentsError
-from sideagents.run.config import differences, load_config
-from sideagents.run.devices import missing_device
-from sideagents.run.files import require
-from sideagents.run.precision import with_precision
+from sideagents.machine.devices import missing_device
+from sideagents.machine.precision import with_precision
+from sideagents.storage.files import require
 from sideagents_envs.episodes.files import content_files, read_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat import importing

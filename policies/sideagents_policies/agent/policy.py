@@ -21,7 +21,7 @@ from typing_extensions import Self
 from sideagents.core.alpha import curricula
 from sideagents.core.groups import parameter_groups
 from sideagents.errors import DivergedError, SideAgentsError
-from sideagents.run.precision import autocast
+from sideagents.machine.precision import autocast
 from sideagents_policies.agent.extractor import UNREAD, SideTunedExtractor
 
 OWN_RATE = "own_lr"  # key of a parameter group whose learning rate belongs to the group

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sideagents.errors import CheckpointError, DivergedError, SideAgentsError
+from sideagents.machine.seeding import capture_rng, restore_rng
 from sideagents.run.checkpoint import check_finite, flatten_optimizer, pack_state, restore_optimizer, unpack_state
-from sideagents.run.seeding import capture_rng, restore_rng
 from sideagents_policies import parallel
 from sideagents_policies.agent.extractor import SideTunedExtractor
 from sideagents_policies.agent.policy import SideTunedPolicy

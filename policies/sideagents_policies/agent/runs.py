@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sideagents.config.loading import config_hash, load_config
 from sideagents.core.base import FrozenBase
 from sideagents.errors import ConfigError
+from sideagents.machine.devices import device_here
+from sideagents.machine.precision import sets_precision
 from sideagents.run.checkpoint import Checkpoint, check_tensors, load_checkpoint
-from sideagents.run.config import config_hash, load_config
-from sideagents.run.devices import device_here
 from sideagents.run.folder import RunFolder
-from sideagents.run.precision import sets_precision
 from sideagents_policies.agent import checks
 from sideagents_policies.agent.build import build_policy
 from sideagents_policies.agent.policy import SideTunedPolicy

@@ -67,8 +67,8 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _show(config: BaseModel, absent: Iterable[str]) -> int:
-    from sideagents.run.config import dump_config
-    from sideagents.run.precision import told
+    from sideagents.config.loading import dump_config
+    from sideagents.machine.precision import told
 
     print(dump_config(config), end="")
     print(f"# {told(config)}")

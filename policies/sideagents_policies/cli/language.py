@@ -24,8 +24,8 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _nlp(args: argparse.Namespace) -> int:
-    from sideagents.language.run import absent_data, nlp, summary_of
-    from sideagents.run.files import require, write_json
+    from sideagents.jobs.nlp import absent_data, nlp, summary_of
+    from sideagents.storage.files import require, write_json
     from sideagents_policies.jobs import read_nlp
 
     config = read_nlp(*one_target(args, A_CONFIG))

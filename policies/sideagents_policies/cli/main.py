@@ -67,7 +67,7 @@ def _dispatch(words: list[str]) -> int:
     verb: Parser = args.parser
     verb.take_rest(args, rest)
     if "imports" in args and args.imports:
-        from sideagents.run.imports import import_own
+        from sideagents.config.imports import import_own
 
         for module in args.imports:
             import_own(module)

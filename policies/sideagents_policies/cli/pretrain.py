@@ -31,6 +31,6 @@ def _pretrain(args: argparse.Namespace) -> int:
         raise UsageError(f"unexpected argument {targets[1]!r}; overrides are written key=value")
     args.config = Path(targets[0]) if targets else None
 
-    from sideagents.train.pretrain import pretrain_command
+    from sideagents.jobs.pretrain import pretrain_command
 
     return pretrain_command(args)

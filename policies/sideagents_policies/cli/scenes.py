@@ -97,7 +97,7 @@ def _make(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from sideagents.run.files import write_text
+    from sideagents.storage.files import write_text
     from sideagents_envs.episodes.inspection import inspect_building
     from sideagents_envs.errors import SceneError
 

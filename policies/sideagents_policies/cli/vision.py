@@ -42,8 +42,8 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _adapt(args: argparse.Namespace) -> int:
-    from sideagents.adapt.run import absent_data, adapt_run, score_of
-    from sideagents.run.files import require, write_json
+    from sideagents.jobs.adapt import absent_data, adapt_run, score_of
+    from sideagents.storage.files import require, write_json
     from sideagents_policies.jobs import read_adapt
 
     config = read_adapt(*one_target(args, A_CONFIG))
@@ -57,9 +57,9 @@ def _adapt(args: argparse.Namespace) -> int:
 
 
 def _relevance(args: argparse.Namespace) -> int:
-    from sideagents.adapt.relevance import each_base, relevance, table_of
-    from sideagents.adapt.run import absent_data
-    from sideagents.run.files import require, write_json
+    from sideagents.jobs.adapt import absent_data
+    from sideagents.jobs.relevance import each_base, relevance, table_of
+    from sideagents.storage.files import require, write_json
     from sideagents_policies.jobs import read_relevance
 
     ranking = read_relevance(*one_target(args, A_CONFIG))
@@ -75,8 +75,8 @@ def _relevance(args: argparse.Namespace) -> int:
 
 
 def _lifelong(args: argparse.Namespace) -> int:
-    from sideagents.lifelong.run import absent_data, lifelong, table_of
-    from sideagents.run.files import require, write_json
+    from sideagents.jobs.lifelong import absent_data, lifelong, table_of
+    from sideagents.storage.files import require, write_json
     from sideagents_policies.jobs import read_lifelong
 
     config = read_lifelong(*one_target(args, A_CONFIG))

@@ -30,11 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sideagents.errors import SideAgentsError
-from sideagents.run.arrays import read_npz
-from sideagents.run.files import missing_message, read_json, write_json
-from sideagents.run.lock import LOCK, locked
-from sideagents.run.machine import require_memory
+from sideagents.ram import require_memory
 from sideagents.run.progress import Progress
+from sideagents.storage.arrays import read_npz
+from sideagents.storage.files import missing_message, read_json, write_json
+from sideagents.storage.lock import LOCK, locked
 from sideagents_envs.cache import atomic_path
 from sideagents_envs.episodes.files import Episode
 from sideagents_envs.episodes.listed import building_name, count_training_buildings, known_buildings

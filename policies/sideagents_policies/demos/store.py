@@ -15,7 +15,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sideagents.run.machine import require_disk, require_memory
+from sideagents.ram import require_disk, require_memory
 from sideagents_envs.sensors.spaces import MAP_BACKGROUND, MAP_MARK, NO_ACTION
 from sideagents_policies.views.stack import Stacking
 

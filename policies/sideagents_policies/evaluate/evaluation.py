@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 
+from sideagents.config.loading import config_hash, differences, load_config
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
-from sideagents.run.config import config_hash, differences, load_config
-from sideagents.run.devices import processor_name
-from sideagents.run.files import write_json, write_text
+from sideagents.machine.devices import processor_name
+from sideagents.machine.seeding import untouched_rng
 from sideagents.run.progress import Progress, Show
-from sideagents.run.seeding import untouched_rng
 from sideagents.run.stats import bootstrap_interval
+from sideagents.storage.files import write_json, write_text
 from sideagents_envs.config import TaskConfig
 from sideagents_envs.episodes.bundled import dataset_name
 from sideagents_envs.episodes.sources import Name

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sideagents.errors import SideAgentsError
-from sideagents.run.files import read_json
+from sideagents.storage.files import read_json
 from sideagents_envs.versions import LISTS_VERSION
 
 COLUMNS = {

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from sideagents.core.groups import parameter_groups
 from sideagents.errors import ConfigError, DivergedError
+from sideagents.machine.precision import told
+from sideagents.machine.seeding import capture_rng, restore_rng, seed_everything
 from sideagents.run.checkpoint import Checkpoint, flatten_optimizer, load_checkpoint, restore_optimizer, restoring
 from sideagents.run.folder import RunFolder
-from sideagents.run.precision import told
 from sideagents.run.progress import Progress
-from sideagents.run.seeding import capture_rng, restore_rng, seed_everything
 from sideagents_envs.errors import EnvsError
 from sideagents_policies import parallel
 from sideagents_policies.agent.build import build_policy

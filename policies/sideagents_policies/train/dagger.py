@@ -16,7 +16,7 @@ from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.vec_env import VecEnv
 
 from sideagents.errors import CheckpointError
-from sideagents.run.arrays import read_npz
+from sideagents.storage.arrays import read_npz
 from sideagents_envs.cache import atomic_path
 from sideagents_envs.sensors.spaces import NO_ACTION
 from sideagents_policies import parallel

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sideagents.bases import load_base
-from sideagents.bases.taskonomy import TaskonomyEncoder
+from sideagents.bases.taskonomy_base import TaskonomyEncoder
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
-from sideagents.run.machine import memory_line
+from sideagents.ram import memory_line
 from sideagents_policies.config import FRAMES_PER_TRAJECTORY, AgentConfig
 from sideagents_policies.demos.store import FrameStore
 from sideagents_policies.train.summary import reading_bytes, rollout_bytes, size_text

@@ -14,14 +14,14 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 
+from sideagents.config.loading import load_config
 from sideagents.core.base import FrozenBase
+from sideagents.machine.precision import told
+from sideagents.machine.seeding import seed_everything
 from sideagents.run.checkpoint import Checkpoint, load_checkpoint, restoring
-from sideagents.run.config import load_config
-from sideagents.run.files import require
 from sideagents.run.folder import RunFolder
-from sideagents.run.precision import told
 from sideagents.run.progress import Progress
-from sideagents.run.seeding import seed_everything
+from sideagents.storage.files import require
 from sideagents_envs.errors import EnvsError
 from sideagents_policies import parallel
 from sideagents_policies.agent import checks

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from sideagents.config.imports import import_words
+from sideagents.config.loading import load_config
 from sideagents.errors import CheckpointError
+from sideagents.machine.precision import sets_precision
 from sideagents.run.checkpoint import Checkpoint, load_checkpoint, restoring, save_checkpoint
-from sideagents.run.config import load_config
 from sideagents.run.folder import RunFolder
-from sideagents.run.imports import import_words
-from sideagents.run.lock import locked
-from sideagents.run.precision import sets_precision
+from sideagents.storage.lock import locked
 from sideagents_policies import parallel
 from sideagents_policies.agent import checks
 from sideagents_policies.agent.policy import SideTunedPolicy

@@ -19,9 +19,9 @@ def main() -> int:
     parser.add_argument("--import", dest="imports", action="append", default=[])
     args = parser.parse_args()
 
+    from sideagents.config.imports import import_own
     from sideagents.errors import DivergedError
     from sideagents.run.checkpoint import load_checkpoint
-    from sideagents.run.imports import import_own
     from sideagents_policies import parallel
     from sideagents_policies.agent.runs import open_run
     from sideagents_policies.train.cloning import clone_here

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError, nearest
-from sideagents.run.precision import base_dtype
+from sideagents.machine.precision import base_dtype
 from sideagents_policies.views.stack import Observation, StepReturn
 
 

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
 from sideagents.core.methods import build_perception
-from sideagents.run.precision import base_dtype
+from sideagents.machine.precision import base_dtype
 from sideagents_envs.sensors import spaces as pointnav
 from sideagents_policies.config import AgentConfig, ModelConfig
 from sideagents_policies.views.stack import (

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from sideagents.core.base import FrozenBase
 from sideagents.errors import BaseError, first_line
 from sideagents.registry import Registry
-from sideagents.run.files import check_readable, read_json, write_json
-from sideagents.run.tensors import load_tensors, save_tensors
+from sideagents.storage.files import check_readable, read_json, write_json
+from sideagents.storage.tensors import load_tensors, save_tensors
 
 CARD_KEYS = ("name", "architecture", "options", "input_size", "mean", "std", "fingerprint")
 
 ARCHITECTURES: Registry[Callable[..., nn.Module]] = Registry("base architecture")
 ARCHITECTURES.register("midlevel", "sideagents.bases.encoder:MidLevelEncoder")
-ARCHITECTURES.register("taskonomy", "sideagents.bases.taskonomy:TaskonomyEncoder")
+ARCHITECTURES.register("taskonomy", "sideagents.bases.taskonomy_base:TaskonomyEncoder")
 ARCHITECTURES.register("resnet26", "sideagents.bases.resnet26:ResNet26")
 ARCHITECTURES.register("cifar_resnet", "sideagents.bases.cifar_resnet:CifarResNet")
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sideagents.errors import SideAgentsError
-from sideagents.run.files import check_readable, read_bytes
-from sideagents.run.machine import memory_bytes
+from sideagents.ram import memory_bytes
+from sideagents.storage.files import check_readable, read_bytes
 
 TEXT_BYTES = 2**29  # the most that a packed text may hold
 _CHUNK = 2**20

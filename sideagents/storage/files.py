@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sideagents.errors import ConfigError, SideAgentsError, nearest
-from sideagents.run.machine import memory_bytes
+from sideagents.ram import memory_bytes
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # what an `OSError` of a full disk says
 _SPECIAL = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}

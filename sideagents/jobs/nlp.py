@@ -12,26 +12,26 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from sideagents.config.loading import config_hash, load_config
+from sideagents.config.options import check_options
 from sideagents.errors import ConfigError, SideAgentsError, nearest
 from sideagents.ladder import LadderModel
 from sideagents.language.build import Built, build, full_batch
-from sideagents.language.config import NlpConfig
 from sideagents.language.cost import training_cost
 from sideagents.language.glue import TASKS
-from sideagents.language.methods import METHODS
 from sideagents.language.models import MINILM, load_tokenizer, model_path
+from sideagents.language.nlp_config import NlpConfig
+from sideagents.language.nlp_methods import METHODS
 from sideagents.language.sidetuned import SideTunedText
 from sideagents.language.states import Encoder, StatesTooLarge, cached_states, states_read
 from sideagents.language.tasks import SQUAD, JudgedTexts, Split, TextTask, head_of, read_task
 from sideagents.language.texts import Texts, answers_of, batches_by_length, moved
+from sideagents.machine.devices import device_here, device_of, missing_device
+from sideagents.machine.precision import resolved, told, with_precision
 from sideagents.run.checkpoint import load_checkpoint, restore_tensors, restoring
-from sideagents.run.config import config_hash, load_config
-from sideagents.run.devices import device_here, device_of, missing_device
-from sideagents.run.files import find_data, write_json
 from sideagents.run.folder import RunFolder
-from sideagents.run.options import check_options
-from sideagents.run.precision import resolved, told, with_precision
-from sideagents.run.tensors import load_tensors, save_tensors
+from sideagents.storage.files import find_data, write_json
+from sideagents.storage.tensors import load_tensors, save_tensors
 from sideagents.train.loop import fit
 
 _MAY_CHANGE = ("device", "threads", "cache", "runs")  # on resume

@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sideagents.bases.encoder import MidLevelDecoder, MidLevelEncoder
-from sideagents.bases.files import save_base
+from sideagents.bases.saved import save_base
+from sideagents.config.loading import load_config
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import multiply_adds, weights_of
 from sideagents.data.image_set import ImageSet
 from sideagents.data.targets import TARGETS, Target
-from sideagents.data.taskonomy import data_root, read_parts
+from sideagents.data.taskonomy_folder import data_root, read_parts
 from sideagents.errors import nearest
+from sideagents.machine.precision import autocast, told, with_precision
+from sideagents.machine.seeding import seed_everything
 from sideagents.run.checkpoint import save_tensors
-from sideagents.run.config import load_config
-from sideagents.run.files import find_data, read_json
 from sideagents.run.folder import RunFolder
-from sideagents.run.precision import autocast, told, with_precision
 from sideagents.run.provenance import command_line, versions
-from sideagents.run.seeding import seed_everything
+from sideagents.storage.files import find_data, read_json
 from sideagents.train.loop import FitConfig, fit
 from sideagents.train.sheet import contact_sheet
 

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from sideagents.adapt.config import AdaptConfig, for_domain
-from sideagents.adapt.plots import plot_relevance
-from sideagents.adapt.run import adapt_run, checked, score_of
+from sideagents.adapt.adapt_config import AdaptConfig, for_domain
+from sideagents.adapt.adapt_plots import plot_relevance
 from sideagents.errors import ConfigError
-from sideagents.run.files import write_json
+from sideagents.jobs.adapt import adapt_run, checked, score_of
 from sideagents.run.folder import RunFolder
+from sideagents.storage.files import write_json
 
 
 class RelevanceConfig(AdaptConfig):

@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from sideagents.config.sections import KeyPath, fields_of, is_open_mapping, marks_of, section_at
 from sideagents.errors import ConfigError, nearest
-from sideagents.run.files import read_text
-from sideagents.run.sections import KeyPath, fields_of, is_open_mapping, marks_of, section_at
-from sideagents.run.yaml_tree import YamlError, parse_yaml
+from sideagents.storage.files import read_text
+from sideagents.storage.yaml_tree import YamlError, parse_yaml
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 from torch.nn import functional
 
-from sideagents.run.cache import cache_root
-from sideagents.run.devices import has_device, processor_name, synchronize
-from sideagents.run.files import write_json
+from sideagents.machine.devices import has_device, processor_name, synchronize
+from sideagents.storage.cache import cache_root
+from sideagents.storage.files import write_json
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, JsonValue

@@ -27,9 +27,9 @@ from sideagents.data.image_set import ImageSet, Key
 from sideagents.data.images import UNREADABLE, open_image
 from sideagents.data.targets import INVALID_DEPTH, TARGETS, Target
 from sideagents.errors import ConfigError, SideAgentsError, first_line, nearest
-from sideagents.run.arrays import read_npy
-from sideagents.run.files import absent_folder, find_data, read_text
 from sideagents.run.progress import Progress
+from sideagents.storage.arrays import read_npy
+from sideagents.storage.files import absent_folder, find_data, read_text
 
 Array = NDArray[Any]
 

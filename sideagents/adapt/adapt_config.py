@@ -6,11 +6,11 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from sideagents.config.loading import NEUTRAL
+from sideagents.config.settings import NAME, RunConfig
 from sideagents.data.decathlon import DOMAINS
 from sideagents.data.targets import TARGETS
 from sideagents.errors import ConfigError, nearest
-from sideagents.run.config import NEUTRAL
-from sideagents.run.settings import NAME, RunConfig
 from sideagents.train.rendered import RenderedConfig
 from sideagents.train.student import StudentConfig
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sideagents.bases import load_base
+from sideagents.config.loading import config_hash
 from sideagents.core.alpha import make_alpha
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
@@ -24,19 +25,18 @@ from sideagents.data.codes import cached_codes
 from sideagents.data.images import LabelledImages
 from sideagents.data.targets import TARGETS, outputs_of
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
-from sideagents.lifelong.config import LifelongConfig
 from sideagents.lifelong.learners import LEARNERS, Learner
+from sideagents.lifelong.lifelong_config import LifelongConfig
+from sideagents.lifelong.lifelong_plots import plot_sequence
 from sideagents.lifelong.metrics import final_mean, forgetting, parameters
-from sideagents.lifelong.plots import plot_sequence
 from sideagents.lifelong.stream import StreamTask, read_stream
+from sideagents.machine.devices import device_here, missing_device
+from sideagents.machine.precision import base_dtype, resolved, told, with_precision
+from sideagents.machine.seeding import seed_everything
 from sideagents.run.checkpoint import check_finite, load_checkpoint, restore_tensors, restoring, save_checkpoint
-from sideagents.run.config import config_hash
-from sideagents.run.devices import device_here, missing_device
-from sideagents.run.files import absent, absent_folder, find_data, find_file, write_json
 from sideagents.run.folder import RunFolder
-from sideagents.run.precision import base_dtype, resolved, told, with_precision
 from sideagents.run.progress import Progress
-from sideagents.run.seeding import seed_everything
+from sideagents.storage.files import absent, absent_folder, find_data, find_file, write_json
 from sideagents.train.distil import encode_all
 from sideagents.train.readouts import make_readout
 from sideagents.train.rendered import require_fitting

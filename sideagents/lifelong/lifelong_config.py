@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
+from sideagents.config.loading import NEUTRAL
+from sideagents.config.settings import NAME, RunConfig
 from sideagents.data.targets import SEQUENCE, TARGETS
 from sideagents.errors import nearest
-from sideagents.run.config import NEUTRAL
-from sideagents.run.settings import NAME, RunConfig
 from sideagents.train.rendered import RenderedConfig
 from sideagents.train.student import StudentConfig
 

@@ -10,12 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from sideagents.adapt.adapt_config import AdaptConfig, for_domain
+from sideagents.adapt.adapt_plots import plot_epochs, plot_own_layers, plot_shares
 from sideagents.adapt.adapted import Adapted, adapt
-from sideagents.adapt.config import AdaptConfig, for_domain
 from sideagents.adapt.method import ADAPTATIONS
-from sideagents.adapt.plots import plot_epochs, plot_own_layers, plot_shares
 from sideagents.bases import load_base
-from sideagents.bases.files import architecture_of, save_base
+from sideagents.bases.saved import architecture_of, save_base
+from sideagents.config.loading import config_hash, load_config
 from sideagents.core.base import FrozenBase
 from sideagents.core.boosting import stacked
 from sideagents.core.sidetuned import SideTuned
@@ -29,12 +30,11 @@ from sideagents.data.images import LabelledImages
 from sideagents.data.mosaics import load_mosaics
 from sideagents.data.targets import TARGETS, outputs_of
 from sideagents.errors import ConfigError, SideAgentsError, nearest
-from sideagents.run.config import config_hash, load_config
-from sideagents.run.devices import device_here, missing_device
-from sideagents.run.files import absent, absent_folder, find_data, find_file, write_json
+from sideagents.machine.devices import device_here, missing_device
+from sideagents.machine.precision import base_dtype, resolved, told, with_precision
+from sideagents.machine.seeding import seed_everything
 from sideagents.run.folder import RunFolder
-from sideagents.run.precision import base_dtype, resolved, told, with_precision
-from sideagents.run.seeding import seed_everything
+from sideagents.storage.files import absent, absent_folder, find_data, find_file, write_json
 from sideagents.train.loop import fit
 from sideagents.train.readouts import make_readout
 from sideagents.train.rendered import read_rendered, require_fitting

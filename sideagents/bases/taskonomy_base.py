@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sideagents.bases.files import fit_weights, read_tensors
+from sideagents.bases.saved import fit_weights, read_tensors
 from sideagents.core.base import FrozenBase
 from sideagents.errors import BaseError, nearest
-from sideagents.run.files import read_bytes
+from sideagents.storage.files import read_bytes
 
 TASKS = (
     "autoencoding",

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sideagents.errors import CheckpointError, SideAgentsError
-from sideagents.run.files import read_bytes, write_bytes
+from sideagents.storage.files import read_bytes, write_bytes
 
 
 class Digest(Protocol):

@@ -1,0 +1,1 @@
+"""Configurations: read from YAML and overrides, typed, checked; and the user's own code that they name."""

@@ -1,0 +1,1 @@
+"""What can be run without an environment: one file for each kind."""

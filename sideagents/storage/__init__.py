@@ -1,0 +1,1 @@
+"""Files: never half written, read within limits, never run."""
