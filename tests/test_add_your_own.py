@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_lifelong_job import data  # noqa: F401
 from torch import nn
 
 from sideagents.adapt import ADAPTATIONS, Adapted
@@ -18,7 +19,6 @@ from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS
 from sideagents.lifelong.learners import LEARNERS
 from sideagents_policies.cli.main import main
-from test_lifelong_run import data  # noqa: F401
 
 PAGE = Path(__file__).parents[1] / "docs" / "add-your-own.md"
 REGISTRIES: tuple[Any, ...] = (ADAPTATIONS, LEARNERS, MERGES, METHODS)

@@ -15,6 +15,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from test_adapt_invariants import adapted, network
+from test_cifar import put as put_pickle
+from test_decathlon import put as put_domain
+from test_lifelong_job import data  # noqa: F401
 from torch import nn
 
 from hostile import contents
@@ -23,10 +27,6 @@ from sideagents.adapt import Adapted, adapt
 from sideagents.data.images import LabelledImages
 from sideagents.errors import SideAgentsError
 from sideagents_policies.cli.main import main
-from test_adapt_invariants import adapted, network
-from test_cifar import put as put_pickle
-from test_decathlon import put as put_domain
-from test_lifelong_run import data  # noqa: F401
 
 Words = Callable[[Path], list[str]]
 SMALL = ["base=cifar:resnet20", "base_weights=null", "epochs=1", "batch_size=8", "threads=1", "cache=codes"]

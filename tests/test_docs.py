@@ -314,7 +314,7 @@ def test_scripts_and_make_targets_exist(page):
     text = page.read_text()
     named = {words[1] for words in shell_lines(page) if words[0] == "make"} | set(re.findall(r"`make (\w+)`", text))
     assert named <= targets
-    for path in re.findall(r"\bscripts/\w+\.py\b|\btests/\w+\.py\b", text):
+    for path in re.findall(r"\bscripts/\w+\.py\b|\btests/[\w/]+\.py\b", text):
         assert (ROOT / path).is_file(), path
 
 

@@ -27,7 +27,7 @@ ABOVE = {
 }
 ONLY_VEC = {"torch", "stable_baselines3"}  # in sideagents_envs
 OPTIONAL = {"timm", "torchvision", "transformers", "peft", "minari", "habitat", "habitat_sim"}
-# subclasses of habitat-lab's classes: only `register()` imports these modules, tests/test_habitat_importing.py
+# subclasses of habitat-lab's classes: only `register()` imports these modules, tests/envs/test_habitat_importing.py
 LAZY = {"habitat/lab_simulator.py", "habitat/cameras.py"}
 
 

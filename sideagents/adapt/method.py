@@ -1,6 +1,6 @@
 """What a method of adaptation is: how it builds a task's network, regularises, stores and exports it.
 
-A method is one class and one registration; the invariants in tests/test_adapt_invariants.py run over all of them.
+A method is one class and one registration; tests/library/test_adapt_invariants.py runs over all of them.
 """
 
 from __future__ import annotations
