@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.bases import benchmark_base
 from benchmarks.timing import Trainer, timed
-from sideagents.config.loading import load_config
+from sideagents.config.typed import load_config
 from sideagents.storage.files import write_text
 from sideagents_policies import parallel
 from sideagents_policies.config import AgentConfig

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import sideagents.bases
 from sideagents.bases import list_bases, load_base
-from sideagents.config.loading import config_hash
+from sideagents.config.typed import config_hash
 from sideagents.jobs.pretrain import PretrainConfig, pretrain
 from sideagents.train.probe import linear_probe
 from sideagents_envs.buildings import GENERATOR_VERSION

@@ -23,7 +23,7 @@ from sideagents.adapt import ADAPTATIONS
 from sideagents.adapt.adapt_config import AdaptConfig
 from sideagents.bases import SHIPPED
 from sideagents.bases.encoder import MidLevelEncoder
-from sideagents.config.loading import key_paths, load_config
+from sideagents.config.typed import key_paths, load_config
 from sideagents.jobs.pretrain import PretrainConfig
 from sideagents.jobs.relevance import RelevanceConfig
 from sideagents.language.glue import TASKS

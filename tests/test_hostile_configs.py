@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from hostile import MARKER, refused, refused_by_command
 from sideagents.adapt.adapt_config import AdaptConfig
-from sideagents.config.loading import key_paths
+from sideagents.config.typed import key_paths
 from sideagents.jobs.pretrain import PretrainConfig
 from sideagents.jobs.relevance import RelevanceConfig
 from sideagents.language.nlp_config import NlpConfig

@@ -14,16 +14,19 @@ from pathlib import Path
 import pytest
 import tomllib
 
+import document_architecture as architecture
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
     "sideagents": ROOT / "sideagents",
     "sideagents_envs": ROOT / "envs" / "sideagents_envs",
     "sideagents_policies": ROOT / "policies" / "sideagents_policies",
 }
+SCRIPTS = {"scripts", "studies", "benchmarks", *(path.stem for path in (ROOT / "scripts").glob("*.py"))}
 ABOVE = {
-    "sideagents": {"sideagents_envs", "sideagents_policies", "gymnasium", "stable_baselines3", "scripts"},
-    "sideagents_envs": {"sideagents", "sideagents_policies", "scripts"},
-    "sideagents_policies": {"scripts"},
+    "sideagents": {"sideagents_envs", "sideagents_policies", "gymnasium", "stable_baselines3", *SCRIPTS},
+    "sideagents_envs": {"sideagents", "sideagents_policies", *SCRIPTS},
+    "sideagents_policies": SCRIPTS,
 }
 ONLY_VEC = {"torch", "stable_baselines3"}  # in sideagents_envs
 OPTIONAL = {"timm", "torchvision", "transformers", "peft", "minari", "habitat", "habitat_sim"}
@@ -88,6 +91,33 @@ def test_imports_point_down(package: str) -> None:
 def test_a_wrong_arrow_is_noticed(package: str, text: str) -> None:
     assert len(violations(package, text, "x.py")) == 1
     assert violations("sideagents_policies", "def f():\n    import timm", "x.py") == []
+
+
+def test_no_two_files_import_each_other_in_a_circle() -> None:
+    graph = architecture.arrows(architecture.modules())
+    assert "sideagents.core.base" in graph["sideagents_policies.agent.checks"]
+    assert architecture.circles(graph) == []
+
+
+def test_a_circle_is_noticed() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}
+    assert architecture.circles(graph) == [["b", "c", "b"]]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_rooms_are_small_and_read_only_what_lies_below_them(package: str) -> None:
+    folders: dict[Path, list[str]] = {}
+    for path in sources(package):
+        folders.setdefault(path.parent, []).append(path.stem)
+    assert {folder.name: len(names) for folder, names in folders.items() if len(names) > 16} == {}
+    names = [name for inside in folders.values() for name in inside if name != "__init__"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+    assert architecture.circles(architecture.rooms(package)) == []
+
+
+def test_the_map_of_the_rooms_is_true() -> None:
+    page = architecture.PAGE.read_text(encoding="utf-8")
+    assert architecture.rendered(page) == page, "run `python scripts/document_architecture.py`"
 
 
 def modules_after(code: str) -> set[str]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sideagents.config.loading import NEUTRAL
+from sideagents.config.typed import NEUTRAL
 from sideagents.machine.devices import DEVICES
 from sideagents.machine.precision import WAS_BF16, Precision
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig

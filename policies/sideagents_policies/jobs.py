@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sideagents.config.loading import load_config
+from sideagents.config.typed import load_config
 from sideagents.errors import ConfigError
 from sideagents_policies.paths import config_kind, config_path
 

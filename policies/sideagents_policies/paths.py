@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sideagents.config.loading import read_tree
+from sideagents.config.typed import read_tree
 from sideagents.errors import ConfigError, nearest
 from sideagents.storage.files import find_data
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from benchmarks.bases import BASES, benchmark_base
 from benchmarks.timing import PARTS, Parts, Seconds, Trainer, timed
-from sideagents.config.loading import dump_config
+from sideagents.config.typed import dump_config
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError, nearest
 from sideagents.machine.precision import resolved

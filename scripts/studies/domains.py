@@ -22,7 +22,7 @@ from sideagents.adapt.adapt_plots import plot_own_layers
 from sideagents.adapt.adapted import Adapted, adapt
 from sideagents.adapt.svd import compress_adapters
 from sideagents.bases import load_base
-from sideagents.config.loading import config_hash, load_config
+from sideagents.config.typed import config_hash, load_config
 from sideagents.errors import SideAgentsError
 from sideagents.jobs.adapt import absent_data, adapt_run, read_data
 from sideagents.machine.seeding import seed_everything

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sideagents.config.loading import config_hash, load_config
+from sideagents.config.typed import config_hash, load_config
 from sideagents.errors import SideAgentsError
 from sideagents.jobs.lifelong import absent_data, lifelong
 from sideagents.lifelong.lifelong_config import LifelongConfig

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sideagents.bases import load_base
-from sideagents.config.loading import config_hash
+from sideagents.config.typed import config_hash
 from sideagents_envs.buildings import GENERATOR_VERSION
 from sideagents_envs.versions import LISTS_VERSION
 from sideagents_policies.agent.checks import read_config

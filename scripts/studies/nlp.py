@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from sideagents.config.loading import config_hash, load_config
+from sideagents.config.typed import config_hash, load_config
 from sideagents.errors import SideAgentsError
 from sideagents.jobs.nlp import absent_data, measured, nlp
 from sideagents.language.glue import TASKS, read_glue, score

@@ -22,7 +22,7 @@ from scipy import stats
 
 from sideagents.adapt.adapt_config import AdaptConfig
 from sideagents.bases import load_base
-from sideagents.config.loading import config_hash, load_config
+from sideagents.config.typed import config_hash, load_config
 from sideagents.errors import SideAgentsError
 from sideagents.jobs.adapt import absent_data, adapt_run
 from sideagents.storage.files import require

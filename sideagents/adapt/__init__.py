@@ -1,4 +1,4 @@
-"""One frozen network, many tasks: side-tuning, TAPS, residual adapters and their rivals behind one call.
+"""One frozen network, many tasks: side-tuning, TAPS, residual adapters and others behind one call.
 
 The package itself can be called, as the function `adapt` in it: `sideagents.adapt(model, method)`, and
 `sideagents.adapt.residual.fuse(net)` beside it.

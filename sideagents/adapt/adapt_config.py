@@ -6,8 +6,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from sideagents.config.loading import NEUTRAL
 from sideagents.config.settings import NAME, RunConfig
+from sideagents.config.typed import NEUTRAL
 from sideagents.data.decathlon import DOMAINS
 from sideagents.data.targets import TARGETS
 from sideagents.errors import ConfigError, nearest

@@ -1,4 +1,4 @@
-"""Bases: frozen encoders by name, from the package, from local files, from timm, or from the user's own code."""
+"""Frozen encoders by name: from the package, local files, timm, or the user's own code."""
 
 from sideagents.bases.loading import BASES, SHIPPED, list_bases, load_base, register_base
 from sideagents.bases.saved import read_card, save_base

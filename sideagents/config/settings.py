@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sideagents.config.loading import NEUTRAL
+from sideagents.config.typed import NEUTRAL
 from sideagents.machine.devices import DEVICES
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # what the name of a run's folder is made of

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from sideagents.core.images import fit_images, unit_images
+from sideagents.core.pixels import fit_images, unit_images
 from sideagents.errors import BaseError, first_line
 from sideagents.storage.tensors import digest_tensors
 

@@ -11,8 +11,8 @@ from sideagents.core.alpha import Alpha, make_alpha
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
 from sideagents.core.groups import parameter_groups
-from sideagents.core.images import fit_images
 from sideagents.core.merge import Merge, make_merge
+from sideagents.core.pixels import fit_images
 from sideagents.core.side import check_side, make_side
 from sideagents.core.trainable import TrainableBase
 from sideagents.errors import SideAgentsError

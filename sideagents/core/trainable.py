@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self
 
 from sideagents.core.base import FrozenBase
-from sideagents.core.images import fit_images, unit_images
 from sideagents.core.modes import modes_kept
+from sideagents.core.pixels import fit_images, unit_images
 
 _PICTURES = 16  # to measure BatchNorm's statistics on
 _PLAIN_STD = 0.02  # for weights that no layer knows how to draw, such as a transformer's position embedding

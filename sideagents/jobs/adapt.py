@@ -16,7 +16,7 @@ from sideagents.adapt.adapted import Adapted, adapt
 from sideagents.adapt.method import ADAPTATIONS
 from sideagents.bases import load_base
 from sideagents.bases.saved import architecture_of, save_base
-from sideagents.config.loading import config_hash, load_config
+from sideagents.config.typed import config_hash, load_config
 from sideagents.core.base import FrozenBase
 from sideagents.core.boosting import stacked
 from sideagents.core.sidetuned import SideTuned

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sideagents.bases import load_base
-from sideagents.config.loading import config_hash
+from sideagents.config.typed import config_hash
 from sideagents.core.alpha import make_alpha
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of

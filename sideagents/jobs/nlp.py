@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sideagents.config.loading import config_hash, load_config
 from sideagents.config.options import check_options
+from sideagents.config.typed import config_hash, load_config
 from sideagents.errors import ConfigError, SideAgentsError, nearest
 from sideagents.ladder import LadderModel
 from sideagents.language.build import Built, build, full_batch
@@ -22,7 +22,7 @@ from sideagents.language.glue import TASKS
 from sideagents.language.models import MINILM, load_tokenizer, model_path
 from sideagents.language.nlp_config import NlpConfig
 from sideagents.language.nlp_methods import METHODS
-from sideagents.language.sidetuned import SideTunedText
+from sideagents.language.sidetuned_text import SideTunedText
 from sideagents.language.states import Encoder, StatesTooLarge, cached_states, states_read
 from sideagents.language.tasks import SQUAD, JudgedTexts, Split, TextTask, head_of, read_task
 from sideagents.language.texts import Texts, answers_of, batches_by_length, moved

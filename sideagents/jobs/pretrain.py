@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from sideagents.bases.encoder import MidLevelDecoder, MidLevelEncoder
 from sideagents.bases.saved import save_base
-from sideagents.config.loading import load_config
+from sideagents.config.typed import load_config
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import multiply_adds, weights_of
 from sideagents.data.image_set import ImageSet

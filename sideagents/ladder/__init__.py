@@ -1,4 +1,4 @@
-"""Ladder Side-Tuning: large frozen transformers, adapted by a narrow network on a ladder of their activations."""
+"""Ladder Side-Tuning: a frozen transformer, adapted by a narrow network on a ladder of its activations."""
 
 from sideagents.ladder.distilling import distil
 from sideagents.ladder.model import LadderModel

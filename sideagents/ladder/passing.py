@@ -15,9 +15,9 @@ from torch.utils.hooks import RemovableHandle
 
 from sideagents.errors import SideAgentsError
 from sideagents.ladder.backbone import called, fresh_cache, sides_of
-from sideagents.ladder.blocks import as_weights
 from sideagents.ladder.design import Design, Mix
 from sideagents.ladder.families import Family, Stack
+from sideagents.ladder.side_blocks import as_weights
 from sideagents.ladder.twin import Images, Twin
 
 _ACTIVE: ContextVar[_Pass | None] = ContextVar("the ladder whose backbone runs in this thread", default=None)

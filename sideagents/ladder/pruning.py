@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from sideagents.core.modes import modes_kept
 from sideagents.errors import SideAgentsError
 from sideagents.ladder.backbone import is_quantised
-from sideagents.ladder.blocks import Rung, Slice
 from sideagents.ladder.families import Stack, family_of
+from sideagents.ladder.side_blocks import Rung, Slice
 from sideagents.ladder.twin import Twin, checked_layers
 
 Importance = Mapping[str, Tensor]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from sideagents.arguments import whole_number
 from sideagents.errors import SideAgentsError
-from sideagents.ladder.blocks import FEED, Bottleneck, Feed, Reader, Rung, Slice, as_weights
 from sideagents.ladder.design import Design
 from sideagents.ladder.families import Family, Stack
+from sideagents.ladder.side_blocks import FEED, Bottleneck, Feed, Reader, Rung, Slice, as_weights
 
 TEMPERATURE = 0.1
 # of a tower's call, what is not for its twin

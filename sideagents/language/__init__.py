@@ -1,1 +1,1 @@
-"""Tasks of language: readers of GLUE and SQuAD, and the metrics that they are judged by."""
+"""Tasks and methods of language: readers of GLUE and SQuAD, models, metrics, what a method trains."""

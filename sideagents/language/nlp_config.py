@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from sideagents.config.loading import NEUTRAL
 from sideagents.config.settings import NAME, RunConfig
+from sideagents.config.typed import NEUTRAL
 from sideagents.train.step import StepConfig
 
 

@@ -19,7 +19,7 @@ from sideagents.ladder import LadderModel
 from sideagents.ladder.backbone import task_heads
 from sideagents.ladder.design import Block, Down, Fusion, Mix
 from sideagents.ladder.model import Init
-from sideagents.language.sidetuned import SideTunedText, freeze_layers, learned_heads, side_tower
+from sideagents.language.sidetuned_text import SideTunedText, freeze_layers, learned_heads, side_tower
 from sideagents.registry import Registry
 
 _ENCODERS = ("Bert", "Roberta", "Electra", "DebertaV2")

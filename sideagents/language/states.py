@@ -22,7 +22,7 @@ from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel
 from sideagents.ladder.families import family_of
 from sideagents.ladder.twin import Twin
-from sideagents.language.sidetuned import SideTunedText, tower_of
+from sideagents.language.sidetuned_text import SideTunedText, tower_of
 from sideagents.language.texts import Texts, moved, split_by_length
 from sideagents.machine.devices import device_of
 from sideagents.machine.precision import autocast, resolved

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from sideagents.config.loading import NEUTRAL
 from sideagents.config.settings import NAME, RunConfig
+from sideagents.config.typed import NEUTRAL
 from sideagents.data.targets import SEQUENCE, TARGETS
 from sideagents.errors import nearest
 from sideagents.train.rendered import RenderedConfig

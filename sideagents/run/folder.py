@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 
 from sideagents.config.imports import imported
-from sideagents.config.loading import differences, dump_config, load_config
+from sideagents.config.typed import differences, dump_config, load_config
 from sideagents.errors import CheckpointError, ConfigError, DivergedError, SideAgentsError, nearest
 from sideagents.run.checkpoint import best_checkpoint, list_checkpoints, step_of
 from sideagents.run.provenance import command_line, versions

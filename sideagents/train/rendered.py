@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
-from sideagents.config.loading import NEUTRAL
+from sideagents.config.typed import NEUTRAL
 from sideagents.data.image_set import ImageSet
 from sideagents.data.taskonomy_folder import read_parts
 from sideagents.errors import ConfigError

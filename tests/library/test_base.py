@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sideagents import BaseError, FrozenBase, trainable_copy
-from sideagents.core.images import fit_images
+from sideagents.core.pixels import fit_images
 
 
 class Perception(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sideagents import MERGES, METHODS, FrozenBase, build_perception, list_bases, load_base
-from sideagents.core.images import fit_images
+from sideagents.core.pixels import fit_images
 
 
 class Vector(nn.Module):

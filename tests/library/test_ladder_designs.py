@@ -18,7 +18,7 @@ from transformers import BertConfig, BertLMHeadModel, T5Config, T5ForConditional
 
 from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel
-from sideagents.ladder.blocks import Feed, Reader
+from sideagents.ladder.side_blocks import Feed, Reader
 
 DESIGNS: list[dict[str, Any]] = [
     {"block": "adapter"},

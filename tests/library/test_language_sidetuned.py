@@ -18,7 +18,7 @@ from test_language_models import tiny  # noqa: F401
 from sideagents.errors import SideAgentsError
 from sideagents.language.models import import_transformers, load_model, load_tokenizer
 from sideagents.language.nlp_methods import METHODS, features, lst, sidetune
-from sideagents.language.sidetuned import SideTunedText, side_tower, tower_of
+from sideagents.language.sidetuned_text import SideTunedText, side_tower, tower_of
 from sideagents.language.states import Encoder, StatesTooLarge, cached_states, states_read
 from sideagents.language.texts import Texts, tokenised
 

@@ -12,7 +12,7 @@ import torch
 from test_cifar import put
 
 from rendered_images import put_images
-from sideagents.config.loading import load_config
+from sideagents.config.typed import load_config
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.jobs import lifelong as run_module
 from sideagents.jobs.lifelong import checked, lifelong, table_of

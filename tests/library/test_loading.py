@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sideagents.config.loading import config_hash, differences, dump_config, key_paths, load_config
+from sideagents.config.typed import config_hash, differences, dump_config, key_paths, load_config
 from sideagents.errors import ConfigError
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from sideagents.adapt.adapt_config import AdaptConfig
-from sideagents.config.loading import config_hash, load_config
+from sideagents.config.typed import config_hash, load_config
 from sideagents.errors import ConfigError
 from sideagents.jobs.pretrain import PretrainConfig
 from sideagents.jobs.relevance import RelevanceConfig

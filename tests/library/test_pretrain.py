@@ -16,7 +16,7 @@ from PIL import Image
 from rendered_images import put_images
 from sideagents import train
 from sideagents.bases import load_base, read_card
-from sideagents.config.loading import load_config
+from sideagents.config.typed import load_config
 from sideagents.data.taskonomy_folder import read_taskonomy
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.jobs.pretrain import (

@@ -16,7 +16,7 @@ from torch import nn
 from sideagents.adapt import adapt
 from sideagents.bases import load_base
 from sideagents.bases.encoder import MidLevelDecoder
-from sideagents.config.loading import config_hash
+from sideagents.config.typed import config_hash
 from sideagents.core.side import make_side
 from sideagents.errors import CheckpointError
 from sideagents.jobs import lifelong as lifelong_module

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from sideagents.bases import load_base
 from sideagents.bases.saved import save_base
-from sideagents.config.loading import dump_config, load_config
+from sideagents.config.typed import dump_config, load_config
 from sideagents.core.methods import build_perception
 from sideagents.data.taskonomy_folder import data_root
 from sideagents.errors import ConfigError

@@ -12,7 +12,7 @@ from test_lifelong_job import data  # noqa: F401
 from sideagents.adapt.adapt_config import AdaptConfig
 from sideagents.bases.resnet26 import ResNet26
 from sideagents.bases.saved import save_base
-from sideagents.config.loading import load_config
+from sideagents.config.typed import load_config
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
 from sideagents_policies.paths import config_path

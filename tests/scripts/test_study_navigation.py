@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sideagents.config.loading import config_hash
+from sideagents.config.typed import config_hash
 from sideagents.machine.precision import resolved
 from sideagents_envs.versions import LISTS_VERSION
 from studies import navigation as reproduce

@@ -1,1 +1,1 @@
-"""Many environments together: built from settings, spread over processes, as VecEnv and as gymnasium environment."""
+"""Many environments together: over processes, as `VecEnv` and as gymnasium environment."""

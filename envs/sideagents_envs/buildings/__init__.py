@@ -1,4 +1,4 @@
-"""Procedural buildings: floor plans, furniture, textures and light from a seed, written as ordinary `.glb` files."""
+"""Procedural buildings: floor plans, furniture, textures and light from a seed, written as `.glb`."""
 
 from sideagents_envs.buildings.generator import GENERATOR_VERSION, make_building
 

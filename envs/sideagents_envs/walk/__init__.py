@@ -1,1 +1,1 @@
-"""Where a body can stand and go: voxels, clearance, navigation mesh, motion, distances, the shortest-path expert."""
+"""Where a body can stand and go: clearance, navigation mesh, motion, distances, the shortest-path expert."""

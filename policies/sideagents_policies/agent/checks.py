@@ -10,7 +10,7 @@ import torch
 
 from sideagents.bases import load_base
 from sideagents.bases import loading as bases
-from sideagents.config.loading import differences, load_config
+from sideagents.config.typed import differences, load_config
 from sideagents.core import side
 from sideagents.core.alpha import make_alpha
 from sideagents.core.base import FrozenBase

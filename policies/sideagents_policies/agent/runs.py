@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sideagents.config.loading import config_hash, load_config
+from sideagents.config.typed import config_hash, load_config
 from sideagents.core.base import FrozenBase
 from sideagents.errors import ConfigError
 from sideagents.machine.devices import device_here

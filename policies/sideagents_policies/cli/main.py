@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from sideagents_policies.cli import agents, config, language, pretrain, scenes, vision
+from sideagents_policies.cli import agent_verbs, language, look, pretrain, scenes, vision
 from sideagents_policies.cli.common import Parser
 from sideagents_policies.guard import guarded
 
@@ -36,8 +36,8 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", parser_class=Parser)
-    agents.add_verbs(verbs)
-    config.add_verbs(verbs)
+    agent_verbs.add_verbs(verbs)
+    look.add_verbs(verbs)
     scenes.add_verbs(verbs)
     pretrain.add_verbs(verbs)
     vision.add_verbs(verbs)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 
-from sideagents.config.loading import config_hash, differences, load_config
+from sideagents.config.typed import config_hash, differences, load_config
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
 from sideagents.machine.devices import processor_name

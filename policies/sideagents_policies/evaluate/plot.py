@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sideagents.config.loading import differences, load_config
+from sideagents.config.typed import differences, load_config
 from sideagents.errors import SideAgentsError
 from sideagents.run.figures import new_figure, save_figure
 from sideagents.run.scalars import read_scalars

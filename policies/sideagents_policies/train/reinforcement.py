@@ -14,7 +14,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from sideagents.config.loading import load_config
+from sideagents.config.typed import load_config
 from sideagents.core.base import FrozenBase
 from sideagents.machine.precision import told
 from sideagents.machine.seeding import seed_everything

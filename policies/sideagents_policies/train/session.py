@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from sideagents.config.imports import import_words
-from sideagents.config.loading import load_config
+from sideagents.config.typed import load_config
 from sideagents.errors import CheckpointError
 from sideagents.machine.precision import sets_precision
 from sideagents.run.checkpoint import Checkpoint, load_checkpoint, restoring, save_checkpoint

@@ -67,7 +67,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _show(config: BaseModel, absent: Iterable[str]) -> int:
-    from sideagents.config.loading import dump_config
+    from sideagents.config.typed import dump_config
     from sideagents.machine.precision import told
 
     print(dump_config(config), end="")
