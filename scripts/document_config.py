@@ -131,6 +131,8 @@ sideagents check pointnav/sidetune_curvature model.base=denoising ppo.frames=100
 ```
 
 - Keys that a file leaves out have the defaults below. An empty file is a complete configuration.
+- `extends: NAME` takes everything from another file, beside it or a bundled one, and the file holds what differs:
+  sections are merged key by key, lists and mappings of names (`options`, `by_domain`, ...) are replaced as a whole.
 - Overrides are `section.key=value`, the value in YAML; they apply from left to right.
 - Unknown keys, wrong types, `nan` and infinity are refused with one line that names the file or override, the key, what
   is allowed and the nearest name. The exit code is 2. Types are strict: `"12"` is no number.

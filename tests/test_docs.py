@@ -267,20 +267,20 @@ def check_command(words: list[str], line: str) -> None:
         load_config(PretrainConfig, None, ["task=depth", "data=x", *overrides])
     elif words[0] == "lifelong":
         assert set(targets) <= set(config_names()), line
-        load_config(LifelongConfig, config_path(targets[0]) if targets else None, overrides)
+        load_config(LifelongConfig, config_path(targets[0]) if targets else None, overrides, config_path)
     elif words[0] == "relevance":
         assert set(targets) <= set(config_names()), line
-        load_config(RelevanceConfig, config_path(targets[0]) if targets else None, overrides)
+        load_config(RelevanceConfig, config_path(targets[0]) if targets else None, overrides, config_path)
     elif words[0] == "adapt":
         assert set(targets) <= set(config_names()), line
-        load_config(AdaptConfig, config_path(targets[0]) if targets else None, overrides)
+        load_config(AdaptConfig, config_path(targets[0]) if targets else None, overrides, config_path)
     elif words[0] == "nlp":
         assert [*map(config_kind, map(config_path, targets))] == ["nlp"], line
-        load_config(NlpConfig, config_path(targets[0]), overrides)
+        load_config(NlpConfig, config_path(targets[0]), overrides, config_path)
     elif words[0] in ("train", "demos", "clone", "check"):
         bundled = [name for name in targets if name.startswith("pointnav/")]
         assert set(bundled) <= set(config_names()), line
-        load_config(AgentConfig, config_path(bundled[0]) if bundled else None, overrides)
+        load_config(AgentConfig, config_path(bundled[0]) if bundled else None, overrides, config_path)
     else:
         load_config(AgentConfig, None, overrides)
     if words[0] == "eval" and args.agent is not None and args.agent.islower():
@@ -384,7 +384,7 @@ def test_yaml_and_json_blocks_are_valid(page, tmp_path):
         assert isinstance(yaml.safe_load(text), dict)
         file = tmp_path / "config.yaml"
         file.write_text(text)
-        load_config(AgentConfig, file)
+        load_config(AgentConfig, file, (), config_path)
     for text in blocks(page, "json"):
         json.loads(text)
 

@@ -6,12 +6,10 @@ What a kind needs is imported when one is read, so that no other verb waits for 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sideagents.config.typed import load_config
 from sideagents.errors import ConfigError
-from sideagents_policies.paths import config_kind, config_path
+from sideagents_policies.paths import config_kind, config_path, load_named
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -27,7 +25,7 @@ def read_lifelong(name: str, overrides: Sequence[str] = ()) -> LifelongConfig:
     from sideagents.jobs.lifelong import checked
     from sideagents.lifelong.lifelong_config import LifelongConfig
 
-    return checked(load_config(LifelongConfig, _path_of_kind(name, "lifelong"), list(overrides)))
+    return checked(load_named(LifelongConfig, _of_kind(name, "lifelong"), overrides))
 
 
 def read_adapt(name: str, overrides: Sequence[str] = ()) -> AdaptConfig:
@@ -35,7 +33,7 @@ def read_adapt(name: str, overrides: Sequence[str] = ()) -> AdaptConfig:
     from sideagents.adapt.adapt_config import AdaptConfig
     from sideagents.jobs.adapt import checked
 
-    return checked(load_config(AdaptConfig, _path_of_kind(name, "adapt"), list(overrides)))
+    return checked(load_named(AdaptConfig, _of_kind(name, "adapt"), overrides))
 
 
 def read_nlp(name: str, overrides: Sequence[str] = ()) -> NlpConfig:
@@ -43,14 +41,14 @@ def read_nlp(name: str, overrides: Sequence[str] = ()) -> NlpConfig:
     from sideagents.jobs.nlp import checked
     from sideagents.language.nlp_config import NlpConfig
 
-    return checked(load_config(NlpConfig, _path_of_kind(name, "nlp"), list(overrides)))
+    return checked(load_named(NlpConfig, _of_kind(name, "nlp"), overrides))
 
 
 def read_relevance(name: str, overrides: Sequence[str] = ()) -> RelevanceConfig:
     """Resolve and check a configuration for ranking bases; raises `ConfigError`."""
     from sideagents.jobs.relevance import RelevanceConfig, each_base
 
-    config = load_config(RelevanceConfig, _path_of_kind(name, "relevance"), list(overrides))
+    config = load_named(RelevanceConfig, _of_kind(name, "relevance"), overrides)
     each_base(config)
     return config
 
@@ -82,8 +80,7 @@ READERS: dict[str, Callable[[str, Sequence[str]], BaseModel]] = {
 }  # kinds of configurations that are not an agent's
 
 
-def _path_of_kind(name: str, kind: str) -> Path:
-    path = config_path(name)
-    if (found := config_kind(path)) != kind:
+def _of_kind(name: str, kind: str) -> str:
+    if (found := config_kind(config_path(name))) != kind:
         raise ConfigError(f"{name}: is a configuration of kind {found!r}, one of `kind: {kind}` is needed here")
-    return path
+    return name

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sideagents.config.typed import read_tree
+from sideagents.config.extends import lineage
+from sideagents.config.typed import ModelT, load_config
 from sideagents.errors import ConfigError, nearest
 from sideagents.storage.files import find_data
 
@@ -43,10 +45,16 @@ def config_path(name: str) -> Path:
     raise ConfigError(f"{name[:200]}: neither a file nor a bundled configuration{hint} (see `sideagents list configs`)")
 
 
+def load_named(model_cls: type[ModelT], name: str, overrides: Sequence[str] = ()) -> ModelT:
+    """Read a configuration given by path or bundled name, and what it extends; raises `ConfigError`."""
+    return load_config(model_cls, config_path(name), overrides, config_path)
+
+
 def config_kind(path: Path) -> str:
-    """Return what a configuration file is for, its key `kind`: `agent` when it says nothing, or nothing readable."""
+    """Return what a configuration file is for: its key `kind` or that of what it extends, `agent` without one."""
     try:
-        return str(read_tree(path).get("kind", "agent"))
+        kinds = (tree["kind"] for _, tree in lineage(path, config_path) if "kind" in tree)
+        return str(next(kinds, "agent"))
     except ConfigError:
         return "agent"  # who reads the file in earnest says what is wrong with it
 

@@ -22,7 +22,7 @@ from sideagents.adapt.adapt_plots import plot_own_layers
 from sideagents.adapt.adapted import Adapted, adapt
 from sideagents.adapt.svd import compress_adapters
 from sideagents.bases import load_base
-from sideagents.config.typed import config_hash, load_config
+from sideagents.config.typed import config_hash
 from sideagents.errors import SideAgentsError
 from sideagents.jobs.adapt import absent_data, adapt_run, read_data
 from sideagents.machine.seeding import seed_everything
@@ -32,7 +32,7 @@ from sideagents.train.loop import fit
 from sideagents.train.supervised import example_loss, judge
 from sideagents_policies.evaluate.tables import markdown_table
 from sideagents_policies.jobs import read_adapt
-from sideagents_policies.paths import config_path
+from sideagents_policies.paths import load_named
 from studies.cells import Cell, add_cell_options, newest_rows, run_cells, select
 
 CONFIG = "vision/adapters_cifar"
@@ -90,7 +90,7 @@ def words_of(key: Key, base: Path) -> list[str]:
 
 def settings_of(key: Key, base: Path) -> str:
     """Return the digest of a cell's configuration as written and of the base's weights."""
-    config = load_config(AdaptConfig, config_path(CONFIG), [*words_of(key, base), "base=resnet26"])
+    config = load_named(AdaptConfig, CONFIG, [*words_of(key, base), "base=resnet26"])
     parts = [config_hash(config), str(key["method"]), load_base(str(base)).fingerprint]
     if key["method"] == SVD:
         parts.append(f"{_SVD_EPOCHS} epochs at {_SVD_RATE} of the rate")
@@ -226,6 +226,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.plot is not None:
         print(f"wrote {plot(rows, args.plot)}")
     if args.layers is not None:
-        runs = Path(load_config(AdaptConfig, config_path(CONFIG), []).runs)
+        runs = Path(load_named(AdaptConfig, CONFIG, []).runs)
         print(f"wrote {plot_own_layers(_loaded('taps', _DRAWN, 1, runs, args.base), args.layers)}")
     return 0

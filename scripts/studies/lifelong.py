@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sideagents.config.typed import config_hash, load_config
+from sideagents.config.typed import config_hash
 from sideagents.errors import SideAgentsError
 from sideagents.jobs.lifelong import absent_data, lifelong
 from sideagents.lifelong.lifelong_config import LifelongConfig
@@ -36,7 +36,7 @@ from sideagents.run.stats import bootstrap_interval
 from sideagents.storage.files import require
 from sideagents_policies.evaluate.tables import markdown_table
 from sideagents_policies.jobs import read_lifelong
-from sideagents_policies.paths import config_path
+from sideagents_policies.paths import load_named
 from studies.cells import Cell, add_cell_options, newest_rows, run_tables
 
 Key = Mapping[str, str | int | float]
@@ -135,7 +135,7 @@ def words_of(name: str, key: Key, results: Path) -> tuple[str, list[str]]:
 def settings_of(name: str, key: Key, results: Path) -> str:
     """Return the digest of a cell's configuration as written: where the data lies on this machine is not part of it."""
     config, words = words_of(name, key, results)
-    return config_hash(load_config(LifelongConfig, config_path(config), words))
+    return config_hash(load_named(LifelongConfig, config, words))
 
 
 def best_strength(name: str, results: Path) -> float:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from sideagents.config.typed import config_hash, load_config
+from sideagents.config.typed import config_hash
 from sideagents.errors import SideAgentsError
 from sideagents.jobs.nlp import absent_data, measured, nlp
 from sideagents.language.glue import TASKS, read_glue, score
@@ -33,7 +33,7 @@ from sideagents.run.folder import RunFolder
 from sideagents.storage.files import find_data, require
 from sideagents_policies.evaluate.tables import markdown_table
 from sideagents_policies.jobs import read_nlp
-from sideagents_policies.paths import config_path
+from sideagents_policies.paths import load_named
 from studies.cells import Cell, add_cell_options, newest_rows, run_tables
 from studies.nlp_grid import (
     CURVE,
@@ -124,7 +124,7 @@ def settings_of(key: Key, results: Path) -> str:
         rows = [settings_of({**key, "table": "glue", "method": name}, results) for name in (key["method"], RIVAL)]
         return hashlib.sha256(" ".join(rows).encode()).hexdigest()
     config, words = words_of(key, results)
-    return config_hash(load_config(NlpConfig, config_path(config), words))
+    return config_hash(load_named(NlpConfig, config, words))
 
 
 def work(cell: Cell, results: Path) -> dict[str, Any]:

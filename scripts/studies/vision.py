@@ -22,13 +22,13 @@ from scipy import stats
 
 from sideagents.adapt.adapt_config import AdaptConfig
 from sideagents.bases import load_base
-from sideagents.config.typed import config_hash, load_config
+from sideagents.config.typed import config_hash
 from sideagents.errors import SideAgentsError
 from sideagents.jobs.adapt import absent_data, adapt_run
 from sideagents.storage.files import require
 from sideagents_policies.evaluate.tables import markdown_table
 from sideagents_policies.jobs import read_adapt
-from sideagents_policies.paths import config_path
+from sideagents_policies.paths import load_named
 from studies.cells import Cell, add_cell_options, newest_rows, run_tables
 
 MADE = {  # bases that do not ship: how to make them
@@ -149,7 +149,7 @@ def words_of(table: str, key: Key, bases: Mapping[str, str]) -> list[str]:
 def settings_of(table: str, key: Key, bases: Mapping[str, str]) -> str:
     """Return the digest of a cell's configuration as written and, for bases that do not ship, of their weights."""
     name = str(key.get("base", ""))
-    config = load_config(AdaptConfig, config_path(f"vision/{table}"), words_of(table, key, {}))
+    config = load_named(AdaptConfig, f"vision/{table}", words_of(table, key, {}))
     parts = [config_hash(config)]
     if name in bases:
         parts.append(load_base(bases[name]).fingerprint)

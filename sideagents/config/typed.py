@@ -12,7 +12,6 @@ import json
 import math
 import re
 import sys
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,9 +19,9 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from sideagents.config.extends import Find, Sources, lineage, merged
 from sideagents.config.sections import KeyPath, fields_of, is_open_mapping, marks_of, section_at
 from sideagents.errors import ConfigError, nearest
-from sideagents.storage.files import read_text
 from sideagents.storage.yaml_tree import YamlError, parse_yaml
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -32,28 +31,34 @@ _LONGEST_KEY = 100
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
-def load_config(model_cls: type[ModelT], path: Path | None, overrides: Sequence[str] = ()) -> ModelT:
+def load_config(
+    model_cls: type[ModelT], path: Path | None, overrides: Sequence[str] = (), find: Find | None = None
+) -> ModelT:
     """Return the checked configuration: the file's values (or the defaults), then the overrides from left to right.
 
-    A mapping is merged into a section of the configuration, and replaces a mapping whose keys are the user's own.
+    With `find`, which knows the files of names, the file may say `extends: NAME`. A mapping is merged into a section
+    of the configuration, and replaces a mapping whose keys are the user's own.
     Raises `ConfigError` with one line: file or override, key path, what is allowed, the nearest name.
     """
     old = _old_keys(model_cls)
-    tree = {} if path is None else _renamed(read_tree(path), old, str(path))
-    set_by: dict[KeyPath, str] = {}
+    sources = Sources("configuration" if path is None else str(path))
+    tree: dict[str, Any] = {}
+    for file, values in () if path is None else lineage(path, find):
+        own = _renamed(values, old, str(file))
+        sources.note(file, own)
+        tree = merged(model_cls, own, tree)
     for override in overrides:
         key, value = _parse_override(override)
         if key in old:
             key, value = _new_name(old, key, value, f"override {override!r}")
-        set_by[key] = override if len(override) <= 200 else override[:197] + "..."
+        sources.overrides[key] = override if len(override) <= 200 else override[:197] + "..."
         free = _check_known(model_cls, key, override)
         tree = _set(tree, key, value, replace=free)
-    file_name = "configuration" if path is None else str(path)
-    _check_plain(tree, (), set_by, file_name)
+    _check_plain(tree, (), sources)
     try:
         return model_cls.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
-        raise ConfigError(_explain(model_cls, error, tree, set_by, file_name)) from None
+        raise ConfigError(_explain(model_cls, error, tree, sources)) from None
 
 
 def dump_config(model: BaseModel) -> str:
@@ -145,19 +150,6 @@ def _new_name(old: Mapping[KeyPath, Any], key: KeyPath, value: Any, source: str)
 # reading
 
 
-def read_tree(path: Path) -> dict[str, Any]:
-    """Return the values in a configuration file, as they stand there; raises `ConfigError` with one line."""
-    text = read_text(path, ConfigError)
-    try:
-        tree = parse_yaml(text)
-    except YamlError as error:
-        raise ConfigError(f"{path}{error.place}: is no valid YAML ({error.problem})") from None
-    tree = {} if tree is None else tree
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: must hold `key: value` lines, not a {_kind(tree)}")
-    return typing.cast("dict[str, Any]", tree)
-
-
 def _parse_override(override: str) -> tuple[KeyPath, Any]:
     key, equals, text = override.partition("=")
     parts = tuple(key.split("."))
@@ -201,19 +193,19 @@ def _check_known(model_cls: type[Any], key: KeyPath, override: str) -> bool:
     return False
 
 
-def _check_plain(value: Any, where: KeyPath, set_by: dict[KeyPath, str], file_name: str) -> None:
+def _check_plain(value: Any, where: KeyPath, sources: Sources) -> None:
     """Refuse what JSON or a file's name cannot hold: nan, infinity, huge numbers, keys that are no text, NUL."""
-    source = _source(where, set_by, file_name)
+    source = sources.of(where)
     if isinstance(value, dict):
         for key, entry in value.items():
             if not isinstance(key, str):
                 raise ConfigError(f"{source}: {_dotted((*where, str(key)))}: keys must be text, got {key!r}")
             if len(key) > _LONGEST_KEY or not _is_plain(key):
                 raise ConfigError(f"{source}: {_dotted(where) or 'a key'}: {_short(key)} is no key")
-            _check_plain(entry, (*where, key), set_by, file_name)
+            _check_plain(entry, (*where, key), sources)
     elif isinstance(value, list):
         for index, entry in enumerate(value):
-            _check_plain(entry, (*where, index), set_by, file_name)
+            _check_plain(entry, (*where, index), sources)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{source}: {_dotted(where)} must be a finite number, got {value}")
     elif isinstance(value, int) and abs(value) > _LARGEST:
@@ -232,9 +224,7 @@ def _is_plain(text: str) -> bool:
 # explaining
 
 
-def _explain(
-    model_cls: type[Any], error: ValidationError, tree: Any, set_by: dict[KeyPath, str], file_name: str
-) -> str:
+def _explain(model_cls: type[Any], error: ValidationError, tree: Any, sources: Sources) -> str:
     """Return one line for the first fault (unions report one per alternative: they are joined)."""
     faults: dict[KeyPath, list[str]] = {}
     for fault in error.errors(include_url=False):
@@ -254,7 +244,7 @@ def _explain(
         faults.setdefault(where, []).append(text)
     where, texts = next(iter(faults.items()))
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return _one_line(f"{_source(where, set_by, file_name)}: {' or '.join(texts)}{more}")
+    return _one_line(f"{sources.of(where)}: {' or '.join(texts)}{more}")
 
 
 def _unknown(model_cls: type[Any], where: KeyPath) -> str:
@@ -304,16 +294,6 @@ def _existing(tree: Any, location: KeyPath, missing_last: bool) -> KeyPath:
     return tuple(where)
 
 
-def _source(where: KeyPath, set_by: dict[KeyPath, str], file_name: str) -> str:
-    """Name the override that set a key (or something below or above it), else the file."""
-    text = tuple(map(str, where))
-    for key, override in reversed(list(set_by.items())):
-        shared = min(len(key), len(text))
-        if shared and key[:shared] == text[:shared]:
-            return f"override {override!r}"
-    return file_name if not set_by or where else f"{file_name} with {' '.join(set_by.values())}"
-
-
 # small helpers
 
 
@@ -344,10 +324,6 @@ def _dotted(where: KeyPath) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _kind(value: Any) -> str:
-    return {list: "list", str: "text", type(None): "null"}.get(type(value), type(value).__name__)
 
 
 def _one_line(text: object) -> str:

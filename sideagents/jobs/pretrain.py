@@ -83,7 +83,7 @@ class PretrainArguments(Protocol):
 
 def pretrain_command(args: PretrainArguments) -> int:
     """Run `sideagents pretrain [CONFIG.yaml] task=... data=... [key=value ...]`; print what was written."""
-    config = load_config(PretrainConfig, args.config, args.overrides)
+    config = load_config(PretrainConfig, args.config, args.overrides, Path)
     weights = pretrain(config, resume=args.resume)
     card = read_json(weights.with_suffix(".json"))
     print(

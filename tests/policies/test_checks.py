@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from sideagents.bases import load_base
 from sideagents.bases.saved import save_base
+from sideagents.config.extends import lineage
 from sideagents.config.typed import dump_config, load_config
 from sideagents.core.methods import build_perception
 from sideagents.data.taskonomy_folder import data_root
@@ -20,6 +22,7 @@ from sideagents_policies import jobs, paths
 from sideagents_policies.agent import checks
 from sideagents_policies.cli.main import main
 from sideagents_policies.config import AgentConfig
+from sideagents_policies.paths import config_names, config_path
 from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,3 +179,24 @@ def test_what_may_change_on_resume(homes):  # noqa: F811
     checks.refuse_changes(before, checks.default_config([*homes, "ppo.frames=999", "eval.episodes=1", "threads=2"]))
     with pytest.raises(ConfigError, match=r"model\.hidden: the run has 32, now it is 64"):
         checks.refuse_changes(before, checks.default_config([*homes, "model.hidden=64"]))
+
+
+def leaves(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Return the values of a tree by their dotted keys; a mapping of names of the user's own is one value."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        inside = isinstance(value, dict) and key not in ("options", "side_options")
+        found |= leaves(value, f"{above}{key}.") if inside else {f"{above}{key}": value}
+    return found
+
+
+def test_a_bundled_variant_holds_only_what_differs() -> None:
+    """So that a number of a recipe stands in one file."""
+    variants = 0
+    for name in config_names():
+        own, *below = (tree for _, tree in lineage(config_path(name), config_path))
+        for key, value in leaves(own).items() if below else ():
+            said = [leaves(tree)[key] for tree in below if key in leaves(tree)]
+            assert not said or said[0] != value, f"{name}: {key} is said by what it extends"
+        variants += bool(below)
+    assert variants >= 15

@@ -12,10 +12,9 @@ from test_lifelong_job import data  # noqa: F401
 from sideagents.adapt.adapt_config import AdaptConfig
 from sideagents.bases.resnet26 import ResNet26
 from sideagents.bases.saved import save_base
-from sideagents.config.typed import load_config
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
-from sideagents_policies.paths import config_path
+from sideagents_policies.paths import load_named
 from studies import domains as module
 from studies.cells import Cell, read_rows
 from studies.domains import DOMAINS, METHODS, OFTEN, keys_of, main, table_of, words_of, work
@@ -34,7 +33,7 @@ def test_cells_and_their_configurations() -> None:
     assert len(keys) == len(DOMAINS) * (len(METHODS) + 1 + 2 * len(OFTEN))
     assert all(key["seed"] == 1 for key in keys[: len(DOMAINS) * (len(METHODS) + 1)])
     for key in keys:
-        config = load_config(AdaptConfig, config_path(module.CONFIG), words_of(key, Path("base.safetensors")))
+        config = load_named(AdaptConfig, module.CONFIG, words_of(key, Path("base.safetensors")))
         assert config.seed == key["seed"]
     last = [key["method"] for key in keys if key["seed"] == 1][-len(DOMAINS) :]
     assert last == ["svd"] * len(DOMAINS)  # after `parallel`, which it compresses

@@ -58,9 +58,7 @@ def test_tables_by_hand() -> None:
 
 def test_stacks_are_read_through_a_norm_in_float32() -> None:
     for key in keys("boosting"):
-        config = module.load_config(
-            module.AdaptConfig, module.config_path("vision/boosting"), module.words_of("boosting", key, {})
-        )
+        config = module.load_named(module.AdaptConfig, "vision/boosting", module.words_of("boosting", key, {}))
         assert (config.norm_groups, config.precision) == (8, "float32")
 
 

@@ -27,7 +27,7 @@ from sideagents_envs.habitat.lab import chosen_simulator
 from sideagents_policies.agent.build import build_policy
 from sideagents_policies.config import AgentConfig, ModelConfig
 from sideagents_policies.jobs import READERS
-from sideagents_policies.paths import config_kind, config_path, locate
+from sideagents_policies.paths import config_kind, config_path, load_named, locate
 
 # What may differ when a run goes on: how long it trains, how often it saves, where and how fast it computes, and where
 # its data is: that it is the same, the names of the buildings and the base's fingerprint in the checkpoint tell.
@@ -60,10 +60,9 @@ def read_with_base(name: str, overrides: Sequence[str] = ()) -> tuple[AgentConfi
 
     Raises as `read_config`.
     """
-    path = config_path(name)
-    if (kind := config_kind(path)) in READERS:
+    if (kind := config_kind(config_path(name))) in READERS:
         raise ConfigError(f"{name}: is a configuration of `sideagents {kind}`, an agent's is needed here")
-    return _checked(load_config(AgentConfig, path, list(overrides)))
+    return _checked(load_named(AgentConfig, name, overrides))
 
 
 def default_config(overrides: Sequence[str] = ()) -> AgentConfig:
