@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from sideagents_envs.batch.navigation import NavigationBatch
+from sideagents_envs.bodies.embedded_bodies import EmbeddedBodies
 from sideagents_envs.config import CameraConfig, TaskConfig
 from sideagents_envs.episodes.files import Episode, rotation_of
 from sideagents_envs.episodes.sources import EpisodeList, TrainingEpisodes
-from sideagents_envs.task.pointnav import PointNavBatch
+from sideagents_envs.task.tasks import make_task
 
 HALF = 5.0
 CAMERA = CameraConfig(width=36, height=36)
@@ -76,12 +78,17 @@ class SquareSimulator:
         return {"rgb": rgb, "depth": np.full(shape, 2.0, np.float32)}
 
 
+def batch_of(simulator, source, n, task):
+    """The environments of a task in a simulator's buildings."""
+    return NavigationBatch(EmbeddedBodies(simulator, n, task), source, n, make_task(CAMERA, task))
+
+
 def room(start, goal, yaw=0.0, n=1, **task):
     """A batch in the square room, every environment at the start of the same episode."""
     episode = Episode("e", "room", np.array([start[0], 0, start[1]], float), rotation_of(yaw), np.zeros(3))
     episode.goal[[0, 2]] = goal
     simulator = SquareSimulator()
-    batch = PointNavBatch(simulator, EpisodeList(simulator, [(0, episode)], "F"), n, CAMERA, TaskConfig(**task))
+    batch = batch_of(simulator, EpisodeList(simulator, [(0, episode)], "F"), n, TaskConfig(**task))
     for env in range(n):
         batch.begin(env)
     return batch
@@ -90,7 +97,7 @@ def room(start, goal, yaw=0.0, n=1, **task):
 def training(names, n=3, seed=0, per_building=2, **task):
     simulator = SquareSimulator(names)
     source = TrainingEpisodes(simulator, names, n, seed, episodes_per_building=per_building)
-    batch = PointNavBatch(simulator, source, n, CAMERA, TaskConfig(**{"max_steps": 25} | task))
+    batch = batch_of(simulator, source, n, TaskConfig(**{"max_steps": 25} | task))
     for env in range(n):
         batch.begin(env)
     return batch

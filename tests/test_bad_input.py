@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hostile import refused, refused_by_command
-from sideagents_envs.task.pointnav import PointNavBatch
+from sideagents_envs.batch.navigation import NavigationBatch
 from sideagents_policies.cli.main import main
 from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 from troubles import (
@@ -216,14 +216,14 @@ def test_there_are_many_kinds():
 
 
 def test_an_observation_that_is_no_number(place, capfd, monkeypatch):
-    original = PointNavBatch.observe
+    original = NavigationBatch.observe
 
     def broken(self, envs=None):
         content = original(self, envs)
         content["goal"][:] = np.nan
         return content
 
-    monkeypatch.setattr(PointNavBatch, "observe", broken)
+    monkeypatch.setattr(NavigationBatch, "observe", broken)
     assert main(train(f"runs={place.here / 'runs'}")(place)) == 2
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1

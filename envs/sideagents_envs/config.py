@@ -77,7 +77,7 @@ class NavMeshConfig:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """Point navigation as in the side-tuning paper (automatic stop) or with Habitat's own stop action.
+    """Navigation as in the side-tuning paper (automatic stop) or with Habitat's own stop action; `kind` names the task.
 
     Reward of a step: `slack_reward + distance_reward * (previous - current geodesic distance)`, plus `success_reward`
     on the step that ends a successful episode, minus `collision_penalty` for a blocked forward step (0 in the paper).
@@ -90,6 +90,7 @@ class TaskConfig:
         "distance_reward": 1e6, "success_reward": 1e6, "collision_penalty": 1e6, "map_size_m": 1e4, "map_cells": 1024,
     }  # fmt: skip
 
+    kind: str = field(default="pointnav", metadata={"neutral": True})
     stop: Literal["auto", "explicit"] = "auto"
     max_steps: int = 500
     success_distance_m: float = 0.2

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sideagents_envs.batch.navigation import NavigationBatch
 from sideagents_envs.batch.shards import LocalShard
 from sideagents_envs.batch.vec import PointNavVecEnv
+from sideagents_envs.bodies.embedded_bodies import EmbeddedBodies
 from sideagents_envs.buildings import GENERATOR_VERSION
 from sideagents_envs.config import CameraConfig, NavMeshConfig, ScenesConfig, TaskConfig
 from sideagents_envs.episodes.bundled import scenes_root
@@ -20,7 +22,7 @@ from sideagents_envs.errors import EnvsError, SceneError
 from sideagents_envs.scenes.scene import load_scene
 from sideagents_envs.sensors.occupancy import draw_maps
 from sideagents_envs.simulators.embedded import EmbeddedWorld, Simulator, Walkable
-from sideagents_envs.task.pointnav import PointNavBatch
+from sideagents_envs.task.tasks import make_task
 from sideagents_envs.walk.navmesh import cached_navmesh
 
 SIZES = (64, 84, 128, 256)
@@ -120,7 +122,7 @@ def _measure(
     task = TaskConfig()
     simulator = _TimedSimulator(EmbeddedWorld(paths, camera, NavMeshConfig()))
     source = _TimedEpisodes(simulator, [path.stem for path in paths], n_envs, 0)
-    batch = PointNavBatch(simulator, source, n_envs, camera, task)
+    batch = NavigationBatch(EmbeddedBodies(simulator, n_envs, task), source, n_envs, make_task(camera, task))
     env = PointNavVecEnv([LocalShard(batch)], camera, task)
     rng = np.random.default_rng(0)
     env.reset()
@@ -180,7 +182,7 @@ def _play(env: PointNavVecEnv, rng: np.random.Generator, steps: int) -> tuple[fl
     return wall, processor, ended
 
 
-def _seconds_per_map(batch: PointNavBatch, repeats: int = 20) -> float:
+def _seconds_per_map(batch: NavigationBatch, repeats: int = 20) -> float:
     """Time the drawing of the maps alone, as they are now."""
     tracks = batch.tracks()
     lengths = np.array([len(track) for track in tracks])
@@ -190,5 +192,5 @@ def _seconds_per_map(batch: PointNavBatch, repeats: int = 20) -> float:
     maps = np.empty((batch.n_envs, *(batch.observation_space["map"].shape or ())), np.uint8)
     begin = time.perf_counter()
     for _ in range(repeats):
-        draw_maps(maps, padded, lengths, batch.poses, batch.goals, batch.task.map_size_m)
+        draw_maps(maps, padded, lengths, batch.poses, batch.goals, batch.task.config.map_size_m)
     return (time.perf_counter() - begin) / repeats / batch.n_envs

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from sideagents_envs.batch.navigation import NavigationBatch
+from sideagents_envs.bodies.bodies import Bodies
+from sideagents_envs.bodies.embedded_bodies import EmbeddedBodies
 from sideagents_envs.config import CameraConfig, HabitatConfig, NavMeshConfig, ScenesConfig, TaskConfig
 from sideagents_envs.episodes.bundled import scenes_root
 from sideagents_envs.episodes.files import generate_episodes
@@ -16,9 +19,9 @@ from sideagents_envs.episodes.listed import building_name
 from sideagents_envs.episodes.sources import EpisodeList
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat.importing import INSTALL_LAB, has_habitat_lab, has_habitat_sim
-from sideagents_envs.habitat.lab_batch import HabitatBatch
+from sideagents_envs.habitat.lab_bodies import HabitatBodies
 from sideagents_envs.simulators.embedded import EmbeddedWorld
-from sideagents_envs.task.pointnav import PointNavBatch
+from sideagents_envs.task.tasks import make_task
 from sideagents_envs.walk.navmesh import cached_navmesh
 
 Row = dict[str, Any]
@@ -63,11 +66,13 @@ def _play(stack: str, path: Path, camera: CameraConfig, count: int, seed: int) -
     world = EmbeddedWorld([path], camera, NavMeshConfig())
     listed = generate_episodes(cached_navmesh(path), path.name, count, seed)
     source = EpisodeList(world, [(0, episode) for episode in listed], str(path))
+    bodies: Bodies
     if stack == "embedded":
-        batch = PointNavBatch(world, source, 1, camera, task)
+        bodies = EmbeddedBodies(world, 1, task)
     else:
         simulator: Any = "sideagents" if stack == "habitat_lab" else "habitat_sim"
-        batch = HabitatBatch(world, source, 1, camera, task, HabitatConfig(), simulator)
+        bodies = HabitatBodies(world, 1, camera, task, HabitatConfig(), simulator)
+    batch = NavigationBatch(bodies, source, 1, make_task(camera, task))
     _episode(batch, 0)  # opens the building, compiles
     played = [_episode(batch, number) for number in range(count)]
     batch.close()
@@ -89,7 +94,7 @@ def _play(stack: str, path: Path, camera: CameraConfig, count: int, seed: int) -
     }
 
 
-def _episode(batch: PointNavBatch, number: int) -> tuple[int, float, dict[str, Any]]:
+def _episode(batch: NavigationBatch, number: int) -> tuple[int, float, dict[str, Any]]:
     """Return steps, seconds of stepping and observing, and the measures of one episode."""
     batch.begin(0, number)
     steps, seconds = 0, 0.0

@@ -36,7 +36,7 @@ def test_the_same_actions_lead_to_the_same_places(both: tuple[Any, Any], number:
     ours, theirs = both
     for batch in both:
         batch.begin(0, number)
-    navmesh = ours.simulator.navmesh(ours.scenes[0])
+    navmesh = ours.bodies.simulator.navmesh(ours.starts[0].scene)
     places, turns, gaps = [], [], []
     for _ in range(200):
         action = ours.expert_actions()
@@ -63,7 +63,7 @@ def test_distances_between_random_places(both: tuple[Any, Any]) -> None:
     ours, theirs = both
     for batch in both:
         batch.begin(0, 0)
-    navmesh, sim = ours.simulator.navmesh(ours.scenes[0]), theirs.lab[0].sim
+    navmesh, sim = ours.bodies.simulator.navmesh(ours.starts[0].scene), theirs.bodies.lab[0].sim
     points = navmesh.sample(np.random.default_rng(0), 200)
     ratios = []
     for start, goal in zip(points[::2], points[1::2], strict=True):
@@ -82,9 +82,9 @@ def test_the_same_view_from_the_same_place(both: tuple[Any, Any], number: int) -
     for _ in range(6):
         theirs.step(np.array([1]))
         # the floor that habitat-sim walks on lies a little higher than the mesh: look from its height
-        state = theirs.lab[0].sim.get_agent_state()
+        state = theirs.bodies.lab[0].sim.get_agent_state()
         view = theirs.observe()
-        seen = ours.simulator.render(ours.scenes, _pose(theirs), ("rgb", "depth"))
+        seen = ours.bodies.simulator.render(np.array([ours.starts[0].scene]), _pose(theirs), ("rgb", "depth"))
         assert state.position[1] == pytest.approx(theirs.poses[0, 1])
         depth, expected = seen["depth"][0], view["depth"][0, ..., 0]
         both_hit = (depth > 0) & (expected > 0)
@@ -108,7 +108,7 @@ def test_the_expert_reaches_the_goal_on_both(name: Any) -> None:
         batch.begin(0, number)
         while batch.active[0]:
             result = batch.step(batch.expert_actions())
-        info, lab = result.infos[0], batch.lab[0].get_metrics()
+        info, lab = result.infos[0], batch.bodies.lab[0].get_metrics()
         assert info["spl"] == pytest.approx(lab["spl"], abs=1e-5)
         rows.append((info["is_success"], info["spl"]))
     success, spl = np.mean(rows, axis=0)

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from sideagents_envs.sensors.occupancy import draw_map, draw_maps, goal_readings
+from sideagents_envs.sensors.occupancy import draw_map, draw_maps
+from sideagents_envs.sensors.pointgoal import goal_readings
 
 CELL = 22.0 / 84
 

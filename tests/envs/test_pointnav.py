@@ -11,8 +11,7 @@ from sideagents_envs.config import TaskConfig
 from sideagents_envs.episodes.sources import TrainingEpisodes
 from sideagents_envs.errors import EnvsError, EpisodeError
 from sideagents_envs.sensors.spaces import FORWARD, LEFT, RIGHT, STOP
-from sideagents_envs.task.pointnav import PointNavBatch
-from square_room import CAMERA, SquareRoom, SquareSimulator, StraightField, play, room
+from square_room import SquareRoom, SquareSimulator, StraightField, batch_of, play, room
 
 
 def test_automatic_stop_spends_one_step():
@@ -65,7 +64,7 @@ def test_return_has_its_closed_form(seed, stop):
     rng = np.random.default_rng(seed)
     simulator = SquareSimulator()
     task = TaskConfig(stop=stop, max_steps=60, success_reward=7.0, distance_reward=2.0, slack_reward=-0.03)
-    batch = PointNavBatch(simulator, TrainingEpisodes(simulator, ["room"], 1, seed), 1, CAMERA, task)
+    batch = batch_of(simulator, TrainingEpisodes(simulator, ["room"], 1, seed), 1, task)
     batch.begin(0)
     rewards, info = [], {}
     while batch.active[0]:
@@ -130,14 +129,14 @@ def test_depth_on_request_and_one_render_call():
     observation = batch.observe()
     assert observation["depth"].shape == (3, 36, 36, 1)
     assert observation["depth"].dtype == np.float32
-    assert batch.simulator.calls == [3]
+    assert batch.bodies.simulator.calls == [3]
     assert batch.observation_space.contains({key: value[0] for key, value in observation.items()})
 
 
 def test_blind_agents_cost_no_rendering_but_can_be_watched():
     batch = room((0, 0), (0, -4), n=2, rgb=False)
     assert set(batch.observe()) == {"goal", "map"}
-    assert batch.simulator.calls == []
+    assert batch.bodies.simulator.calls == []
     views = batch.views()
     assert views.shape == (2, 36, 36, 3)
     np.testing.assert_array_equal(views, room((0, 0), (0, -4), n=2).observe()["rgb"])
@@ -154,7 +153,7 @@ def test_idle_environments_do_nothing():
     observation = batch.observe()
     assert not observation["rgb"][1].any()
     assert (observation["map"][1] == 128).all()
-    assert batch.simulator.calls == [1]
+    assert batch.bodies.simulator.calls == [1]
 
 
 @pytest.mark.parametrize("actions", [[3], [-1], [0, 1], [0.5]])

@@ -87,6 +87,7 @@ def test_return_is_the_closed_form(folder, config):
         ["model.frames=3", "model.frame_stride=4"],
         ["model.method=finetune", "model.frames=2", "model.frame_stride=2"],
         ["model.use_rgb=false"],
+        ["task.kind=imagenav", "camera.width=40", "camera.height=40"],
         ["model.use_map=false", "task.depth=true", "camera.width=40", "camera.height=40"],
     ],
     ids=lambda value: " ".join(value),
@@ -159,7 +160,7 @@ def test_images_of_scans_in_habitats_layout_are_rendered_again(tmp_path):
     pairs = zip(read_demos(collect(kept, tmp_path / "a")), read_demos(collect(bare, tmp_path / "b")), strict=True)
     for with_images, without in pairs:
         assert without.rgb is None
-        np.testing.assert_array_equal(again.images(without), with_images.rgb)
+        np.testing.assert_array_equal(again.channel(without, "rgb"), with_images.rgb)
         assert with_images.rgb.std() > 1
 
 

@@ -231,7 +231,6 @@ def test_a_checkpoint_of_another_base_is_refused_and_holds_no_base():
 @pytest.mark.parametrize(
     ("space", "kwargs", "message"),
     [
-        (spaces.Dict(rbg=RGB), {}, r"obs\['rbg'\] is unknown, did you mean 'rgb'"),
         (spaces.Dict(rgb=goals()), {}, r"obs\['rgb'\] must be an image"),
         (spaces.Dict(rgb=RGB), {"use_rgb": False}, "nothing to see"),
         (spaces.Dict(rgb=RGB, base=spaces.Box(-1, 1, (8, 8, 8), np.float32)), {"base": "random"}, None),

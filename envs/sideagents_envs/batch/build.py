@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sideagents_envs.batch.navigation import NavigationBatch
+from sideagents_envs.bodies.bodies import Bodies
+from sideagents_envs.bodies.embedded_bodies import EmbeddedBodies
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
 from sideagents_envs.episodes.bundled import ensure_bundled, episodes_file, scenes_root
 from sideagents_envs.episodes.files import Episode, content_files, dealt, read_episodes
@@ -14,7 +17,7 @@ from sideagents_envs.episodes.sources import EpisodeList, EpisodeSource, Trainin
 from sideagents_envs.errors import EpisodeError
 from sideagents_envs.scenes.stage import with_up
 from sideagents_envs.simulators.embedded import EmbeddedWorld
-from sideagents_envs.task.pointnav import PointNavBatch
+from sideagents_envs.task.tasks import make_task
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class BatchSpec:
     habitat_simulator: HabitatSimulator = "auto"
 
 
-def make_batch(spec: BatchSpec) -> PointNavBatch:
+def make_batch(spec: BatchSpec) -> NavigationBatch:
     """Build buildings, episodes and environments.
 
     Training draws episodes at random, or picks them from `scenes.episodes`; a given `episodes_file` and held-out
@@ -83,11 +86,14 @@ def make_batch(spec: BatchSpec) -> PointNavBatch:
             total_envs=spec.total_envs,
             listed=groups or None,
         )
+    bodies: Bodies
     if spec.habitat is None:
-        return PointNavBatch(world, source, spec.n_envs, camera, task)
-    from sideagents_envs.habitat.lab_batch import HabitatBatch  # needs habitat-lab
+        bodies = EmbeddedBodies(world, spec.n_envs, task)
+    else:
+        from sideagents_envs.habitat.lab_bodies import HabitatBodies  # needs habitat-lab
 
-    return HabitatBatch(world, source, spec.n_envs, camera, task, spec.habitat, spec.habitat_simulator, spec.first_env)
+        bodies = HabitatBodies(world, spec.n_envs, camera, task, spec.habitat, spec.habitat_simulator, spec.first_env)
+    return NavigationBatch(bodies, source, spec.n_envs, make_task(camera, task))
 
 
 def _episodes_file(spec: BatchSpec, scenes: ScenesConfig) -> Path | None:

@@ -1,4 +1,4 @@
-"""Point navigation as a gymnasium environment; the task itself lives in `sideagents_envs.task.pointnav`."""
+"""Point navigation as a gymnasium environment; the rules are those of a task in `sideagents_envs.task`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from sideagents_envs.batch.build import BatchSpec, make_batch
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.sensors.spaces import Observation
-from sideagents_envs.task.pointnav import PointNavBatch
-
-__all__ = ["PointNavBatch", "PointNavEnv"]
 
 
 class PointNavEnv(gymnasium.Env[Observation, np.int64]):

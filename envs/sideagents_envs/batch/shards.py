@@ -18,16 +18,17 @@ from gymnasium import spaces
 
 from sideagents_envs import errors
 from sideagents_envs.batch.build import BatchSpec
+from sideagents_envs.batch.navigation import NavigationBatch
 from sideagents_envs.config import CameraConfig, TaskConfig
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.kernels import TOLD
-from sideagents_envs.sensors.spaces import Observation, observation_space
-from sideagents_envs.task.pointnav import PointNavBatch
+from sideagents_envs.sensors.spaces import Observation
+from sideagents_envs.task.tasks import observation_space
 
 _EXIT_SECONDS = 5.0
 
 
-def serve(batch: PointNavBatch, command: str, payload: Any) -> Any:
+def serve(batch: NavigationBatch, command: str, payload: Any) -> Any:
     """Carry out one command on a batch: every command that a shard understands is here."""
     if command == "step":
         result = batch.step(payload)
@@ -69,7 +70,7 @@ class Shard(Protocol):
 class LocalShard:
     """A share of the environments in this process."""
 
-    def __init__(self, batch: PointNavBatch) -> None:
+    def __init__(self, batch: NavigationBatch) -> None:
         self.n_envs = batch.n_envs
         self._batch = batch
         self._command: tuple[str, Any] = ("", None)

@@ -15,13 +15,14 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
 from sideagents_envs.batch.build import BatchSpec, make_batch
+from sideagents_envs.batch.navigation import StepResult
 from sideagents_envs.batch.shards import LocalShard, ProcessShard, Shard, split_spec, start_workers
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
 from sideagents_envs.episodes.files import Episode
 from sideagents_envs.episodes.sources import Name
 from sideagents_envs.errors import EnvsError, nearest
-from sideagents_envs.sensors.spaces import Observation, action_space, checked_actions, observation_space
-from sideagents_envs.task.pointnav import StepResult
+from sideagents_envs.sensors.spaces import Observation, checked_actions
+from sideagents_envs.task.tasks import make_task
 
 _PER_ENV = ("poses", "tracks", "expert_actions")
 _OURS = ("tickets", "next_episode", "next_seed")  # keys of a state that are not the batches'
@@ -89,8 +90,8 @@ class PointNavVecEnv(VecEnv):
         self._shards = list(shards)
         self.episode_names: list[Name] | None = self._ask("names")[0]
         self._bounds = np.cumsum([0] + [shard.n_envs for shard in self._shards])
-        super().__init__(int(self._bounds[-1]), observation_space(camera, task), action_space(task))
-        self._task = task
+        self.task = make_task(camera, task)
+        super().__init__(int(self._bounds[-1]), self.task.observation_space, self.task.action_space)
         self.tickets = np.full(self.num_envs, -1)
         self.entries: Sequence[int] | None = None
         self._next_episode = 0
@@ -153,7 +154,7 @@ class PointNavVecEnv(VecEnv):
         Raises:
             EnvsError: an action is not one of the action space; no environment has moved then.
         """
-        actions = checked_actions(actions, self.num_envs, action_space(self._task))
+        actions = checked_actions(actions, self.num_envs, self.task.action_space)
         for shard, share in zip(self._shards, self._shares(actions), strict=True):
             shard.send("step", share)
 

@@ -7,14 +7,14 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from sideagents_envs.batch.build import make_batch
+from sideagents_envs.batch.navigation import NavigationBatch
 from sideagents_envs.batch.shards import SharedObservations, serve
-from sideagents_envs.task.pointnav import PointNavBatch
 
 
 class _Worker:
     def __init__(self, memory: int) -> None:
         self._memory = memory
-        self._batch: PointNavBatch | None = None
+        self._batch: NavigationBatch | None = None
         self._shared: SharedObservations | None = None
 
     def answer(self, command: str, payload: Any) -> Any:

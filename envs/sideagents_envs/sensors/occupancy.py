@@ -8,12 +8,14 @@ the border stick to it.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sideagents_envs.kernels import kernel
+from sideagents_envs.sensors.sensor import Look, Sensor, Walk
 from sideagents_envs.sensors.spaces import MAP_BACKGROUND, MAP_MARK
 
 Array = NDArray[Any]
@@ -63,12 +65,39 @@ def draw_maps(
         draw_map(out[n], tracks[n, : lengths[n]], poses[n], goals[n], size_m)
 
 
-def goal_readings(poses: NDArray[np.float64], goals: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return (N, 3) float32: horizontal distance in metres, cos phi, sin phi; phi is positive when the goal is left."""
-    dx, dz = goals[:, 0] - poses[:, 0], goals[:, 2] - poses[:, 2]
-    sin, cos = np.sin(poses[:, 3]), np.cos(poses[:, 3])
-    ahead, left = -sin * dx - cos * dz, -cos * dx + sin * dz
-    r = np.hypot(ahead, left)
-    safe = np.maximum(r, 1e-12)
-    readings = np.stack([r, np.where(r > 0, ahead / safe, 1.0), left / safe], axis=1)
-    return np.asarray(readings, np.float32)
+class OccupancyMap(Sensor):
+    """The map of visited places, uint8 (C, C, 3), with the goal in channel 1 where the task shows it."""
+
+    key = "map"
+    blank = MAP_BACKGROUND
+    values = (MAP_BACKGROUND, MAP_MARK)
+    shows_goal: ClassVar[bool] = True
+
+    def space(self) -> spaces.Box:
+        """Return the space of one reading."""
+        return spaces.Box(0, 255, (self.task.map_cells, self.task.map_cells, 3), np.uint8)
+
+    def read(self, look: Look) -> NDArray[Any]:
+        """Return the maps of the bodies."""
+        maps = np.empty((len(look.poses), *self.space().shape), np.uint8)
+        draw_maps(maps, look.tracks, look.lengths, look.poses, look.goals, self.task.map_size_m)
+        return self._shown(maps)
+
+    def replay(self, walk: Walk) -> NDArray[Any]:
+        """Return the map of each step."""
+        maps = np.empty((len(walk.poses), *self.space().shape), np.uint8)
+        track = np.ascontiguousarray(walk.poses[:, [0, 2]])
+        for t, pose in enumerate(walk.poses):
+            draw_map(maps[t], track[: t + 1], pose, walk.goal, self.task.map_size_m)
+        return self._shown(maps)
+
+    def _shown(self, maps: NDArray[Any]) -> NDArray[Any]:
+        if not self.shows_goal:
+            maps[..., 1] = MAP_BACKGROUND
+        return maps
+
+
+class VisitedMap(OccupancyMap):
+    """The map of visited places alone."""
+
+    shows_goal = False

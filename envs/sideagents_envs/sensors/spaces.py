@@ -1,4 +1,4 @@
-"""What is observed and what can be done in point navigation: spaces, and the numbers of actions."""
+"""What can be done, and the numbers that observations and kernels share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from sideagents_envs.config import CameraConfig, TaskConfig
+from sideagents_envs.config import TaskConfig
 from sideagents_envs.errors import EnvsError
 
 Observation = dict[str, NDArray[Any]]
@@ -20,21 +20,6 @@ FURTHEST_DEPTH_M = 1_000.0
 MAP_CHANNELS = 2  # of three: visited places and the goal; the third is kept because the paper's code has it
 MAP_BACKGROUND = 128
 MAP_MARK = 255
-
-
-def observation_space(camera: CameraConfig, task: TaskConfig) -> spaces.Dict:
-    """Return the space of one observation: map, rgb uint8 (H, W, 3), goal float32 (3,), depth where it is asked for."""
-    shape = (camera.height, camera.width)
-    cells = task.map_cells
-    content: dict[str, spaces.Space[Any]] = {
-        "goal": spaces.Box(np.array([0, -1, -1], np.float32), np.array([FURTHEST_GOAL_M, 1, 1], np.float32)),
-        "map": spaces.Box(0, 255, (cells, cells, 3), np.uint8),
-    }
-    if task.rgb:
-        content["rgb"] = spaces.Box(0, 255, (*shape, 3), np.uint8)
-    if task.depth:
-        content["depth"] = spaces.Box(0.0, FURTHEST_DEPTH_M, (*shape, 1), np.float32)
-    return spaces.Dict(content)
 
 
 def action_space(task: TaskConfig) -> spaces.Discrete:

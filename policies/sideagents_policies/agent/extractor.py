@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space_channels_first
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -20,14 +19,13 @@ from sideagents.core.base import FrozenBase
 from sideagents.core.merge import code_groups
 from sideagents.core.methods import build_perception
 from sideagents.core.sidetuned import SideTuned
-from sideagents.errors import CheckpointError, SideAgentsError, nearest
+from sideagents.errors import CheckpointError, SideAgentsError
+from sideagents_policies.agent.readers import MapReader, channels_last, image_shape, orthogonal, reader_kind
 
-READ = ("rgb", "base", "map", "goal", "depth")  # what the network may see
+_OWN = ("rgb", "base", "goal")  # what perception and trunk read; everything else has a reader
 UNREAD = ("expert",)  # labels for losses
 _RGB = 3
 _GOAL_WIDTH = 64
-_SMALLEST = 36  # pixels of a map or depth image that leave something behind the tower's strides
-_DEPTH_SCALE_M = 10.0
 
 
 class GoalFeatures(nn.Module):
@@ -58,9 +56,9 @@ class SideTunedExtractor(BaseFeaturesExtractor):
     """Perception merged from base and side, group-normed, joined by the goal; map tower; two hidden layers.
 
     Observation: a plain image, or a Dict with any of `rgb` (image, H x W x 3 or 3 x H x W), `base` (codes of
-    `EncodeOnce`, (kC, h, w) when k are stacked), `map` (image), `goal` (3k numbers), `depth` (image in metres). Images
-    are uint8, or float in [0, 1]; rgb of 3k channels holds k frames. Output (B, hidden), as in the paper's policy
-    at a size for 64 x 64 images.
+    `EncodeOnce`, (kC, h, w) when k are stacked), `map` (image), `goal` (3k numbers), `depth` (image in metres), and
+    vectors and images of any other name, see `readers`. Images are uint8, or float in [0, 1]; rgb of 3k channels holds
+    k frames. Output (B, hidden), as in the paper's policy at a size for 64 x 64 images.
 
     With `base` in the observation the frozen base is never run here; without it, it runs inside, without gradient.
     All of it stays in eval mode, so that acting and learning compute the same: BatchNorm keeps its statistics (those of
@@ -93,13 +91,12 @@ class SideTunedExtractor(BaseFeaturesExtractor):
         super().__init__(observation_space, features_dim=hidden)
         self._spaces = _readable(observation_space)
         boxes = self._spaces
-        self._last = {key: _channels_last(box) for key, box in boxes.items() if len(box.shape) == 3 and key != "base"}
+        self._rgb_last = "rgb" in boxes and channels_last(boxes["rgb"])
         self.perception: SideTuned | None = None
         self.trunk: _Trunk | None = None
-        self.map_tower: _Tower | None = None
-        self.depth_tower: _Tower | None = None
         self.goal_features: GoalFeatures | None = None
         self.goal_layer: nn.Module | None = None
+        self._readers: list[str] = []  # by the names of their modules
         width = 0
         if "goal" in boxes:
             self.goal_features = GoalFeatures(math.prod(boxes["goal"].shape))
@@ -107,28 +104,25 @@ class SideTunedExtractor(BaseFeaturesExtractor):
             width += _GOAL_WIDTH
         if use_rgb and ("rgb" in boxes or "base" in boxes):
             frozen = load_base(base, weights=weights) if isinstance(base, str) else base
-            size = self._image_shape("rgb")[1:] if "rgb" in boxes else None
+            size = image_shape(boxes["rgb"])[1:] if "rgb" in boxes else None
             self.perception = build_perception(method, frozen, side, merge, alpha, side_init, input_size=size)
             _require_statistics(self.perception)
             self.frames = self._count_frames(frozen)
             goal = self.goal_features.out_features if self.goal_features is not None else 0
             self.trunk = _Trunk(frozen.out_shape, self.frames, goal)
             width += self.trunk.out_features
-        if use_map and "map" in boxes:
-            channels, height, cells = self._image_shape("map")
-            self._map_channels = channels if map_channels is None else map_channels
-            if not 1 <= self._map_channels <= channels:
-                raise SideAgentsError(f"map_channels={map_channels}: obs['map'] has {channels} channels")
-            self.map_tower = _Tower("map", self._map_channels, (height, cells))
-            width += self.map_tower.out_features
-        if use_rgb and "depth" in boxes:
-            channels, *size_2d = self._image_shape("depth")
-            self.depth_tower = _Tower("depth", channels, (size_2d[0], size_2d[1]))
-            width += self.depth_tower.out_features
+        for key in sorted(boxes.keys() - set(_OWN), key=_order):
+            kind = reader_kind(key, boxes[key])
+            if (key == "map" and not use_map) or (kind.camera and not use_rgb):
+                continue
+            made: Any = MapReader(key, boxes, map_channels) if key == "map" else kind.make(key, boxes)
+            self.add_module(kind.module, made)
+            self._readers.append(kind.module)
+            width += made.out_features
         if not width:
             raise SideAgentsError(f"nothing to see: observation {list(boxes)}, use_rgb={use_rgb}, use_map={use_map}")
         self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
-        _orthogonal(self.head)
+        orthogonal(self.head)
 
     @property
     def base(self) -> nn.Module | None:
@@ -146,11 +140,7 @@ class SideTunedExtractor(BaseFeaturesExtractor):
             parts.append(self.goal_layer(goal))
         if self.trunk is not None:
             parts.append(self.trunk(self.merged_code(obs), goal))
-        if self.map_tower is not None:
-            image = self._image(obs, "map")[:, : self._map_channels]
-            parts.append(self.map_tower(_symmetric(image)))
-        if self.depth_tower is not None:
-            parts.append(self.depth_tower(self._image(obs, "depth").float() / _DEPTH_SCALE_M))
+        parts += [self.get_submodule(name)(obs) for name in self._readers]
         features: Tensor = self.head(torch.cat(parts, dim=1))
         refuse_unmoved(self, features, "features_extractor.set_progress(fraction, epochs) before each rollout")
         return features
@@ -163,7 +153,7 @@ class SideTunedExtractor(BaseFeaturesExtractor):
         """Return the codes the trunk reads, (B, kC, h, w) or (B, kC): merged ones, oldest first."""
         perception = self.perception
         assert perception is not None
-        images = self._image(obs, "rgb") if "rgb" in self._spaces else None
+        images = self._images(obs) if "rgb" in self._spaces else None
         codes = obs["base"].float() if "base" in obs and perception.reads_codes else None
         pictures = images.shape[1] // _RGB if images is not None else 0
         channels = perception.out_shape[0]
@@ -203,12 +193,8 @@ class SideTunedExtractor(BaseFeaturesExtractor):
                 f"{bytes(mine.tolist()).decode()[:12]}...; load the base (and weights) it was trained on"
             )
 
-    def _image_shape(self, key: str) -> tuple[int, int, int]:
-        first, second, third = self._spaces[key].shape
-        return (third, first, second) if self._last[key] else (first, second, third)
-
-    def _image(self, obs: Mapping[str, Tensor], key: str) -> Tensor:
-        return obs[key].permute(0, 3, 1, 2) if self._last[key] else obs[key]
+    def _images(self, obs: Mapping[str, Tensor]) -> Tensor:
+        return obs["rgb"].permute(0, 3, 1, 2) if self._rgb_last else obs["rgb"]
 
     def _count_frames(self, base: FrozenBase) -> int:
         """Return how many codes the trunk reads; check that images, codes and base belong together."""
@@ -216,7 +202,7 @@ class SideTunedExtractor(BaseFeaturesExtractor):
         boxes = self._spaces
         pictures = 1
         if "rgb" in boxes and (self.perception.needs_images or "base" not in boxes):
-            channels = self._image_shape("rgb")[0]
+            channels = image_shape(boxes["rgb"])[0]
             if base.channels != _RGB or channels % _RGB:
                 raise SideAgentsError(f"base {base.name!r} reads {base.channels} channels, the images have {channels}")
             pictures = channels // _RGB
@@ -240,6 +226,11 @@ def _require_statistics(module: nn.Module) -> None:
                 f"{name}: BatchNorm with track_running_stats=False computes one thing when the agent acts and another "
                 "when it learns; keep its statistics, or take GroupNorm"
             )
+
+
+def _order(key: str) -> tuple[int, str]:
+    """Keep the order of what was there first: weights are drawn, and stand in checkpoints, one after another."""
+    return (("map", "depth").index(key) if key in ("map", "depth") else 2, key)
 
 
 class _Trunk(nn.Module):
@@ -274,52 +265,17 @@ class _Trunk(nn.Module):
         return features
 
 
-class _Tower(nn.Module):
-    """The Atari tower of the paper's agents for the map, narrower: 84 x 84 cells -> (32, 7, 7), flat."""
-
-    def __init__(self, key: str, channels: int, size: tuple[int, int]) -> None:
-        super().__init__()
-        if min(size) < _SMALLEST:
-            keys = {"map": "task.map_cells", "depth": "camera.width and camera.height"}[key]
-            raise SideAgentsError(
-                f"obs[{key!r}] has {size[0]} x {size[1]} pixels, at least {_SMALLEST} x {_SMALLEST} are needed "
-                f"({keys} in a configuration)"
-            )
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, 16, 8, 4),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 4, 2),
-            nn.ReLU(),
-            nn.Conv2d(32, 32, 3, 1),
-            nn.ReLU(),
-            nn.Flatten(),
-        )
-        with torch.no_grad():
-            self.out_features = int(self.body(torch.zeros(1, channels, *size)).shape[1])
-        _orthogonal(self.body)
-
-    def forward(self, image: Tensor) -> Tensor:
-        features: Tensor = self.body(image)
-        return features
-
-
 def _readable(space: spaces.Space[Any]) -> dict[str, spaces.Box]:
-    """Return the Boxes of an observation that the network reads; a plain image is `rgb`."""
+    """Return the Boxes of an observation that the network may read; a plain image is `rgb`."""
     parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"rgb": space}
     boxes: dict[str, spaces.Box] = {}
     for key, part in parts.items():
         if key in UNREAD:
             continue
-        if key not in READ:
-            raise SideAgentsError(f"obs[{key!r}] is unknown{nearest(key, READ)} (understood: {', '.join(READ)})")
         if not isinstance(part, spaces.Box) or (key in ("rgb", "map", "depth") and len(part.shape) != 3):
             raise SideAgentsError(f"obs[{key!r}] must be {'an image' if key != 'goal' else 'a vector'}, got {part}")
         boxes[key] = part
     return boxes
-
-
-def _channels_last(box: spaces.Box) -> bool:
-    return not is_image_space_channels_first(box)
 
 
 def _fingerprint_text(state: object) -> str:
@@ -328,19 +284,3 @@ def _fingerprint_text(state: object) -> str:
         return "none"
     text = bytes(state.tolist()).decode(errors="replace")[:12]
     return text if text.isprintable() else "none"
-
-
-def _symmetric(image: Tensor) -> Tensor:
-    """Return an image in [-1, 1], in autocast's dtype, from uint8 or from floats in [0, 1]."""
-    device = image.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-    middle = 127.5 if image.dtype == torch.uint8 else 0.5
-    return image.to(dtype, copy=True).sub_(middle).mul_(1.0 / middle)
-
-
-def _orthogonal(module: nn.Module) -> None:
-    """Initialise as PPO's networks are: orthogonal with gain sqrt(2), biases 0."""
-    for part in module.modules():
-        if isinstance(part, (nn.Conv2d, nn.Linear)):
-            nn.init.orthogonal_(part.weight, math.sqrt(2.0))
-            nn.init.zeros_(part.bias) if part.bias is not None else None

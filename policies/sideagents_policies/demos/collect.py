@@ -387,28 +387,22 @@ class ImageSource:
         self._world: EmbeddedWorld | None = None
         self._index: dict[str, int] = {}
 
-    def images(self, trajectory: Trajectory) -> NDArray[np.uint8]:
-        """Return uint8 (T, H, W, 3); raises `DemosError` when the building is not there."""
-        if trajectory.rgb is not None:
+    def channel(self, trajectory: Trajectory, channel: str) -> NDArray[Any]:
+        """Return `rgb` uint8 (T, H, W, 3) or `depth` float32 (T, H, W) in metres; raises as `view`."""
+        if channel == "rgb" and trajectory.rgb is not None:
             return trajectory.rgb
-        return self._render(trajectory, "rgb")
+        return self.view(trajectory.scene, trajectory.poses, channel)
 
-    def depth(self, trajectory: Trajectory) -> NDArray[np.float32]:
-        """Return float32 (T, H, W), metres."""
-        return self._render(trajectory, "depth")
-
-    def _render(self, trajectory: Trajectory, channel: str) -> NDArray[Any]:
+    def view(self, scene: str, poses: NDArray[np.float64], channel: str) -> NDArray[Any]:
+        """Return what is seen from poses (T, 4) in a building; raises `DemosError` when the building is not there."""
         if self._world is None:
             found = known_buildings(self._config.scenes, "train")
             self._index = {name: number for number, name in enumerate(found)}
             paths = [with_up(path, self._config.scenes.up) for path in found.values()]
             self._world = EmbeddedWorld(paths, self._config.camera, self._config.scenes.navmesh)
-        if trajectory.scene not in self._index:
-            raise DemosError(
-                f"the building {trajectory.scene!r} of a demonstration is not in {self._config.scenes.dataset}"
-            )
-        poses = trajectory.poses
-        scenes = np.full(len(poses), self._index[trajectory.scene], np.int64)
+        if scene not in self._index:
+            raise DemosError(f"the building {scene!r} of a demonstration is not in {self._config.scenes.dataset}")
+        scenes = np.full(len(poses), self._index[scene], np.int64)
         chunks = range(0, len(poses), _RENDERED_AT_ONCE)
         parts = [
             self._world.render(scenes[i : i + _RENDERED_AT_ONCE], poses[i : i + _RENDERED_AT_ONCE], (channel,))[channel]

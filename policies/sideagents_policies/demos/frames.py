@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
-from sideagents_envs.sensors.occupancy import draw_map, goal_readings
-from sideagents_envs.sensors.spaces import FURTHEST_DEPTH_M
+from sideagents_envs.sensors.sensor import Walk
+from sideagents_envs.task.tasks import make_task
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.demos.collect import ImageSource, Trajectory, labelled_end
 from sideagents_policies.demos.store import Arrays, Frames, FrameStore
@@ -37,6 +37,7 @@ class DemoReader:
         self._keys = tuple(space)
         self._base = base.to(device) if base is not None and "base" in self._keys else None
         self._device = device
+        self._sensors = make_task(config.camera, config.task).sensors
         self._images = ImageSource(config)
 
     def fill(self, store: FrameStore, trajectories: Iterable[Trajectory]) -> int:
@@ -52,21 +53,15 @@ class DemoReader:
 
     def readings(self, trajectory: Trajectory) -> Arrays:
         """Return the single readings (T, ...) of every step."""
-        task = self._config.task
-        parts: Arrays = {}
-        if "goal" in self._keys:
-            goals = np.broadcast_to(trajectory.goal, (len(trajectory.poses), 3))
-            parts["goal"] = goal_readings(trajectory.poses, goals)
-        if "map" in self._keys:
-            parts["map"] = _maps(trajectory, task.map_cells, task.map_size_m)
-        if "rgb" in self._keys or "base" in self._keys:
-            images = self._images.images(trajectory)
-            if "base" in self._keys:
-                parts["base"] = self._encode(images)
-            if "rgb" in self._keys:
-                parts["rgb"] = images
-        if "depth" in self._keys:
-            parts["depth"] = np.minimum(self._images.depth(trajectory), FURTHEST_DEPTH_M)[..., None]
+        walk = Walk(
+            trajectory.poses,
+            trajectory.goal,
+            lambda channel: self._images.channel(trajectory, channel),
+            lambda poses: self._images.view(trajectory.scene, poses, "rgb"),
+        )
+        parts = {sensor.key: sensor.replay(walk) for sensor in self._sensors if sensor.key in self._keys}
+        if self._base is not None:
+            parts["base"] = self._encode(parts["rgb"] if "rgb" in parts else walk.images("rgb"))
         if set(parts) != set(self._keys):
             raise SideAgentsError(f"demonstrations hold {sorted(parts)}, the agent reads {sorted(self._keys)}")
         return parts
@@ -79,11 +74,3 @@ class DemoReader:
             with torch.no_grad():
                 codes.append(self._base(tensor).float().cpu().numpy())
         return np.concatenate(codes)
-
-
-def _maps(trajectory: Trajectory, cells: int, size_m: float) -> NDArray[np.uint8]:
-    maps = np.empty((len(trajectory.poses), cells, cells, 3), np.uint8)
-    track = np.ascontiguousarray(trajectory.poses[:, [0, 2]])
-    for t, pose in enumerate(trajectory.poses):
-        draw_map(maps[t], track[: t + 1], pose, trajectory.goal, size_m)
-    return maps

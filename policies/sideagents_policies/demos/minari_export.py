@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from sideagents.errors import SideAgentsError
-from sideagents_envs.sensors.spaces import NO_ACTION, action_space, observation_space
+from sideagents_envs.sensors.spaces import NO_ACTION, action_space
+from sideagents_envs.task.tasks import observation_space
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.demos.collect import Trajectory, check_fits, read_demos
 from sideagents_policies.demos.frames import DemoReader

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -116,6 +117,9 @@ class StraightAgent:
     """Turns towards the goal and walks straight at it, whatever stands between."""
 
     def __init__(self, venv: VecEnv, task: TaskConfig, seed: int) -> None:
+        space = venv.observation_space
+        if not isinstance(space, spaces.Dict) or "goal" not in space.spaces:
+            raise SideAgentsError(f"straight: task.kind={task.kind} does not tell where the goal is")
         self._task = task
 
     def begin(self, env: int, scene_id: str, episode_id: str) -> None:

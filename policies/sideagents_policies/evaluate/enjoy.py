@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
 from sideagents_envs.cache import atomic_path
+from sideagents_envs.sensors.pointgoal import goal_readings
 from sideagents_envs.walk.navmesh import NavMesh, cached_navmesh
 from sideagents_policies.agent.runs import LoadedAgent, load_agent
 from sideagents_policies.config import AgentConfig
@@ -47,12 +48,13 @@ class Scene:
 
 @dataclass(frozen=True)
 class Look:
-    """One step of a filmed episode: the path (T, 2) and the yaw, what the agent has of map, view and code, a header."""
+    """One step of a filmed episode: the path (T, 2) and the yaw, what the agent has of the rest, a header."""
 
     track: NDArray[np.float64]
     yaw: float
     occupancy: Image8
     view: Image8 | None
+    pictures: list[tuple[str, Image8]]
     code: NDArray[np.floating[Any]] | None
     header: str
 
@@ -140,15 +142,18 @@ def film(
         path, present = inner.present()[0]
         scene = Scene(cached_navmesh(path, config.scenes.navmesh), inner.poses()[0, :3], np.asarray(present.goal))
         blend = "" if alpha != alpha else f"   alpha {alpha:.2f}"
+        shown = [sensor.key for sensor in inner.task.sensors if sensor.fixed and sensor.camera]
         looks: list[Look] = []
         done = False
         while not done:
             pose, track = inner.poses()[0], inner.tracks()[0]
             raw = inner.observe()
-            header = f"step {len(looks):3d}   goal {raw['goal'][0][0]:4.1f} m{blend}   {path.stem}"
+            away = float(goal_readings(pose[None], np.asarray(present.goal)[None])[0, 0])
+            header = f"step {len(looks):3d}   goal {away:4.1f} m{blend}   {path.stem}"
             view = raw["rgb"][0] if "rgb" in raw else None
             code = observations["base"][0][-base.out_shape[0] :] if base and "base" in observations else None
-            looks.append(Look(track.copy(), float(pose[3]), raw["map"][0], view, code, header))
+            pictures = [(key.replace("_", " "), raw[key][0]) for key in shown]
+            looks.append(Look(track.copy(), float(pose[3]), raw["map"][0], view, pictures, code, header))
             observations, _, dones, infos = venv.step(agent.act(observations))
             done = bool(dones[0])
         count = min(len(looks), most or len(looks))
@@ -172,9 +177,13 @@ def _compose(looks: list[Look], scene: Scene, base: FrozenBase | None) -> list[I
         panels: list[tuple[str, Image8]] = []
         if look.view is not None:
             panels.append(("the agent's view", look.view))
-        if palette is not None and look.code is not None and base is not None:
+        panels += look.pictures
+        if palette is not None and look.code is not None and base is not None and not look.pictures:
             panels.append((f"base: {base.name}", palette.paint(look.code)))
-        panels += [("visited places and goal", look.occupancy), ("from above", scene.draw(look.track, look.yaw))]
+        panels += [
+            ("visited places" if look.pictures else "visited places and goal", look.occupancy),
+            ("from above", scene.draw(look.track, look.yaw)),
+        ]
         frames.append(compose(panels, look.header))
     return frames
 

@@ -13,7 +13,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sideagents.errors import SideAgentsError
 from sideagents_envs.sensors.occupancy import draw_maps
-from sideagents_envs.sensors.spaces import action_space, observation_space
+from sideagents_envs.sensors.spaces import action_space
+from sideagents_envs.task.tasks import observation_space
 from sideagents_policies.agent.runs import LoadedAgent, load_agent
 from sideagents_policies.evaluate.agents import PolicyAgent
 from sideagents_policies.views.environments import with_sight
@@ -33,6 +34,8 @@ class HabitatAgent:
 
     def __init__(self, loaded: LoadedAgent, deterministic: bool | None = None) -> None:
         config = loaded.config
+        if config.task.kind != "pointnav":
+            raise SideAgentsError(f"HabitatAgent plays pointnav, this agent was trained for {config.task.kind}")
         greedy = config.eval.deterministic if deterministic is None else deterministic
         self._task = config.task
         self._agent = PolicyAgent(loaded.policy.logits, config.seed, greedy, config.eval.temperature)

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from torch import nn
 
-from sideagents_envs.sensors import spaces as pointnav
+from sideagents_envs.task.tasks import observation_space
 from sideagents_policies.agent.policy import SideTunedPolicy
 from sideagents_policies.agent.rollout import rollout_stacks
 from sideagents_policies.config import AgentConfig
@@ -37,7 +37,7 @@ def rollout_bytes(config: AgentConfig, space: spaces.Dict, stacks: Mapping[str, 
 
 def reading_bytes(config: AgentConfig) -> int:
     """Return the bytes that one environment's sensors give at a step."""
-    spaces_ = pointnav.observation_space(config.camera, config.task).spaces.values()
+    spaces_ = observation_space(config.camera, config.task).spaces.values()
     return sum(math.prod(box.shape or ()) * np.dtype(box.dtype).itemsize for box in spaces_)
 
 

@@ -13,7 +13,7 @@ from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
 from sideagents.core.methods import build_perception
 from sideagents.machine.precision import base_dtype
-from sideagents_envs.sensors import spaces as pointnav
+from sideagents_envs.task.tasks import make_task
 from sideagents_policies.config import AgentConfig, ModelConfig
 from sideagents_policies.views.stack import (
     Stacking,
@@ -50,10 +50,11 @@ def agent_base(config: AgentConfig) -> FrozenBase | None:
 def sight_of(config: AgentConfig, base: FrozenBase | None) -> Sight:
     """Decide what is encoded, stacked and dropped; codes are stacked, or the images of methods that train the base."""
     model = config.model
+    sensors = make_task(config.camera, config.task).sensors
     drops = () if model.use_map else ("map",)
-    stacks = {"goal": model.goal_history}
+    stacks = {"goal": model.goal_history} if any(sensor.key == "goal" for sensor in sensors) else {}
     if base is None:
-        return Sight(None, False, stacks, {}, (*drops, "rgb", "depth"))
+        return Sight(None, False, stacks, {}, (*drops, *(sensor.key for sensor in sensors if sensor.camera)))
     codes, images = _reads(model, base, (config.camera.height, config.camera.width))
     seen = "base" if codes else "rgb"
     stacks[seen] = model.frames
@@ -77,7 +78,7 @@ def _reads(model: ModelConfig, base: FrozenBase, size: tuple[int, int]) -> tuple
 def observation_space(config: AgentConfig, base: FrozenBase | None) -> spaces.Dict:
     """Return the space of the observations that `build_venv` makes, without making environments."""
     sight = sight_of(config, base)
-    parts = dict(pointnav.observation_space(config.camera, config.task).spaces)
+    parts = dict(make_task(config.camera, config.task).observation_space.spaces)
     if sight.base is not None:
         parts["base"] = spaces.Box(-np.inf, np.inf, sight.base.out_shape, np.float32)
         if not sight.keep_rgb:

@@ -1,0 +1,1 @@
+"""Bodies in a simulator's buildings: put down, moved, measured, looking."""
