@@ -31,9 +31,17 @@ def require_disk(folder: Path, size: int, what: str, mend: str) -> None:
     To be asked before a file is mapped into memory: a disk that is full then ends the process without a word.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise ConfigError(f"{folder}: {what} takes {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: {mend}")
+    if (line := disk_line(folder, size, what, mend)) is not None:
+        raise ConfigError(line)
+
+
+def disk_line(folder: Path, size: int, what: str, mend: str) -> str | None:
+    """Return the line that says that `size` bytes are more than is free where `folder` is or would be, or None."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(there).free
+    if size <= free:
+        return None
+    return f"{folder}: {what} takes {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: {mend}"
 
 
 def memory_line(size: int, what: str, mend: str) -> str | None:

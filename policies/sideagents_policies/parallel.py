@@ -26,8 +26,10 @@ from sideagents.errors import SideAgentsError
 
 _PARENT = "SIDEAGENTS_PARENT_PID"
 _PATIENCE_S = 10.0  # between the polite and the final signal to a process
+_CAUSE_S = 60.0  # that the cause of an end has to show itself, after what only came of it
 _SAVING_S = 60.0  # that the others have after the first one ended as it was asked to
 LOST = 3  # exit code of a process that stops because another one did
+DIVERGED = 4  # of one in which training has diverged, and that is not the one to say so
 _ASKED = 130  # exit code after Ctrl-C or SIGTERM
 
 
@@ -85,6 +87,11 @@ def finish() -> None:
 def world_size() -> int:
     """Return the number of processes that train together (1 without torch.distributed)."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def processes_here() -> int:
+    """Return how many of the processes that train together share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
 def all_sum(values: Tensor) -> Tensor:
@@ -181,11 +188,22 @@ def require_equal(what: str, value: int) -> None:
         raise SideAgentsError(f"the training processes differ in {what}: {value} here, {float(mean[0]):g} on average")
 
 
+def tell_stopping() -> None:
+    """Say that training was asked to stop."""
+    print("stopping at the next clean point (again: at once)", file=sys.stderr, flush=True)
+
+
+def is_launched() -> bool:
+    """Return whether `launch` started this process."""
+    return _PARENT in os.environ
+
+
 def launch(workers: int, argv: Sequence[str]) -> int:
     """Run `python *argv` in `workers` local processes that train together; return the exit code of the run.
 
-    When one of them fails, the others are stopped and its code is returned. SIGINT and SIGTERM are passed on, so that
-    every process may save and end. The processes end by themselves when this one dies.
+    When one of them fails, the others are stopped and its code is returned: 2 where it has said why, `DIVERGED` where
+    the caller is to say it. SIGINT and SIGTERM are passed on, so that every process may save and end. The processes end
+    by themselves when this one dies.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -198,8 +216,12 @@ def launch(workers: int, argv: Sequence[str]) -> int:
         _PARENT: str(os.getpid()),
     }
     children: list[subprocess.Popen[bytes]] = []
+    asked: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
+        if not asked:
+            tell_stopping()
+        asked.append(number)
         for child in children:
             if child.poll() is None:
                 child.send_signal(number)
@@ -212,7 +234,10 @@ def launch(workers: int, argv: Sequence[str]) -> int:
             children.append(
                 subprocess.Popen([sys.executable, *argv], env={**os.environ, **common, **ranks}, start_new_session=True)
             )
-        return _wait(children)
+        code = _wait(children)
+        _stop(children)
+        # on its way to the end one may have said it after all
+        return 2 if code == DIVERGED and any(child.returncode == 2 for child in children) else code
     finally:
         _stop(children)
         for number, handler in before.items():
@@ -223,23 +248,31 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
     """Wait until all children are done or one fails; return 0 or the failing exit code.
 
     One that ended because it was asked to has not failed: the others end too, the first after writing the checkpoint.
+    One that ended because of another has not either, as long as the other may still say what it was.
     """
     deadline: float | None = None
     while True:
         codes = [child.poll() for child in children]
         failed = [(rank, code) for rank, code in enumerate(codes) if code and code != _ASKED]
         if failed:
-            rank, code = min(failed, key=lambda item: item[1])  # a killed one first: the others fail because of it
-            if code != 2:  # else it has said why
-                print(f"training process {rank} of {len(children)} {_ending(code)}; stopping all", file=sys.stderr)
-            return code if code > 0 else 128 - code
-        if None not in codes:
+            rank, code = min(failed, key=lambda item: _precedence(item[1]))
+            deadline = deadline or time.monotonic() + _CAUSE_S
+            if code not in (LOST, DIVERGED) or None not in codes or time.monotonic() > deadline:
+                if code not in (2, DIVERGED):  # else it has said why, or the caller will
+                    print(f"training process {rank} of {len(children)} {_ending(code)}; stopping all", file=sys.stderr)
+                return code if code > 0 else 128 - code
+        elif None not in codes:
             return _ASKED if _ASKED in codes else 0
-        if _ASKED in codes:
+        elif _ASKED in codes:
             deadline = deadline or time.monotonic() + _SAVING_S
             if time.monotonic() > deadline:
                 return _ASKED
         time.sleep(0.1)
+
+
+def _precedence(code: int) -> int:
+    """Return the place of a failing exit code, the cause first: a kill, a fault of its own, what comes of others'."""
+    return {DIVERGED: 1000, LOST: 1001}.get(code, code)
 
 
 def _ending(code: int) -> str:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from sideagents_policies.config import AgentConfig
 
 
+def demos_folder(config: AgentConfig) -> Path:
+    """Return where `sideagents demos` writes without --out."""
+    return Path(config.runs) / f"{config.name}_demos"
+
+
 def configs_folder() -> Path:
     """Return the folder of the bundled configurations: inside the installed package, or of the source checkout."""
     packaged = Path(str(resources.files("sideagents_policies"))) / "configs"

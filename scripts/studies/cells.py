@@ -7,9 +7,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -62,6 +63,33 @@ def pending(path: Path, cells: Sequence[Cell]) -> list[Cell]:
     return [c for c in cells if (json.dumps(dict(c.key), sort_keys=True), c.config_hash) not in done]
 
 
+def estimated(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
+    """Return cells whose estimates follow from what rows of their table took; without a row they stay as they are.
+
+    A cell takes what it took with other seeds (the median); one that has not run yet its estimate times the median of
+    what those that ran took of theirs. Rows of this processor and device count alone where there are any.
+    """
+    timed = [row for row in rows if isinstance(row.get("seconds"), int | float)]
+    machine = (device_name(), processor_name())
+    timed = [row for row in timed if (row.get("device"), row.get("processor")) == machine] or timed
+    took: dict[str, list[float]] = {}
+    for row in timed:
+        took.setdefault(_but_seed(row["cell"]), []).append(float(row["seconds"]))
+    guesses = {_but_seed(cell.key): cell.estimate_s for cell in cells}
+    shares = [median(took[name]) / guess for name, guess in guesses.items() if name in took and guess > 0]
+    share = median(shares) if shares else 1.0
+    return [
+        replace(
+            cell, estimate_s=median(took[name]) if (name := _but_seed(cell.key)) in took else share * cell.estimate_s
+        )
+        for cell in cells
+    ]
+
+
+def _but_seed(key: Key) -> str:
+    return json.dumps({name: value for name, value in key.items() if name != "seed"}, sort_keys=True)
+
+
 def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
     """Keep the cells that match every `key=value` of `only`; raises `SideAgentsError` when none does."""
     wanted = dict(item.partition("=")[::2] for item in only)
@@ -80,10 +108,10 @@ def run_cells(
 ) -> list[dict[str, Any]]:
     """Run what is missing, append one row for each finished cell, return all rows.
 
-    Says first how many cells are missing and how long they should take. With `limit_s` no cell is started whose
-    estimate would pass that many seconds.
+    Says first how many cells are missing and how long they should take, by the rows that are there. With `limit_s` no
+    cell is started whose estimate would pass that many seconds.
     """
-    todo = pending(path, cells)
+    todo = pending(path, estimated(cells, newest_rows(path)))
     total = sum(c.estimate_s for c in todo)
     say(f"{path.name}: {len(cells) - len(todo)} of {len(cells)} cells done, about {total / 60:.0f} minutes to go")
     started = time.monotonic()

@@ -176,18 +176,18 @@ class RunFolder:
             mend = "to resume, the configuration must be the same"
             raise ConfigError(f"{self.config_path}: {mend} ({'; '.join(changed)})")
 
-    def go_on(self, step: int, config: BaseModel | None = None) -> None:
+    def go_on(self, step: int, config: BaseModel | None = None, command: str | None = None) -> None:
         """Note that the run goes on after `step`: its command, other versions, and `config` where it may be another.
 
-        The scalars after the step are dropped: they come again. Raises `SideAgentsError` for damaged files, before any
-        is written.
+        command: what was typed, where it is not what started this process. The scalars after the step are dropped: they
+        come again. Raises `SideAgentsError` for damaged files, before any is written.
         """
         commands, recorded = self.check_files()
         past, now = recorded.get("resumed", []), versions()
         self.rewind(step)
         if config is not None:
             write_text(self.config_path, dump_config(config))
-        write_text(self.path / "command.txt", commands + command_line() + "\n")
+        write_text(self.path / "command.txt", commands + (command or command_line()) + "\n")
         if any([recorded, *past][-1].get(key) != value for key, value in now.items()):
             write_json(self.path / "versions.json", {**recorded, "resumed": [*past, now]})
 

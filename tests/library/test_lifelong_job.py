@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +292,61 @@ def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     result = json.loads((tmp_path / "result.json").read_text())
     assert {"mean_accuracy", "per_task", "forgetting"} <= result.keys()
     assert "wrote runs/icifar_demo_1" in capsys.readouterr().out
+
+
+DIVERGED = {
+    "the loss": r"error: task 2-3: the loss became nan \(step 1\); lower learning_rate",
+    "a weight after the last step": r"error: training has diverged, at step 16 there is nan or infinity in '.*bias'.*",
+    "what the method keeps": r"error: training has diverged, at step 2 there is nan or infinity in 'state/memory.*'.*",
+}
+
+
+@pytest.mark.parametrize("what", DIVERGED)
+def test_a_sequence_that_diverges_is_one_line_and_keeps_the_task_before(
+    what: str, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = run_module.TaskSequence._train
+
+    def spoil(self: Any, task: int) -> None:
+        with torch.no_grad():
+            list(self.learner.trained(task).parameters())[-1].fill_(float("nan"))
+
+    def trains(self: Any, task: int, shown: Any) -> None:
+        if task == 1 and what == "the loss":
+            spoil(self, task)
+        original(self, task, shown)
+        if task == 1 and what == "a weight after the last step":
+            spoil(self, task)
+        if task == 1 and what == "what the method keeps":
+            memory = self.learner.memory()
+            monkeypatch.setattr(self.learner, "memory", lambda: {**memory, "sums": torch.tensor([1.0, float("inf")])})
+
+    monkeypatch.setattr(run_module.TaskSequence, "_train", trains)
+    words = ["method=ewc", f"data={data}", "base=cifar:resnet20", "base_weights=null", "side_init=default", "tasks=2"]
+    words += ["steps=8", "batch_size=16", "ewc.samples=4", "threads=1", f"cache={data / 'codes'}", f"runs={tmp_path}"]
+    assert main(["lifelong", "lifelong/icifar_demo", *words]) == 2
+    errors = capfd.readouterr().err  # progress is told there too
+    line = errors.splitlines()[-1]
+    assert errors.count("error: ") == 1
+    run = tmp_path / "icifar_demo_1"
+    kept = run / "checkpoints" / "step_000000001"
+    assert re.fullmatch(DIVERGED[what] + f"; the last good checkpoint is {kept}", line)
+    assert list(kept.parent.iterdir()) == [kept]
+    assert all(torch.isfinite(tensor).all() for tensor in load_checkpoint(kept).tensors.values())
+    assert not (run / "result.json").exists()
+    monkeypatch.setattr(run_module.TaskSequence, "_train", original)
+    assert main(["lifelong", "lifelong/icifar_demo", *words, "--resume"]) == 0
+
+
+def test_a_first_task_that_diverges_leaves_nothing(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "example_loss", lambda *_, **__: torch.tensor(float("inf"), requires_grad=True))
+    words = [f"data={data}", "base=cifar:resnet20", "base_weights=null", "side_init=default", "tasks=2", "steps=2"]
+    words += ["threads=1", f"cache={data / 'codes'}", f"runs={tmp_path / 'runs'}"]
+    assert main(["lifelong", "lifelong/icifar_demo", *words]) == 2
+    errors = capfd.readouterr().err
+    said = "error: task 0-1: the loss became inf (step 1); lower learning_rate; there is no checkpoint yet"
+    assert errors.splitlines()[-1] == said
+    assert errors.count("error: ") == 1
+    assert not (tmp_path / "runs").exists()

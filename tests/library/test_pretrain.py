@@ -27,8 +27,11 @@ from sideagents.jobs.pretrain import (
     pretrain,
     pretrain_command,
 )
+from sideagents.run.checkpoint import load_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
+from sideagents.train.step import Stepper
+from sideagents_policies.cli.main import main
 
 SIZE = 32
 
@@ -191,6 +194,43 @@ def test_the_command_reads_a_file_and_says_what_it_wrote(
 def test_a_loss_that_explodes_is_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(SideAgentsError, match=r"pretraining depth: the loss became (nan|inf).*lower learning_rate"):
         pretrain(config(data, tmp_path, learning_rate=1e3, warmup=0.0, max_grad_norm=1e9, optimizer="sgd"))
+
+
+@pytest.mark.parametrize("what", ["the loss", "a weight"])
+def test_pretraining_that_diverges_is_one_line_and_keeps_the_epoch_before(
+    what: str, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [
+        f"{key}={value}" for key, value in config(data, tmp_path / "runs").model_dump(exclude_defaults=True).items()
+    ]
+    original, spoiled_at = Stepper.step, {"the loss": (4, "before"), "a weight": (7, "after")}[what]  # of 4 in an epoch
+
+    def spoil(self: Any, done: int, when: str) -> None:
+        if (done, when) == spoiled_at:
+            self.trained.decoder.body[-2].bias.data.fill_(float("nan"))
+
+    def steps(self: Any, *losses: Any) -> float:
+        done = self.done
+        spoil(self, done, "before")
+        loss = original(self, *losses)
+        spoil(self, done, "after")
+        return loss
+
+    monkeypatch.setattr(Stepper, "step", steps)
+    assert main(["pretrain", *words]) == 2
+    errors = capfd.readouterr().err  # progress is told there too
+    line = errors.splitlines()[-1]
+    assert errors.count("error: ") == 1
+    kept = tmp_path / "runs" / "pretrain-depth_1" / "checkpoints" / "step_000000001"
+    said = "the loss became nan (step 5); lower learning_rate" if what == "the loss" else "there is nan or infinity in"
+    assert line.startswith("error: ")
+    assert said in line
+    assert line.endswith(f"; the last good checkpoint is {kept}")
+    assert list(kept.parent.iterdir()) == [kept]
+    assert not list(kept.parents[1].glob("*.safetensors"))
+    assert all(torch.isfinite(tensor).all() for tensor in load_checkpoint(kept).tensors.values())
+    monkeypatch.undo()
+    assert main(["pretrain", *words, "--resume"]) == 0
 
 
 def test_classes_of_pixels_are_learned_by_cross_entropy(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from sideagents_envs import make_vec
 from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
 from sideagents_policies import EncodeOnce, PerEnvNoise, SideTunedPolicy, SideTunedPPO, StackKeys, parallel
 from sideagents_policies.config import AgentConfig, CloneConfig
-from sideagents_policies.train.cloning import Cloner
+from sideagents_policies.train.cloner import Cloner
 from tiny_env import SIZE, TinyVec, tiny_base
 
 warnings.simplefilter("error")

@@ -25,8 +25,9 @@ from sideagents_policies.config import DemosConfig
 from sideagents_policies.demos import collect as demos_module
 from sideagents_policies.demos.collect import DemosError, collect
 from sideagents_policies.demos.frames import returns_to_go
-from sideagents_policies.train import cloning as clone_module
-from sideagents_policies.train.cloning import Cloner, clone, resume
+from sideagents_policies.train import cloner as cloner_module
+from sideagents_policies.train.cloner import Cloner
+from sideagents_policies.train.cloning import clone, resume
 from sideagents_policies.train.dagger import dagger_seed
 from sideagents_policies.train.reinforcement import resume as resume_ppo
 from sideagents_policies.train.reinforcement import train
@@ -96,8 +97,8 @@ def test_dagger_rounds(whole):
 @pytest.mark.parametrize("moment", ["demonstrations", "training of a round", "collecting"])
 def test_stopped_and_resumed_is_the_same(homes, demos, whole, tmp_path, monkeypatch, moment):  # noqa: F811
     original, steps = Cloner._step, []
-    explore, rounds = clone_module.Explorer.collect, []
-    build, seeds = clone_module.build_venv, []
+    explore, rounds = cloner_module.Explorer.collect, []
+    build, seeds = cloner_module.build_venv, []
     total = int(read_scalars(whole / "progress.csv")[-1]["step"])
     stop_at = {"demonstrations": 2, "training of a round": total - 2}.get(moment)
 
@@ -118,8 +119,8 @@ def test_stopped_and_resumed_is_the_same(homes, demos, whole, tmp_path, monkeypa
         return build(config, **options)
 
     monkeypatch.setattr(Cloner, "_step", step)
-    monkeypatch.setattr(clone_module.Explorer, "collect", collecting)
-    monkeypatch.setattr(clone_module, "build_venv", building)
+    monkeypatch.setattr(cloner_module.Explorer, "collect", collecting)
+    monkeypatch.setattr(cloner_module, "build_venv", building)
     with pytest.raises(KeyboardInterrupt):
         clone(configured(homes, tmp_path, *DAGGER), demos)
     run = next(tmp_path.iterdir())

@@ -18,7 +18,6 @@ from sideagents_policies.agent.checks import default_config
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.demos.collect import (
     DemosError,
-    ImageSource,
     _expert_config,
     check_fits,
     collect,
@@ -27,6 +26,7 @@ from sideagents_policies.demos.collect import (
     read_header,
 )
 from sideagents_policies.demos.frames import DemoReader
+from sideagents_policies.demos.images import ImageSource
 from sideagents_policies.demos.minari_export import export_minari
 from sideagents_policies.demos.store import FrameStore
 from sideagents_policies.views.environments import build_venv

@@ -79,6 +79,30 @@ def test_one_dying_process_stops_all_with_its_code(tmp_path, capfd):
     assert not alive(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [
+        ("exit(2)", "exit(3)", 2),  # who was lost says why, a moment later than who lost it
+        ("exit(7)", "exit(3)", 7),
+        ("exit(2)", "exit(4)", 2),
+        ("exit(3)", "exit(4)", parallel.DIVERGED),
+        ("on_signal(2)", "exit(4)", 2),
+        ("exit(3)", "exit(3)", parallel.LOST),
+    ],
+)
+def test_the_cause_of_an_end_counts_and_not_what_comes_of_it(first, second, code, monkeypatch, capfd):
+    monkeypatch.setattr(parallel, "_CAUSE_S", 10.0 if "exit" in first else 1.0)
+    program = (
+        "import os, signal, time\n"
+        "def exit(code): os._exit(code)\n"
+        "def on_signal(code): signal.signal(signal.SIGTERM, lambda *_: exit(code)) and None or time.sleep(30)\n"
+        f"if os.environ['RANK'] == '1': {second}\n"
+        f"time.sleep(0.5 if 'exit' in {first!r} else 0.0)\n{first}"
+    )
+    assert parallel.launch(2, ["-c", program]) == code
+    assert ("stopping all" in capfd.readouterr().err) == (code not in (2, parallel.DIVERGED))
+
+
 def test_the_others_wait_longer_than_a_timeout(tmp_path):
     assert parallel.launch(2, [str(WORKER), str(tmp_path), "4", "wait"]) == 0
 

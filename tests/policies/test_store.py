@@ -9,8 +9,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from sideagents import ram as machine
 from sideagents.errors import SideAgentsError
-from sideagents_policies.demos import store as store_module
 from sideagents_policies.demos.store import Frames, FrameStore
 from sideagents_policies.views.stack import Stacking
 
@@ -122,6 +122,6 @@ def test_what_does_not_fit_is_refused_before_the_work_begins(tmp_path, monkeypat
     ):
         FrameStore(SPACE, 10**12)
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(store_module.shutil, "disk_usage", lambda folder: usage(100))
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: usage(100))
     with pytest.raises(SideAgentsError, match=r"frames: the frames to learn from takes 0.0 GB, 0.0 GB are free"):
         FrameStore(SPACE, 10, folder=tmp_path / "frames")

@@ -6,15 +6,18 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sideagents.errors import SideAgentsError
+from studies import cells as module
 from studies.cells import (
     Cell,
     Key,
     add_cell_options,
     append_row,
+    estimated,
     newest_rows,
     pending,
     read_rows,
@@ -101,6 +104,32 @@ def test_limit_and_estimate(tmp_path: Path) -> None:
     rows = run_cells(tmp_path / "u.jsonl", CELLS, lambda _: {}, say=said.append, limit_s=5.0)
     assert rows == []
     assert "stopping before" in said[-1]
+
+
+def row(method: str, seconds: float, seed: int = 1, **machine: str) -> dict[str, Any]:
+    here = {"device": "cpu", "processor": "this one"}
+    return {"cell": {"method": method, "seed": seed}, "config_hash": "abc", "seconds": seconds, **here, **machine}
+
+
+def test_estimates_follow_what_rows_of_the_table_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "device_name", lambda: "cpu")
+    monkeypatch.setattr(module, "processor_name", lambda: "this one")
+
+    def seconds(*rows: dict[str, Any]) -> list[float]:
+        return [cell.estimate_s for cell in estimated([*CELLS, Cell({"method": "long", "seed": 1}, "abc", 40.0)], rows)]
+
+    assert seconds() == [10.0, 10.0, 10.0, 10.0, 40.0]
+    assert seconds(row("side", 3.0, seed=7)) == [3.0, 3.0, 3.0, 3.0, 12.0]  # what has not run: three tenths as well
+    assert seconds(row("side", 3.0), row("fine", 5.0)) == [3.0, 3.0, 5.0, 5.0, 16.0]
+    other = row("side", 100.0, processor="another")
+    assert seconds(other) == [100.0, 100.0, 100.0, 100.0, 400.0]
+    assert seconds(other, row("side", 3.0, seed=2)) == [3.0, 3.0, 3.0, 3.0, 12.0]
+    assert seconds({"cell": CELLS[0].key, "config_hash": "abc"}) == seconds()  # rows of old may not say
+
+    said: list[str] = []
+    append_row(tmp_path / "t.jsonl", row("side", 60.0))
+    run_cells(tmp_path / "t.jsonl", CELLS, lambda _: {}, say=said.append, limit_s=0.0)
+    assert said[0] == "t.jsonl: 1 of 4 cells done, about 3 minutes to go"
 
 
 def test_select(tmp_path: Path) -> None:

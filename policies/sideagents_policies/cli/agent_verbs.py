@@ -158,10 +158,11 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _demos(args: argparse.Namespace) -> int:
-    from sideagents_policies.demos.collect import collect, default_folder
+    from sideagents_policies.demos.collect import collect
+    from sideagents_policies.paths import demos_folder
 
     config = checked_config(args, networks=False)  # the expert acts alone
-    folder = collect(config, default_folder(config) if args.out is None else args.out)
+    folder = collect(config, demos_folder(config) if args.out is None else args.out)
     print(f"demonstrations: {folder}")
     if args.minari is not None:
         from sideagents_policies.demos.minari_export import export_minari

@@ -53,11 +53,11 @@ def _check(args: argparse.Namespace) -> int:
         return _show(job, absent_of_job(job))
 
     from sideagents_policies.agent.checks import absent_data, read_with_base, remarks
-    from sideagents_policies.train.estimates import estimates, too_large
+    from sideagents_policies.train.estimates import cloning_too_large, estimates, too_large
 
     config, base = read_with_base(name, overrides)
     _show(config, absent_data(config))
-    for line in too_large(config, base):
+    for line in (*too_large(config, base), *cloning_too_large(config, base)):
         print(f"# too large: {line}")
     for line in remarks(config):
         print(f"# note: {line}")

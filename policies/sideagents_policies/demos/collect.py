@@ -30,17 +30,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sideagents.errors import SideAgentsError
-from sideagents.ram import require_memory
+from sideagents.ram import memory_line
 from sideagents.run.progress import Progress
 from sideagents.storage.arrays import read_npz
-from sideagents.storage.files import missing_message, read_json, write_json
+from sideagents.storage.files import missing_message, read_json, require, write_json
 from sideagents.storage.lock import LOCK, locked
 from sideagents_envs.cache import atomic_path
 from sideagents_envs.episodes.files import Episode
-from sideagents_envs.episodes.listed import building_name, count_training_buildings, known_buildings
-from sideagents_envs.scenes.stage import with_up
+from sideagents_envs.episodes.listed import building_name, count_training_buildings
 from sideagents_envs.sensors.spaces import NO_ACTION, STOP
-from sideagents_envs.simulators.embedded import EmbeddedWorld
 from sideagents_policies.config import FRAMES_PER_TRAJECTORY, AgentConfig
 from sideagents_policies.rewards import check_rewards
 from sideagents_policies.views.environments import build_venv
@@ -48,7 +46,6 @@ from sideagents_policies.views.environments import build_venv
 FORMAT = 1
 PER_SHARD = 500
 _SEED = 7919  # demonstrations are other episodes than those that training draws from the same seed
-_RENDERED_AT_ONCE = 64
 _MUST_AGREE = (  # settings of the task that actions and rewards of a demonstration depend on
     "stop", "forward_m", "turn_deg", "success_distance_m",
     "slack_reward", "distance_reward", "success_reward", "collision_penalty",
@@ -82,11 +79,6 @@ class Trajectory:
     rgb: NDArray[np.uint8] | None
 
 
-def default_folder(config: AgentConfig) -> Path:
-    """Return where `sideagents demos` writes without --out."""
-    return Path(config.runs) / f"{config.name}_demos"
-
-
 # collecting
 
 
@@ -107,13 +99,18 @@ def collect(config: AgentConfig, folder: Path, title: str = "demonstrations") ->
         shards = []
     count = -(-config.demos.trajectories // PER_SHARD)
     if len(shards) < count:
-        image = 3 * config.camera.width * config.camera.height if config.demos.images else 0
-        images = min(PER_SHARD, config.demos.trajectories) * FRAMES_PER_TRAJECTORY + config.vec.n_envs
-        mend = "smaller images take less, demos.images=false keeps none"
-        require_memory(images * image, "what is collected for one file of demonstrations", mend)
+        require([line] if (line := collecting_line(config)) is not None else [])
         with _working_on(folder):
             _collect_missing(config, folder, header, shards, count, title)
     return folder
+
+
+def collecting_line(config: AgentConfig) -> str | None:
+    """Return the line that says that the images of one file of demonstrations have no room in memory, or None."""
+    image = 3 * config.camera.width * config.camera.height if config.demos.images else 0
+    images = min(PER_SHARD, config.demos.trajectories) * FRAMES_PER_TRAJECTORY + config.vec.n_envs
+    mend = "smaller images take less, demos.images=false keeps none"
+    return memory_line(images * image, "what is collected for one file of demonstrations", mend)
 
 
 @contextmanager
@@ -377,35 +374,3 @@ def _read_shard(path: Path, images: bool) -> dict[str, NDArray[Any]]:
     if arrays["actions"].min() < NO_ACTION or arrays["actions"].max() > STOP:
         raise DemosError(f"{path}: actions must lie from {NO_ACTION} to {STOP}")
     return arrays
-
-
-class ImageSource:
-    """The images of trajectories: those kept, or rendered from poses when none were."""
-
-    def __init__(self, config: AgentConfig) -> None:
-        self._config = config
-        self._world: EmbeddedWorld | None = None
-        self._index: dict[str, int] = {}
-
-    def channel(self, trajectory: Trajectory, channel: str) -> NDArray[Any]:
-        """Return `rgb` uint8 (T, H, W, 3) or `depth` float32 (T, H, W) in metres; raises as `view`."""
-        if channel == "rgb" and trajectory.rgb is not None:
-            return trajectory.rgb
-        return self.view(trajectory.scene, trajectory.poses, channel)
-
-    def view(self, scene: str, poses: NDArray[np.float64], channel: str) -> NDArray[Any]:
-        """Return what is seen from poses (T, 4) in a building; raises `DemosError` when the building is not there."""
-        if self._world is None:
-            found = known_buildings(self._config.scenes, "train")
-            self._index = {name: number for number, name in enumerate(found)}
-            paths = [with_up(path, self._config.scenes.up) for path in found.values()]
-            self._world = EmbeddedWorld(paths, self._config.camera, self._config.scenes.navmesh)
-        if scene not in self._index:
-            raise DemosError(f"the building {scene!r} of a demonstration is not in {self._config.scenes.dataset}")
-        scenes = np.full(len(poses), self._index[scene], np.int64)
-        chunks = range(0, len(poses), _RENDERED_AT_ONCE)
-        parts = [
-            self._world.render(scenes[i : i + _RENDERED_AT_ONCE], poses[i : i + _RENDERED_AT_ONCE], (channel,))[channel]
-            for i in chunks
-        ]
-        return np.concatenate(parts)

@@ -14,7 +14,8 @@ from sideagents.errors import SideAgentsError
 from sideagents_envs.sensors.sensor import Walk
 from sideagents_envs.task.tasks import make_task
 from sideagents_policies.config import AgentConfig
-from sideagents_policies.demos.collect import ImageSource, Trajectory, labelled_end
+from sideagents_policies.demos.collect import Trajectory, labelled_end
+from sideagents_policies.demos.images import ImageSource
 from sideagents_policies.demos.store import Arrays, Frames, FrameStore
 
 _ENCODED_AT_ONCE = 256

@@ -15,7 +15,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sideagents.ram import require_disk, require_memory
+from sideagents.errors import ConfigError
+from sideagents.ram import disk_line, memory_line
 from sideagents_envs.sensors.spaces import MAP_BACKGROUND, MAP_MARK, NO_ACTION
 from sideagents_policies.views.stack import Stacking
 
@@ -49,7 +50,8 @@ class FrameStore:
     Readings are kept once, those in `stacks` stacked when they are taken; images stay uint8, codes are float16, maps
     (two values only) bits: a frame of the default agent takes 16 KB. Frames are numbered by age, 0 the oldest kept.
     space: that of the policy. gap: the most rows from one step of an episode to its next. folder: where the readings
-    are kept in memory-mapped files instead of memory. Raises `SideAgentsError` where there is no room for them.
+    are kept in memory-mapped files instead of memory. processes: how many on this machine keep as much. Raises
+    `ConfigError` where there is no room for them.
     """
 
     def __init__(
@@ -59,17 +61,19 @@ class FrameStore:
         stacks: Mapping[str, Stacking] | None = None,
         gap: int = 1,
         folder: Path | None = None,
+        processes: int = 1,
     ) -> None:
+        if (line := room_line(space, capacity, stacks, gap, folder, processes)) is not None:
+            raise ConfigError(line)
         self._stacks = dict(stacks or {})
-        self._reach = max((stacking.reach for stacking in self._stacks.values()), default=0)
-        self._shapes = {key: self._single(key, box.shape or ()) for key, box in space.items()}
+        self._reach = _reach(stacks)
+        self._shapes = {key: _single(key, box.shape or (), stacks) for key, box in space.items()}
         self.capacity = capacity
         self.total = 0  # frames ever added
         self._folder = folder
         self.margin = self._reach * gap  # frames: what the oldest look back on is kept as well
         size = capacity + self.margin
-        rows = {key: (self._row(key), self._dtype(key, box)) for key, box in space.items()}
-        _require_room(size * sum(math.prod(row) * np.dtype(kind).itemsize for row, kind in rows.values()), folder)
+        rows = _rows(space, stacks)
         self._arrays = {key: self._allocate(key, (size, *row), kind) for key, (row, kind) in rows.items()}
         self._labels = np.full(size, NO_ACTION, np.int8)
         self._returns = np.zeros(size, np.float32)
@@ -79,19 +83,7 @@ class FrameStore:
     @staticmethod
     def frame_bytes(space: spaces.Dict, stacks: Mapping[str, Stacking] | None = None) -> int:
         """Return the bytes of one frame."""
-        store = FrameStore(space, 1, stacks, gap=0)
-        return sum(array.nbytes for array in store._arrays.values()) + 9
-
-    def _single(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return self._stacks[key].single(shape) if key in self._stacks else shape
-
-    def _row(self, key: str) -> tuple[int, ...]:
-        shape = self._shapes[key]
-        return (-(-math.prod(shape) // 8),) if key == "map" else shape
-
-    @staticmethod
-    def _dtype(key: str, box: spaces.Space[Any]) -> Any:
-        return np.uint8 if key == "map" else np.float16 if key == "base" else box.dtype
+        return sum(math.prod(row) * np.dtype(kind).itemsize for row, kind in _rows(space, stacks).values()) + 9
 
     def _allocate(self, key: str, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
         if self._folder is None:
@@ -156,10 +148,42 @@ class FrameStore:
         return observations, labels, torch.from_numpy(self._returns[rows]).to(device)
 
 
-def _require_room(size: int, folder: Path | None) -> None:
-    """Raise `ConfigError` where `size` bytes of frames have no place: before hours of work, not after."""
+def room_line(
+    space: spaces.Dict,
+    capacity: int,
+    stacks: Mapping[str, Stacking] | None,
+    gap: int,
+    folder: Path | None,
+    processes: int = 1,
+) -> str | None:
+    """Return the line that says that the frames of a `FrameStore` have no room, before hours of work; None if they do.
+
+    All but `space` is as there; nothing is made.
+    """
+    size = processes * (capacity + _reach(stacks) * gap) * FrameStore.frame_bytes(space, stacks)
     what, less = "the frames to learn from", "fewer demonstrations or smaller images take less"
     if folder is None:
-        require_memory(size, what, f"clone.frames_in=disk keeps them in files, {less}")
-    else:
-        require_disk(folder, size, what, f"`runs` names another place, {less}")
+        return memory_line(size, what, f"clone.frames_in=disk keeps them in files, {less}")
+    return disk_line(folder, size, what, f"`runs` names another place, {less}")
+
+
+def _reach(stacks: Mapping[str, Stacking] | None) -> int:
+    """Return how many steps back the stacked keys look."""
+    return max((stacking.reach for stacking in (stacks or {}).values()), default=0)
+
+
+def _single(key: str, shape: tuple[int, ...], stacks: Mapping[str, Stacking] | None) -> tuple[int, ...]:
+    """Return the shape of one reading."""
+    return stacks[key].single(shape) if stacks and key in stacks else shape
+
+
+def _rows(space: spaces.Dict, stacks: Mapping[str, Stacking] | None) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Return the shape and type that one reading of each key is kept in."""
+    rows: dict[str, tuple[tuple[int, ...], Any]] = {}
+    for key, box in space.items():
+        shape = _single(key, box.shape or (), stacks)
+        if key == "map":
+            rows[key] = ((-(-math.prod(shape) // 8),), np.uint8)
+        else:
+            rows[key] = (shape, np.float16 if key == "base" else box.dtype)
+    return rows

@@ -45,6 +45,17 @@ def round_steps(config: AgentConfig, processes: int) -> list[int]:
     return [min(each, total - taken) for taken in range(0, total, each)]
 
 
+def window_frames(config: AgentConfig, processes: int) -> int:
+    """Return how many of the newest frames each process learns from in DAgger's rounds."""
+    return -(-config.clone.dagger_buffer_frames // processes)
+
+
+def kept_frames(config: AgentConfig, demonstrated: int, processes: int) -> int:
+    """Return how many frames a process keeps whose share of the demonstrations has `demonstrated` frames."""
+    dagger = sum(round_steps(config, processes)) * config.vec.n_envs
+    return max(demonstrated, min(window_frames(config, processes), demonstrated + dagger))
+
+
 @dataclass(frozen=True)
 class Round:
     """Labelled frames of one round, and how the episodes that ended in it went."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from sideagents.bases import load_base
 from sideagents.bases.taskonomy_base import TaskonomyEncoder
@@ -10,7 +11,9 @@ from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
 from sideagents.ram import memory_line
 from sideagents_policies.config import FRAMES_PER_TRAJECTORY, AgentConfig
-from sideagents_policies.demos.store import FrameStore
+from sideagents_policies.demos.collect import collecting_line
+from sideagents_policies.demos.store import FrameStore, room_line
+from sideagents_policies.train.dagger import kept_frames
 from sideagents_policies.train.summary import reading_bytes, rollout_bytes, size_text
 from sideagents_policies.views.plan import observation_space, stacked_keys
 
@@ -28,8 +31,7 @@ def estimates(config: AgentConfig, base: FrozenBase | None = None) -> Iterator[s
     each = f" in each of {config.workers} processes" if config.workers > 1 else ""
     yield f"memory of PPO's rollout: {size_text(rollout_bytes(config, space, stacks))}{each}"
     frames = config.demos.trajectories * FRAMES_PER_TRAJECTORY
-    kept = max(frames, min(config.clone.dagger_buffer_frames, frames + config.clone.dagger_frames))
-    total = size_text(kept // config.workers * FrameStore.frame_bytes(space, stacks))
+    total = size_text(_kept(config) * FrameStore.frame_bytes(space, stacks))
     place = "disk for" if config.clone.frames_in == "disk" else "memory of"
     yield f"{place} cloning's frames: about {total}{each}"
     camera = config.camera
@@ -37,8 +39,32 @@ def estimates(config: AgentConfig, base: FrozenBase | None = None) -> Iterator[s
     yield f"disk for demonstrations: at most {size_text(frames * (image + 48))}, before compression"
 
 
+def _kept(config: AgentConfig) -> int:
+    """Return about how many frames each process keeps in cloning: it knows when it has the demonstrations."""
+    frames = config.demos.trajectories * FRAMES_PER_TRAJECTORY
+    return kept_frames(config, frames // config.workers, config.workers)
+
+
+def cloning_too_large(config: AgentConfig, base: FrozenBase | None = None) -> Iterator[str]:
+    """Yield a line for each buffer of cloning, collecting included, that memory (or the disk) here does not hold.
+
+    base: as in `estimates`. Of demonstrations the usual length is taken: cloning itself asks again when it has them.
+    """
+    if (line := collecting_line(config)) is not None:
+        yield line
+    try:
+        base = _stand_in(config) if base is None else base
+        space, stacks = observation_space(config, base), stacked_keys(config, base)
+    except SideAgentsError:
+        return
+    folder = Path(config.runs) if config.clone.frames_in == "disk" else None
+    line = room_line(space, _kept(config), stacks, config.vec.n_envs, folder, config.workers)
+    if line is not None:
+        yield line
+
+
 def too_large(config: AgentConfig, base: FrozenBase | None = None) -> Iterator[str]:
-    """Yield a line for each buffer of training that this machine's memory does not hold, in all its processes.
+    """Yield a line for each buffer of PPO that this machine's memory does not hold, in all its processes.
 
     base: as in `estimates`.
     """

@@ -39,6 +39,7 @@ from sideagents_policies.train.session import (
     new_run,
     rejoin,
     reopen,
+    resume_workers,
     resuming,
     run_workers,
 )
@@ -81,11 +82,11 @@ def resume(path: Path, given: str | None = None, overrides: list[str] | None = N
     before = load_config(AgentConfig, RunFolder.open(path).config_path)
     run, config = reopen(path, given, overrides or [])
     require(too_large(config))
-    with resuming(run, config, KIND) as checkpoint:
+    with resuming(run, KIND) as checkpoint:
         if os.environ.get("RANK", "0") == "0" and (line := _rescheduled(before, config, checkpoint.step)):
             print(f"note: {line}", flush=True)
         if launched_alone(config):
-            run_workers(run, config, [KIND, "--resume"])
+            resume_workers(run, config, [KIND])
             return run.path
         world = parallel.init(config.device)
         try:
@@ -131,12 +132,11 @@ def train_here(session: Session, start: Checkpoint | None) -> Path:
         if start is not None:
             load_weights(agent.policy, start)
         if resumed is not None:
-            own, _ = session.own_state()
-            load_weights(agent.policy, resumed)
-            with restoring(resumed, EnvsError):
+            with session.going_on(), restoring(resumed, EnvsError):
+                own, _ = session.own_state()
+                load_weights(agent.policy, resumed)
                 restore_environment(venv, own["environments"])
                 agent.set_training_state(own["ppo"])
-            session.go_on()
         left = config.ppo.frames - agent.num_timesteps
         if left <= 0:
             session.say(f"{agent.num_timesteps} of {config.ppo.frames} frames are done; raise ppo.frames to go on")

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -16,12 +17,14 @@ import torch
 import torch.distributed as dist
 
 from sideagents.config.imports import import_words
-from sideagents.config.typed import load_config
-from sideagents.errors import CheckpointError
+from sideagents.config.typed import dump_config, load_config
+from sideagents.errors import CheckpointError, DivergedError, SideAgentsError
 from sideagents.machine.precision import sets_precision
 from sideagents.run.checkpoint import Checkpoint, load_checkpoint, restoring, save_checkpoint
 from sideagents.run.folder import RunFolder
+from sideagents.run.provenance import command_line
 from sideagents.storage.lock import locked
+from sideagents_envs.errors import EnvsError
 from sideagents_policies import parallel
 from sideagents_policies.agent import checks
 from sideagents_policies.agent.policy import SideTunedPolicy
@@ -62,7 +65,8 @@ class StopRequest:
         if self.pending:
             raise KeyboardInterrupt
         self.pending = True
-        print("stopping at the next clean point (again: at once)", file=sys.stderr, flush=True)
+        if not parallel.is_launched():  # who passes the signal on has said it, once for all processes
+            parallel.tell_stopping()
 
     def agreed(self, device: torch.device) -> bool:
         """Return whether any of the processes was asked to stop; all of them must call it."""
@@ -73,7 +77,7 @@ class Session:
     """One training run as seen by one process: only the main process has `run` and writes logs and checkpoints.
 
     `folder` is the run's folder, known to all; `resumed` is the checkpoint that training goes on from, or None;
-    `noted`: who started this process has noted in the folder that the run goes on.
+    `command` is what was typed to go on, where it is not what started this process.
     """
 
     def __init__(
@@ -82,9 +86,9 @@ class Session:
         world: World,
         run: RunFolder | None,
         resumed: Checkpoint | None,
-        noted: bool = False,
+        command: str | None = None,
     ) -> None:
-        self._noted = noted or resumed is None
+        self._command = command
         self.config, self.world, self.run, self.resumed = config, world, run, resumed
         path = ["" if run is None else str(run.path)]
         if world.size > 1:
@@ -140,10 +144,28 @@ class Session:
             keep=KEPT,
         )
 
-    def go_on(self) -> None:
-        """Note in the folder that the run goes on, now that its state is back; in the main process alone."""
-        if self.run is not None and self.resumed is not None and not self._noted:
-            self.run.go_on(self.resumed.step, self.config)
+    @contextmanager
+    def going_on(self) -> Iterator[Checkpoint]:
+        """Give the checkpoint, to put this process's state back in the block; note then in the folder that it goes on.
+
+        All processes that train together must call it. When the state of any cannot be put back nothing is written: the
+        first of them raises its error, the others `LostPeer`.
+        """
+        assert self.resumed is not None
+        problem: Exception | None = None
+        try:
+            yield self.resumed
+        except (SideAgentsError, EnvsError) as error:
+            problem = error
+        failed = torch.zeros(self.world.size, device=self.world.device)
+        failed[self.world.rank] = float(problem is not None)
+        first = next(iter(parallel.all_sum(failed).nonzero().flatten().tolist()), None)
+        if problem is not None and first == self.world.rank:
+            raise problem
+        if first is not None:
+            raise parallel.LostPeer
+        if self.run is not None:
+            self.run.go_on(self.resumed.step, self.config, self._command)
 
     def telling(self, verb: str) -> AbstractContextManager[None]:
         """Let what ends training in the block name the last good checkpoint and the command to go on."""
@@ -211,18 +233,12 @@ def how_to_finish(run: RunFolder, words: Sequence[str] = ()) -> str:
 
 
 @contextmanager
-def resuming(run: RunFolder, config: AgentConfig, kind: str) -> Iterator[Checkpoint]:
-    """Hold the run's lock, in the process that writes into it, and give the checkpoint that training goes on from.
-
-    Where this process launches those that train, it notes in the folder that the run goes on, before they read it.
-    """
+def resuming(run: RunFolder, kind: str) -> Iterator[Checkpoint]:
+    """Hold the run's lock, in the process that writes into it, and give the checkpoint that training goes on from."""
     main = os.environ.get("RANK", "0") == "0"
     with locked(run.path) if main else nullcontext():
         run.check_files()
-        checkpoint = to_resume(run, kind)
-        if launched_alone(config):
-            run.go_on(checkpoint.step, config)
-        yield checkpoint
+        yield to_resume(run, kind)
 
 
 def to_resume(run: RunFolder, kind: str) -> Checkpoint:
@@ -286,11 +302,22 @@ def under_launcher() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def resume_workers(run: RunFolder, config: AgentConfig, arguments: list[str]) -> None:
+    """Go on with a run in `workers` processes; the folder keeps its configuration until they all have their state back.
+
+    Raises as `run_workers`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(dump_config(config), encoding="utf-8")
+        run_workers(run, config, [*arguments, "--resume", str(path), "--command", command_line()])
+
+
 def run_workers(run: RunFolder, config: AgentConfig, arguments: list[str]) -> None:
     """Train in `workers` processes of this machine; what they report they print themselves.
 
-    Raises KeyboardInterrupt after Ctrl-C, and SystemExit when one of them failed: all are stopped then, and the last
-    checkpoint stays.
+    Raises KeyboardInterrupt after Ctrl-C, `DivergedError` where only this process is left to say it, and SystemExit
+    when one of them failed: all are stopped then, and the last checkpoint stays.
     """
     code = parallel.launch(
         config.workers, ["-m", "sideagents_policies.train.worker", str(run.path), *arguments, *import_words()]
@@ -299,6 +326,9 @@ def run_workers(run: RunFolder, config: AgentConfig, arguments: list[str]) -> No
         raise KeyboardInterrupt
     if code == 2:
         raise SystemExit(2)
+    if code == parallel.DIVERGED:
+        with run.telling():
+            raise DivergedError("training has diverged in one of its processes: lower the learning rate")
     if code:
         latest = run.latest()
         kept = f"go on from {latest} with --resume {run.path}" if latest else "no checkpoint was written yet"

@@ -15,25 +15,31 @@ def main() -> int:
     parser.add_argument("kind", choices=["train", "clone"])
     parser.add_argument("--init", type=Path)
     parser.add_argument("--demos", type=Path)
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--resume", type=Path, metavar="CONFIG", help="the configuration to go on with")
+    parser.add_argument("--command", help="what was typed to go on")
     parser.add_argument("--import", dest="imports", action="append", default=[])
     args = parser.parse_args()
 
     from sideagents.config.imports import import_own
+    from sideagents.config.typed import load_config
     from sideagents.errors import DivergedError
     from sideagents.run.checkpoint import load_checkpoint
+    from sideagents.run.folder import RunFolder
     from sideagents_policies import parallel
-    from sideagents_policies.agent.runs import open_run
+    from sideagents_policies.agent import checks
+    from sideagents_policies.config import AgentConfig
     from sideagents_policies.train.cloning import clone_here
     from sideagents_policies.train.reinforcement import train_here
     from sideagents_policies.train.session import Session
 
     for module in args.imports:
         import_own(module)
-    run, config = open_run(args.run, trusted=True)  # whoever started this process has checked it
+    run = RunFolder.open(args.run)
+    # whoever started this process trusts it
+    config = checks.checked(load_config(AgentConfig, run.config_path if args.resume is None else args.resume))
     world = parallel.init(config.device)
-    resumed = load_checkpoint(run.checkpoint()) if args.resume else None
-    session = Session(config, world, run if world.is_main else None, resumed, noted=True)
+    resumed = load_checkpoint(run.checkpoint()) if args.resume is not None else None
+    session = Session(config, world, run if world.is_main else None, resumed, args.command)
     start = None if args.init is None else load_checkpoint(args.init)
     try:
         if args.kind == "train":
@@ -42,10 +48,10 @@ def main() -> int:
             clone_here(session, start, args.demos)
     except parallel.LostPeer:  # who started this process says which was lost, and how
         return parallel.LOST
-    except DivergedError:  # in all processes at once: the main one says it
+    except DivergedError:  # mostly in all processes at once, and the main one says it; else who started this process
         if world.is_main:
             raise
-        return parallel.LOST
+        return parallel.DIVERGED
     parallel.finish()
     return 0
 
