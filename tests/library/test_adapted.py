@@ -7,10 +7,10 @@ import json
 
 import pytest
 import torch
-from test_adapt_invariants import OPTIONS, adapted, network
 from torch import nn
 
 import sideagents
+from adapted_networks import OPTIONS, adapted, network
 from sideagents.adapt import ADAPTATIONS, Adaptation, adapt
 from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase

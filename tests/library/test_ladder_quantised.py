@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if find_spec("transformers") is None:
+from optional_packages import transformers_ready
+
+if not transformers_ready():
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
 import transformers
-from test_ladder import INPUTS, MODELS, SMALL, bert, ladder, llama, t5
 
+from ladders import INPUTS, MODELS, SMALL, bert, ladder, llama, t5
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder import LadderModel, fisher_importance
 
