@@ -30,7 +30,6 @@ from sideagents_policies.train.cloning import Cloner, clone, resume
 from sideagents_policies.train.dagger import dagger_seed
 from sideagents_policies.train.reinforcement import resume as resume_ppo
 from sideagents_policies.train.reinforcement import train
-from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 DAGGER = ["clone.dagger_frames=128", "clone.dagger_round_frames=64", "clone.dagger_buffer_frames=150"]
 
@@ -52,21 +51,21 @@ def told(run: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def demos(homes, tmp_path_factory) -> Path:  # noqa: F811
+def demos(homes, tmp_path_factory) -> Path:
     return collect(default_config([*homes, "task.max_steps=200"]), tmp_path_factory.mktemp("clone") / "demos")
 
 
-def configured(homes, folder, *overrides):  # noqa: F811
+def configured(homes, folder, *overrides):
     return default_config([*homes, "task.max_steps=200", f"runs={folder}", *overrides])
 
 
 @pytest.fixture(scope="module")
-def whole(homes, demos, tmp_path_factory) -> Path:  # noqa: F811
+def whole(homes, demos, tmp_path_factory) -> Path:
     """A clone with two DAgger rounds that nothing disturbed."""
     return clone(configured(homes, tmp_path_factory.mktemp("whole"), *DAGGER), demos)
 
 
-def test_learns_what_the_expert_does(homes, demos, tmp_path):  # noqa: F811
+def test_learns_what_the_expert_does(homes, demos, tmp_path):
     overrides = ["clone.epochs=20.0", "clone.learning_rate=0.003", "model.use_map=false", "model.goal_history=1"]
     run = clone(configured(homes, tmp_path, *overrides), demos)
     rows = read_scalars(run / "progress.csv")
@@ -77,7 +76,7 @@ def test_learns_what_the_expert_does(homes, demos, tmp_path):  # noqa: F811
     assert float(rows[-1]["clone/learning_rate"]) == pytest.approx(0.0003, rel=0.05)  # cosine to a tenth
 
 
-def test_frames_in_files_are_learnt_from_alike_and_removed(homes, demos, whole, tmp_path):  # noqa: F811
+def test_frames_in_files_are_learnt_from_alike_and_removed(homes, demos, whole, tmp_path):
     run = clone(configured(homes, tmp_path, *DAGGER, "clone.frames_in=disk"), demos)
     assert weights(run) == weights(whole)
     assert not list(run.glob("frames*"))
@@ -94,7 +93,7 @@ def test_dagger_rounds(whole):
 
 
 @pytest.mark.parametrize("moment", ["demonstrations", "training of a round", "collecting"])
-def test_stopped_and_resumed_is_the_same(homes, demos, whole, tmp_path, monkeypatch, moment):  # noqa: F811
+def test_stopped_and_resumed_is_the_same(homes, demos, whole, tmp_path, monkeypatch, moment):
     original, steps = Cloner._step, []
     explore, rounds = clone_module.Explorer.collect, []
     build, seeds = clone_module.build_venv, []
@@ -133,7 +132,7 @@ def test_stopped_and_resumed_is_the_same(homes, demos, whole, tmp_path, monkeypa
     assert told(run) == told(whole)
 
 
-def test_networks_that_draw_random_numbers_go_on_where_they_were(homes, demos, tmp_path, monkeypatch):  # noqa: F811
+def test_networks_that_draw_random_numbers_go_on_where_they_were(homes, demos, tmp_path, monkeypatch):
     side = "model.side=small_agent:DropoutSide"
     words = [*DAGGER, side, "clone.checkpoint_every_s=1000.0"]
     undisturbed = clone(configured(homes, tmp_path / "whole", *words), demos)
@@ -153,7 +152,7 @@ def test_networks_that_draw_random_numbers_go_on_where_they_were(homes, demos, t
     assert weights(run) == weights(undisturbed)
 
 
-def test_a_kill_goes_back_to_the_checkpoint(homes, demos, whole, tmp_path, monkeypatch):  # noqa: F811
+def test_a_kill_goes_back_to_the_checkpoint(homes, demos, whole, tmp_path, monkeypatch):
     original, steps = Cloner._step, []
 
     def step(self, *args):
@@ -173,7 +172,7 @@ def test_a_kill_goes_back_to_the_checkpoint(homes, demos, whole, tmp_path, monke
     assert weights(run) == weights(whole)
 
 
-def test_cloning_that_diverges_ends_with_one_line(homes, demos, tmp_path, monkeypatch):  # noqa: F811
+def test_cloning_that_diverges_ends_with_one_line(homes, demos, tmp_path, monkeypatch):
     original, steps = Cloner._step, []
 
     def step(self, *args):
@@ -188,7 +187,7 @@ def test_cloning_that_diverges_ends_with_one_line(homes, demos, tmp_path, monkey
         clone(configured(homes, tmp_path, "clone.checkpoint_every_s=0.001"), demos)
 
 
-def test_a_folder_of_demonstrations_that_is_worked_on_is_refused(homes, tmp_path):  # noqa: F811
+def test_a_folder_of_demonstrations_that_is_worked_on_is_refused(homes, tmp_path):
     folder = tmp_path / "demos"
     folder.mkdir()
     with locked(folder), pytest.raises(SideAgentsError, match=f"{folder}: process {os.getpid()} is working on it"):
@@ -196,7 +195,7 @@ def test_a_folder_of_demonstrations_that_is_worked_on_is_refused(homes, tmp_path
     assert list(folder.iterdir()) == []
 
 
-def test_ppo_takes_the_clone_over(homes, whole, tmp_path):  # noqa: F811
+def test_ppo_takes_the_clone_over(homes, whole, tmp_path):
     config = configured(homes, tmp_path, "ppo.frames=64", "ppo.critic_warmup_frames=64")
     run = train(config, init=whole)
     before, after = load_checkpoint(latest(whole)).tensors, load_checkpoint(latest(run)).tensors
@@ -208,7 +207,7 @@ def test_ppo_takes_the_clone_over(homes, whole, tmp_path):  # noqa: F811
         resume_ppo(whole)
 
 
-def test_without_demos_they_are_collected_first(homes, tmp_path):  # noqa: F811
+def test_without_demos_they_are_collected_first(homes, tmp_path):
     run = clone(configured(homes, tmp_path, "demos.trajectories=4", "model.use_rgb=false"))
     assert (run / "demos" / "demos.json").exists()
     assert load_agent(run).base is None
@@ -232,7 +231,7 @@ def test_a_damaged_state_is_one_line(whole, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_other_demonstrations_are_refused(homes, demos, tmp_path):  # noqa: F811
+def test_other_demonstrations_are_refused(homes, demos, tmp_path):
     with pytest.raises(DemosError, match="was collected with camera"):
         clone(configured(homes, tmp_path, "camera.hfov_deg=80.0"), demos)
     with pytest.raises(ConfigError, match="there is nothing to train"):
@@ -240,7 +239,7 @@ def test_other_demonstrations_are_refused(homes, demos, tmp_path):  # noqa: F811
     assert not any(tmp_path.iterdir())
 
 
-def test_a_run_says_how_many_demonstrations_it_learnt_from(homes, demos, whole, tmp_path, capsys):  # noqa: F811
+def test_a_run_says_how_many_demonstrations_it_learnt_from(homes, demos, whole, tmp_path, capsys):
     words = [*DAGGER, "demos.trajectories=500", "demos.images=false"]
     run = clone(configured(homes, tmp_path / "runs", *words), demos)
     assert f"{demos} holds 8 demonstrations, not 500: all of them are used" in capsys.readouterr().out
@@ -251,12 +250,12 @@ def test_a_run_says_how_many_demonstrations_it_learnt_from(homes, demos, whole, 
         resume(run, demos=fewer)
 
 
-def test_settings_that_are_seldom_meant_are_told(homes, demos, tmp_path, capsys):  # noqa: F811
+def test_settings_that_are_seldom_meant_are_told(homes, demos, tmp_path, capsys):
     clone(configured(homes, tmp_path, "clone.epochs=0.2", "ppo.critic_warmup_frames=128", "ppo.frames=128"), demos)
     assert "note: ppo.critic_warmup_frames=128 covers all of ppo.frames=128" in capsys.readouterr().out
 
 
-def test_two_workers(homes, demos, tmp_path):  # noqa: F811
+def test_two_workers(homes, demos, tmp_path):
     run = clone(configured(homes, tmp_path, *DAGGER, "workers=2", "vec.n_envs=2"), demos)
     state = load_checkpoint(latest(run)).state
     assert len(state["processes"]) == 2
@@ -267,7 +266,7 @@ def test_two_workers(homes, demos, tmp_path):  # noqa: F811
 # the parts
 
 
-def test_interrupted_while_collecting(homes, whole, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_interrupted_while_collecting(homes, whole, tmp_path, monkeypatch, capsys):
     write, shards = demos_module._write_npz, []
 
     def writing(*args):

@@ -37,13 +37,13 @@ from sideagents_policies.evaluate.evaluation import (
 from sideagents_policies.evaluate.plot import average, labels_of, plot_runs, read_curves
 from sideagents_policies.train.reinforcement import train
 from sideagents_policies.views.environments import build_venv
-from small_agent import homes  # noqa: F401
+from small_agent import dataset_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3.*")
 
 
 @pytest.fixture(scope="module")
-def run(homes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def run(homes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few updates: what it has learned does not matter here."""
     return train(default_config([*homes, f"runs={tmp_path_factory.mktemp('runs')}", "name=tiny"]))
 
@@ -67,7 +67,7 @@ def test_summary_resamples_buildings() -> None:
     assert summarise(rows)["spl"] == {"mean": 0.5, "low": 0.0, "high": 1.0}
 
 
-def test_expert_reaches_every_goal(homes: list[str], tmp_path: Path) -> None:  # noqa: F811
+def test_expert_reaches_every_goal(homes: list[str], tmp_path: Path) -> None:
     config = default_config([*homes, "task.max_steps=500"])
     result = evaluate_baseline("expert", config, episodes=0, json_path=tmp_path / "r.json")
     assert result["episodes"] == 6
@@ -76,7 +76,7 @@ def test_expert_reaches_every_goal(homes: list[str], tmp_path: Path) -> None:  #
     assert json.loads((tmp_path / "r.json").read_text()) == result
 
 
-def test_reward_is_the_papers_whatever_training_added(homes: list[str]) -> None:  # noqa: F811
+def test_reward_is_the_papers_whatever_training_added(homes: list[str]) -> None:
     others = ["task.slack_reward=-0.5", "task.distance_reward=3.0", "task.success_reward=1.0"]
     results = [
         evaluate_baseline("forward", default_config([*homes, *words]))
@@ -86,7 +86,7 @@ def test_reward_is_the_papers_whatever_training_added(homes: list[str]) -> None:
     assert results[0]["metrics"] == results[1]["metrics"] == results[2]["metrics"]
 
 
-def test_random_does_not_depend_on_the_number_of_environments(homes: list[str]) -> None:  # noqa: F811
+def test_random_does_not_depend_on_the_number_of_environments(homes: list[str]) -> None:
     config = default_config([*homes, "task.max_steps=40"])
     results = []
     for n_envs in (1, 2, 5):
@@ -96,10 +96,10 @@ def test_random_does_not_depend_on_the_number_of_environments(homes: list[str]) 
     assert 0.0 < results[0]["metrics"]["steps"]["mean"] <= 40.0
 
 
-def test_rows_follow_the_list(run: Path, homes: list[str]) -> None:  # noqa: F811
+def test_rows_follow_the_list(run: Path, homes: list[str]) -> None:
     result = evaluate_run(run, episodes=5)
     rows = rows_of(run, "val_sampled_step128_first5")
-    folder = next(word for word in homes if word.startswith("scenes.dataset=")).removeprefix("scenes.dataset=")
+    folder = dataset_of(homes)
     listed = read_episodes(Path(folder) / "episodes" / "val.json.gz")[:5]
     assert [row["episode_id"] for row in rows] == [episode.episode_id for episode in listed]
     assert {row["buildings"] for row in rows} == {result["buildings"]} == {Path(folder).name}
@@ -107,9 +107,9 @@ def test_rows_follow_the_list(run: Path, homes: list[str]) -> None:  # noqa: F81
 
 
 @pytest.fixture(scope="module")
-def street(homes: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:  # noqa: F811
+def street(homes: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Lists of the same ten episodes in three buildings, where ids repeat: by building, reversed, shuffled."""
-    dataset = Path(dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+    dataset = dataset_of(homes)
     episodes: list[Episode] = []
     for scene_id, count in (("train/one.glb", 3), ("train/two.glb", 3), ("val/three.glb", 4)):
         navmesh = cached_navmesh(dataset / scene_id, NavMeshConfig())
@@ -127,7 +127,7 @@ def by_name(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]
 
 
 def test_any_number_of_episodes_visits_the_buildings_evenly(
-    homes: list[str],  # noqa: F811
+    homes: list[str],
     street: dict[str, Path],
 ) -> None:
     config = default_config([*homes, "task.max_steps=5"])
@@ -156,7 +156,7 @@ def test_the_bundled_lists_do_too(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_neither_order_nor_number_of_environments_nor_company_changes_an_episode(
     run: Path,
-    homes: list[str],  # noqa: F811
+    homes: list[str],
     street: dict[str, Path],
 ) -> None:
     config = default_config([*homes, "task.max_steps=30"])
@@ -308,14 +308,14 @@ def test_train_split_has_no_list(run: Path) -> None:
         evaluate_run(run, split="train")
 
 
-def test_file_of_other_buildings(run: Path, tmp_path: Path, homes: list[str]) -> None:  # noqa: F811
+def test_file_of_other_buildings(run: Path, tmp_path: Path, homes: list[str]) -> None:
     with pytest.raises(EnvsError, match=r"gone\.json\.gz"):
         evaluate_run(run, episodes_file=tmp_path / "gone.json.gz")
     with pytest.raises(SideAgentsError, match="no such folder"):
         evaluate_run(run, scenes_dir=tmp_path / "gone")
 
 
-def test_blind_agents_are_evaluated(homes: list[str], tmp_path: Path) -> None:  # noqa: F811
+def test_blind_agents_are_evaluated(homes: list[str], tmp_path: Path) -> None:
     blind = train(default_config([*homes, "model.use_rgb=false", f"runs={tmp_path}", "name=blind"]))
     assert evaluate_run(blind)["episodes"] == 3
 
@@ -341,7 +341,7 @@ def test_film_refuses(run: Path, tmp_path: Path) -> None:
 
 
 def test_film_of_a_baseline(
-    homes: list[str],  # noqa: F811
+    homes: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

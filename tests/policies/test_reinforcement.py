@@ -35,7 +35,7 @@ from sideagents_policies.evaluate.evaluation import evaluate_run
 from sideagents_policies.train.reinforcement import resume, train
 from sideagents_policies.train.session import reopen
 from sideagents_policies.views.plan import agent_base, observation_space
-from small_agent import SMALL, _leave_generators_as_they_were, homes  # noqa: F401
+from small_agent import SMALL, dataset_of
 
 
 def latest(run: Path) -> Path:
@@ -58,7 +58,7 @@ def told(run: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def whole(homes, tmp_path_factory) -> Path:  # noqa: F811
+def whole(homes, tmp_path_factory) -> Path:
     """A run of four updates that nothing disturbed."""
     return train(default_config([*homes, f"runs={tmp_path_factory.mktemp('whole')}"]))
 
@@ -100,7 +100,7 @@ def test_checkpoint_holds_no_base(whole):
     assert any("alpha" in name for name in tensors)
 
 
-def test_only_the_critic_learns_at_first(homes, tmp_path):  # noqa: F811
+def test_only_the_critic_learns_at_first(homes, tmp_path):
     run = train(default_config([*homes, f"runs={tmp_path}", "ppo.critic_warmup_frames=128"]))
     after = load_agent(run).policy
     config = default_config([*homes, f"runs={tmp_path}"])
@@ -116,7 +116,7 @@ def test_only_the_critic_learns_at_first(homes, tmp_path):  # noqa: F811
         assert torch.equal(value, after.state_dict()[name]) != name.startswith("value_net"), name
 
 
-def test_stopped_and_resumed_is_the_same(homes, whole, tmp_path, monkeypatch):  # noqa: F811
+def test_stopped_and_resumed_is_the_same(homes, whole, tmp_path, monkeypatch):
     updates = interrupt_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         train(default_config([*homes, f"runs={tmp_path}"]))
@@ -129,7 +129,7 @@ def test_stopped_and_resumed_is_the_same(homes, whole, tmp_path, monkeypatch):  
     assert len((run / "command.txt").read_text().splitlines()) == 2
 
 
-def test_evaluation_in_training_leaves_no_trace_in_it(homes, whole, tmp_path, monkeypatch):  # noqa: F811
+def test_evaluation_in_training_leaves_no_trace_in_it(homes, whole, tmp_path, monkeypatch):
     words = [*homes, "eval.every_frames=50", "eval.during_episodes=3"]
     examined = train(default_config([*words, f"runs={tmp_path / 'whole'}"]))
     assert weights(examined) == weights(whole)
@@ -163,7 +163,7 @@ def test_evaluation_in_training_leaves_no_trace_in_it(homes, whole, tmp_path, mo
     ]
 
 
-def test_the_experts_actions_pull_and_change_nothing_else(homes, whole, tmp_path, monkeypatch):  # noqa: F811
+def test_the_experts_actions_pull_and_change_nothing_else(homes, whole, tmp_path, monkeypatch):
     words = [*homes, "ppo.expert_coef=3", "ppo.critic_warmup_frames=0", "ppo.n_epochs=6", "ppo.learning_rate=0.003"]
     labelled = train(default_config([*words, f"runs={tmp_path / 'whole'}"]))
     losses = [float(row["train/auxiliary_loss"]) for row in rows_of(labelled) if row["train/auxiliary_loss"]]
@@ -184,7 +184,7 @@ def test_the_experts_actions_pull_and_change_nothing_else(homes, whole, tmp_path
         resume(run, None, ["ppo.expert_coef=1.0"])
 
 
-def test_the_weight_of_the_entropy_goes_on_where_it_was(homes, tmp_path, monkeypatch):  # noqa: F811
+def test_the_weight_of_the_entropy_goes_on_where_it_was(homes, tmp_path, monkeypatch):
     words = [*homes, "ppo.ent_coef=0.01", "ppo.final_ent_coef=0.002"]
     undisturbed = train(default_config([*words, f"runs={tmp_path / 'whole'}"]))
     interrupt_after(monkeypatch, 2)
@@ -196,7 +196,7 @@ def test_the_weight_of_the_entropy_goes_on_where_it_was(homes, tmp_path, monkeyp
         assert [float(row["train/ent_coef"]) for row in rows] == pytest.approx([0.008, 0.006, 0.004, 0.002])
 
 
-def test_killed_and_resumed_is_the_same(homes, whole, tmp_path):  # noqa: F811
+def test_killed_and_resumed_is_the_same(homes, whole, tmp_path):
     command = [sys.executable, "-m", "sideagents_policies.cli.main", "train", "pointnav/demo"]
     config = yaml.safe_load((whole / "config.yaml").read_text())
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"runs": str(tmp_path / "runs")}))
@@ -226,7 +226,7 @@ def test_a_damaged_state_is_one_line(whole, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_training_that_diverges_ends_with_one_line_and_no_such_checkpoint(homes, tmp_path, capfd, monkeypatch):  # noqa: F811
+def test_training_that_diverges_ends_with_one_line_and_no_such_checkpoint(homes, tmp_path, capfd, monkeypatch):
     words = ["train", "pointnav/demo", *homes, f"runs={tmp_path / 'runs'}"]
     original = SideTunedPPO.train
 
@@ -257,7 +257,7 @@ def test_training_that_diverges_ends_with_one_line_and_no_such_checkpoint(homes,
     resume(run)
 
 
-def test_two_processes_on_one_run(homes, whole, tmp_path, capfd):  # noqa: F811
+def test_two_processes_on_one_run(homes, whole, tmp_path, capfd):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with locked(run):
@@ -268,7 +268,7 @@ def test_two_processes_on_one_run(homes, whole, tmp_path, capfd):  # noqa: F811
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_a_rollout_that_the_machine_does_not_hold_is_refused(homes, tmp_path, capfd, monkeypatch):  # noqa: F811
+def test_a_rollout_that_the_machine_does_not_hold_is_refused(homes, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     large = ["ppo.n_steps=100000", "vec.n_envs=64", "ppo.batch_size=64", "camera.width=256", "camera.height=256"]
     words = ["pointnav/demo", *homes, *large, "model.method=finetune", f"runs={tmp_path / 'runs'}"]
@@ -286,7 +286,7 @@ NO_MEMORY = {"python": MemoryError(), "torch": RuntimeError("DefaultCPUAllocator
 
 
 @pytest.mark.parametrize("error", NO_MEMORY)
-def test_no_memory_left_is_one_line_and_leaves_no_folder(homes, tmp_path, capfd, monkeypatch, error):  # noqa: F811
+def test_no_memory_left_is_one_line_and_leaves_no_folder(homes, tmp_path, capfd, monkeypatch, error):
     def out(self):
         raise NO_MEMORY[error]
 
@@ -296,7 +296,7 @@ def test_no_memory_left_is_one_line_and_leaves_no_folder(homes, tmp_path, capfd,
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_full_disk_names_the_file_and_how_to_go_on(homes, tmp_path, capfd, monkeypatch):  # noqa: F811
+def test_a_full_disk_names_the_file_and_how_to_go_on(homes, tmp_path, capfd, monkeypatch):
     saved = []
 
     def full(path, tensors, metadata=None):
@@ -315,7 +315,7 @@ def test_a_full_disk_names_the_file_and_how_to_go_on(homes, tmp_path, capfd, mon
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_000000064"]
 
 
-def test_own_networks_are_imported_when_the_command_names_them(homes, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_own_networks_are_imported_when_the_command_names_them(homes, tmp_path, capsys, monkeypatch):
     words = [*homes, f"runs={tmp_path}", "model.side=small_agent:DropoutSide", "workers=1"]
     interrupt_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
@@ -351,7 +351,7 @@ def test_nothing_left_to_do(whole, capsys):
     assert weights(whole) == before
 
 
-def test_resume_goes_further_and_says_what_its_schedules_do(homes, tmp_path, capsys):  # noqa: F811
+def test_resume_goes_further_and_says_what_its_schedules_do(homes, tmp_path, capsys):
     rates = ["ppo.learning_rate=0.001", "ppo.final_lr_fraction=0.1", "ppo.final_ent_coef=0.0", "model.alpha=linear"]
     run = train(default_config([*homes, f"runs={tmp_path}", "ppo.frames=32", *rates]))
     assert "schedules are now" not in capsys.readouterr().out
@@ -367,8 +367,8 @@ def test_resume_goes_further_and_says_what_its_schedules_do(homes, tmp_path, cap
     assert yaml.safe_load((run / "config.yaml").read_text())["ppo"]["frames"] == 64
 
 
-def test_resume_finds_data_that_was_moved(homes, tmp_path, monkeypatch):  # noqa: F811
-    folder = Path(next(word for word in homes if word.startswith("scenes.dataset=")).partition("=")[2])
+def test_resume_finds_data_that_was_moved(homes, tmp_path, monkeypatch):
+    folder = dataset_of(homes)
     for name in ("here", "there", "other"):
         shutil.copytree(folder, tmp_path / name)
         base = load_base("random", seed=int(name == "other"))
@@ -403,7 +403,7 @@ def test_resume_refuses_another_run(whole):
         resume(first)
 
 
-def test_init_continues_the_same_networks(homes, whole, tmp_path):  # noqa: F811
+def test_init_continues_the_same_networks(homes, whole, tmp_path):
     run = train(
         default_config([*homes, f"runs={tmp_path}", "ppo.frames=32", "ppo.critic_warmup_frames=64"]), init=whole
     )
@@ -421,19 +421,19 @@ def test_init_continues_the_same_networks(homes, whole, tmp_path):  # noqa: F811
         (["model.use_map=false"], "belongs to another model"),
     ],
 )
-def test_init_refuses_another_model(homes, whole, tmp_path, overrides, message):  # noqa: F811
+def test_init_refuses_another_model(homes, whole, tmp_path, overrides, message):
     with pytest.raises(CheckpointError, match=message):
         train(default_config([*homes, f"runs={tmp_path}", *overrides]), init=whole)
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("method", ["features", "stagewise", "finetune"])
-def test_methods_train(homes, tmp_path, method):  # noqa: F811
+def test_methods_train(homes, tmp_path, method):
     run = train(default_config([*homes, f"runs={tmp_path}", f"model.method={method}", "ppo.frames=64"]))
     assert load_agent(run).checkpoint.step == 64
 
 
-def test_a_side_that_reads_activations_runs_the_base_once_for_each_look(homes, tmp_path, monkeypatch):  # noqa: F811
+def test_a_side_that_reads_activations_runs_the_base_once_for_each_look(homes, tmp_path, monkeypatch):
     """No codes are computed for it: what is stored are images, and base and side read one pass together."""
     size = ["camera.width=64", "camera.height=64"]  # the base's: activations are of its images
     config = default_config([*homes, *size, f"runs={tmp_path}", "model.side=feedback", "ppo.frames=64"])
@@ -459,14 +459,14 @@ def test_a_side_that_reads_activations_runs_the_base_once_for_each_look(homes, t
     assert len(looks) >= 2 * 8 + 2 + learning
 
 
-def test_blind_agent_trains(homes, tmp_path):  # noqa: F811
+def test_blind_agent_trains(homes, tmp_path):
     run = train(default_config([*homes, f"runs={tmp_path}", "model.use_rgb=false", "ppo.frames=32"]))
     loaded = load_agent(run)
     assert loaded.base is None
     assert loaded.checkpoint.base == ""
 
 
-def test_two_workers(homes, tmp_path, capfd):  # noqa: F811
+def test_two_workers(homes, tmp_path, capfd):
     run = train(default_config([*homes, f"runs={tmp_path}", "workers=2", "vec.n_envs=2", "eval.every_frames=64"]))
     checkpoint = load_checkpoint(latest(run))
     assert checkpoint.step == 128
@@ -486,7 +486,7 @@ def test_two_workers(homes, tmp_path, capfd):  # noqa: F811
     assert SMALL  # the environments of both processes together are those of one process: see test_parallel
 
 
-def test_what_an_agent_lacks_is_not_logged(homes, tmp_path):  # noqa: F811
+def test_what_an_agent_lacks_is_not_logged(homes, tmp_path):
     run = train(default_config([*homes, f"runs={tmp_path}", "model.use_rgb=false", "ppo.frames=64"]))
     assert "train/alpha" not in rows_of(run)[-1]
     assert main(["plot", str(run), "--out", str(tmp_path / "curves.png")]) == 0
