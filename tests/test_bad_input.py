@@ -210,10 +210,6 @@ def test_one_line_and_nothing_written(place, capfd, case):
     refused(make(place), place.here, capfd, message)
 
 
-def test_there_are_many_kinds():
-    assert len(CASES) >= 30
-
-
 def test_an_observation_that_is_no_number(place, capfd, monkeypatch):
     original = PointNavBatch.observe
 

@@ -17,7 +17,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import sideagents_envs
-from dataset_on_disk import lent_dataset
+from ended_processes import has_ended, have_ended
 from sideagents_envs.batch.build import BatchSpec, make_batch
 from sideagents_envs.batch.vec import PointNavVecEnv, make_vec
 from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
@@ -26,11 +26,6 @@ from sideagents_envs.errors import EnvsError, EpisodeError, SceneError
 
 CAMERA = CameraConfig(width=36, height=36)
 SHORT = TaskConfig(max_steps=12)
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    yield from lent_dataset(tmp_path_factory.mktemp("dataset"))
 
 
 @pytest.fixture
@@ -349,21 +344,6 @@ def test_home_folder_in_settings(scenes, tmp_path, monkeypatch):
         assert batch.present()[0][0].parent == tmp_path / "homes" / split
 
 
-def gone(pid):
-    """Whether a process has ended (a zombie has)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def wait_until_gone(pids, seconds=10.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not all(gone(pid) for pid in pids):
-        time.sleep(0.05)
-    return all(gone(pid) for pid in pids)
-
-
 def test_a_killed_worker_is_reported(vec):
     env = vec(2, kind="subproc")
     env.reset()
@@ -377,7 +357,7 @@ def test_closing_ends_the_workers(vec):
     pids = env.worker_pids
     assert len(pids) == 2
     env.close()
-    assert wait_until_gone(pids, 1.0)
+    assert have_ended(pids, 1.0)
 
 
 PARENT = """
@@ -400,10 +380,10 @@ def test_workers_end_when_the_parent_is_killed(scenes):
         assert parent.stdout is not None
         pids = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(pids) == 2
-        assert not any(gone(pid) for pid in pids)
+        assert not any(has_ended(pid) for pid in pids)
         time.sleep(0.2)
         parent.send_signal(signal.SIGKILL)
-    assert wait_until_gone(pids)
+    assert have_ended(pids)
 
 
 def test_plain_sb3_learns_and_evaluates(vec):

@@ -14,6 +14,7 @@ from torch import nn
 from cifar_files import COLOURS, TEST, TRAIN
 from decathlon_files import put_domain
 from rendered_images import put_images
+from run_files import weights
 from sideagents.adapt import ADAPTATIONS, adapt
 from sideagents.adapt.adapt_config import AdaptConfig
 from sideagents.bases import load_base
@@ -21,7 +22,6 @@ from sideagents.data.decathlon import DOMAINS
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
 from sideagents.jobs import adapt as run_module
 from sideagents.jobs.adapt import adapt_run, read_data
-from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
 from sideagents.train import loop
 from sideagents.train.readouts import make_readout
@@ -29,12 +29,6 @@ from sideagents.train.supervised import judge
 from sideagents_policies.cli.main import main
 from sideagents_policies.jobs import read_adapt
 from vision_jobs import adapt_config
-
-
-def weights(run: Path) -> bytes:
-    newest = RunFolder.open(run).latest()
-    assert newest is not None
-    return (newest / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(("method", "augment"), [*((m, "none") for m in ADAPTATIONS.names()), ("taps", "flip_crop")])

@@ -83,7 +83,7 @@ def test_the_published_numbers_of_weights(size: str, kept: list[int] | None, tra
 @pytest.mark.parametrize("make", MODELS)
 def test_the_side_learns_and_the_backbone_does_not(make: Any) -> None:
     model = ladder(make)
-    before = {name: tensor.clone() for name, tensor in model._base().state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
     optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
     losses = []
     for _ in range(40):
@@ -94,9 +94,9 @@ def test_the_side_learns_and_the_backbone_does_not(make: Any) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.7 * losses[0]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model._base().state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.backbone.state_dict().items())
     assert not any(part.training for part in model.backbone.modules())
-    assert all(p.grad is None for p in model._base().parameters())
+    assert all(p.grad is None for p in model.backbone.parameters())
 
 
 class _Frozen(TorchDispatchMode):

@@ -58,9 +58,9 @@ def test_the_side_sees_and_the_backbone_does_not(make: Any, options: Any) -> Non
             output[0] if isinstance(output, tuple) else output
         )
 
-    for number, layer in enumerate(next(iter(model.twins.values())).kept):
-        tower = model._tower(model._stacks[0])
-        tower.get_submodule(model._stacks[0].layers)[layer].register_forward_hook(note(str(number)))
+    layers = model.backbone.encoder.block if make is t5 else model.backbone.bert.encoder.layer
+    for layer in next(iter(model.twins.values())).kept:
+        layers[layer].register_forward_hook(note(str(layer)))
     with torch.no_grad():
         words = model(**INPUTS[make]).logits
         seen = model(**INPUTS[make], visual=REGIONS).logits
@@ -72,7 +72,7 @@ def test_the_side_sees_and_the_backbone_does_not(make: Any, options: Any) -> Non
         assert states[0].shape[1] == IDS.shape[1]
     loss = model.train()(**INPUTS[make], visual=REGIONS, visual_mask=THERE).loss
     loss.backward()
-    assert all(p.grad is None for p in model._base().parameters())
+    assert all(p.grad is None for p in model.backbone.parameters())
     assert all(p.grad is not None for p in model.trainable_parameters())
 
 

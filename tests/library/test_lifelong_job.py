@@ -11,6 +11,7 @@ import torch
 
 from cifar_files import TRAIN
 from rendered_images import put_images
+from run_files import weights
 from sideagents.config.loading import load_config
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.jobs import lifelong as run_module
@@ -115,11 +116,6 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
 def test_a_stopped_run_goes_on_to_the_same_bytes(
     method: str, changes: dict[str, Any], cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def weights(folder: Path) -> bytes:
-        newest = RunFolder.open(folder).latest()
-        assert newest is not None
-        return (newest / "model.safetensors").read_bytes()
-
     whole, result = lifelong(lifelong_config(cifar, tmp_path / "whole", method=method, **changes))
     config = lifelong_config(cifar, tmp_path / "cut", method=method, **changes)
     original = run_module.TaskSequence._train

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from run_files import latest, rows_of, told, weights
 from sideagents.errors import CheckpointError, ConfigError, DivergedError, SideAgentsError
 from sideagents.run.checkpoint import load_checkpoint
-from sideagents.run.folder import RunFolder
-from sideagents.run.scalars import read_scalars
 from sideagents.storage.lock import locked
 from sideagents_policies.agent.checks import default_config
 from sideagents_policies.agent.runs import load_agent, open_run
@@ -32,22 +31,6 @@ from sideagents_policies.train.reinforcement import resume as resume_ppo
 from sideagents_policies.train.reinforcement import train
 
 DAGGER = ["clone.dagger_frames=128", "clone.dagger_round_frames=64", "clone.dagger_buffer_frames=150"]
-
-
-def latest(run: Path) -> Path:
-    found = RunFolder.open(run).latest()
-    assert found is not None
-    return found
-
-
-def weights(run: Path) -> bytes:
-    return (latest(run) / "model.safetensors").read_bytes()
-
-
-def told(run: Path) -> list[dict[str, str]]:
-    """Return the rows of progress.csv without times."""
-    rows = read_scalars(run / "progress.csv")
-    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +51,7 @@ def whole(homes, demos, tmp_path_factory) -> Path:
 def test_learns_what_the_expert_does(homes, demos, tmp_path):
     overrides = ["clone.epochs=20.0", "clone.learning_rate=0.003", "model.use_map=false", "model.goal_history=1"]
     run = clone(configured(homes, tmp_path, *overrides), demos)
-    rows = read_scalars(run / "progress.csv")
+    rows = rows_of(run)
     assert float(rows[0]["clone/accuracy"]) < 0.8
     assert float(rows[-1]["clone/accuracy"]) > 0.9
     assert float(rows[-1]["clone/value_loss"]) < 0.5 * float(rows[0]["clone/value_loss"])
@@ -83,7 +66,7 @@ def test_frames_in_files_are_learnt_from_alike_and_removed(homes, demos, whole, 
 
 
 def test_dagger_rounds(whole):
-    rows = read_scalars(whole / "progress.csv")
+    rows = rows_of(whole)
     assert {row["clone/round"] for row in rows} >= {"0", "1", "2"}
     assert sum(bool(row["time/dagger_fps"]) for row in rows) == 2
     assert not (whole / "buffer").exists()
@@ -97,7 +80,7 @@ def test_stopped_and_resumed_is_the_same(homes, demos, whole, tmp_path, monkeypa
     original, steps = Cloner._step, []
     explore, rounds = clone_module.Explorer.collect, []
     build, seeds = clone_module.build_venv, []
-    total = int(read_scalars(whole / "progress.csv")[-1]["step"])
+    total = int(rows_of(whole)[-1]["step"])
     stop_at = {"demonstrations": 2, "training of a round": total - 2}.get(moment)
 
     def step(self, *args):
@@ -161,7 +144,7 @@ def test_a_kill_goes_back_to_the_checkpoint(homes, demos, whole, tmp_path, monke
             raise SystemExit(9)  # as sudden as can be within a process: nothing is saved
         return original(self, *args)
 
-    total = int(read_scalars(whole / "progress.csv")[-1]["step"])
+    total = int(rows_of(whole)[-1]["step"])
     monkeypatch.setattr(Cloner, "_step", step)
     with pytest.raises(SystemExit):
         clone(configured(homes, tmp_path, *DAGGER, "clone.checkpoint_every_s=0.001"), demos)

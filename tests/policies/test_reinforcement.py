@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from run_files import latest, rows_of, told, weights
 from sideagents.bases import load_base, save_base
 from sideagents.core.base import FrozenBase
 from sideagents.errors import CheckpointError, ConfigError
@@ -22,7 +23,6 @@ from sideagents.machine.devices import processor_name
 from sideagents.run import checkpoint as checkpoint_module
 from sideagents.run.checkpoint import load_checkpoint
 from sideagents.run.folder import RunFolder
-from sideagents.run.scalars import read_scalars
 from sideagents.storage.lock import locked
 from sideagents_envs.errors import EnvsError
 from sideagents_policies import parallel
@@ -36,25 +36,6 @@ from sideagents_policies.train.reinforcement import resume, train
 from sideagents_policies.train.session import reopen
 from sideagents_policies.views.plan import agent_base, observation_space
 from small_agent import SMALL, dataset_of
-
-
-def latest(run: Path) -> Path:
-    found = RunFolder.open(run).latest()
-    assert found is not None
-    return found
-
-
-def weights(run: Path) -> bytes:
-    return (latest(run) / "model.safetensors").read_bytes()
-
-
-def rows_of(run: Path) -> list[dict[str, str]]:
-    return read_scalars(run / "progress.csv")
-
-
-def told(run: Path) -> list[dict[str, str]]:
-    """Return the rows of progress.csv without times."""
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows_of(run)]
 
 
 @pytest.fixture(scope="module")
