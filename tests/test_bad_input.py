@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from damaged_files import cut
 from hostile import refused, refused_by_command
 from sideagents_envs.task.pointnav import PointNavBatch
 from sideagents_policies.cli.main import main
@@ -20,7 +21,6 @@ from troubles import (
     building,
     check,
     checked_file,
-    cut,
     demos_of,
     edited,
     evaluated,

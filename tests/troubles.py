@@ -131,10 +131,6 @@ def edited(path: Path, **changes: object) -> None:
     path.write_text(yaml.safe_dump(config))
 
 
-def cut(path: Path, size: int = 200) -> None:
-    path.write_bytes(path.read_bytes()[:size])
-
-
 def retensored(checkpoint: Path, fingerprint: torch.Tensor | None) -> None:
     """Change the fingerprint of the base in a checkpoint."""
     tensors = load_file(checkpoint / "model.safetensors")
