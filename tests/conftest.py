@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from cifar_files import put_colours
+from dataset_on_disk import lent_dataset
 from folder_contents import contents
+from sideagents_envs.config import ScenesConfig
 from small_agent import make_homes
 
 
@@ -45,3 +47,9 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four classes of coloured images in CIFAR-100's files; a module's tests share the codes in its `codes`."""
     return put_colours(tmp_path_factory.mktemp("cifar"))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScenesConfig]:
+    """A small dataset, with a cache of its own for the life of the module."""
+    yield from lent_dataset(tmp_path_factory.mktemp("dataset"))

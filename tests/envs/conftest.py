@@ -6,16 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from dataset_on_disk import SHORT, lent_dataset
+from dataset_on_disk import SHORT
 from sideagents_envs.batch.vec import PointNavVecEnv, make_vec
 from sideagents_envs.config import ScenesConfig
 from square_room import CAMERA
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScenesConfig]:
-    """A small dataset, with a cache of its own for the life of the module."""
-    yield from lent_dataset(tmp_path_factory.mktemp("dataset"))
 
 
 @pytest.fixture
