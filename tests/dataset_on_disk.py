@@ -11,10 +11,11 @@ import pytest
 
 from glb import box, quad, write_glb
 from sideagents_envs.buildings.generator import make_building
-from sideagents_envs.config import NavMeshConfig, ScenesConfig
+from sideagents_envs.config import NavMeshConfig, ScenesConfig, TaskConfig
 from sideagents_envs.episodes.files import generate_episodes, write_episodes
 from sideagents_envs.walk.navmesh import cached_navmesh
 
+SHORT = TaskConfig(max_steps=12)
 NAMES = {"train": ("Ash", "Bay", "Cob"), "val": ("Dew", "Elm")}
 
 

@@ -7,7 +7,6 @@ before and after. Run them with `here` as the working directory: then whatever a
 from __future__ import annotations
 
 import os
-import stat
 import subprocess
 import sys
 import time
@@ -16,27 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from folder_contents import contents
 from sideagents_policies.cli.main import main
 
 MARKER = "hacked"  # the file that payloads (a pickle, a YAML tag, a module that is imported) would make
 SECONDS = 30.0  # the longest that a refusal may take; a hang is found by pytest's own limit
-
-
-def contents(folder: Path) -> dict[str, bytes | str | None]:
-    """Return `{path: bytes of a file, None of a folder, a word for anything else}` of all that is below a folder.
-
-    Links are not followed and special files not opened: both are told by what they are.
-    """
-    found: dict[str, bytes | str | None] = {}
-    for path in sorted(folder.rglob("*")):
-        mode = path.lstat().st_mode
-        if stat.S_ISLNK(mode):
-            found[str(path)] = f"link to {os.readlink(path)}"
-        elif stat.S_ISREG(mode):
-            found[str(path)] = path.read_bytes()
-        else:
-            found[str(path)] = None if stat.S_ISDIR(mode) else f"special {stat.S_IFMT(mode):o}"
-    return found
 
 
 def refused(words: Sequence[object], here: Path, capfd: pytest.CaptureFixture[str], message: str = "") -> str:

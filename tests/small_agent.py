@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
-import numpy as np
-import pytest
 import torch
 from torch import nn
 
@@ -77,18 +74,6 @@ def make_homes(folder: Path) -> list[str]:
     return [*SMALL, f"scenes.dataset={folder}"]
 
 
-@pytest.fixture(scope="session")
-def homes(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The overrides of a small agent, data included."""
-    return make_homes(tmp_path_factory.mktemp("homes"))
-
-
-@pytest.fixture(autouse=True)
-def _leave_generators_as_they_were():
-    """Training seeds the global generators; other tests must not notice."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state(), torch.get_num_threads()  # noqa: NPY002
-    yield
-    random.setstate(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002
-    torch.set_rng_state(states[2])
-    torch.set_num_threads(states[3])
+def dataset_of(overrides: list[str]) -> Path:
+    """Return the folder of buildings that the overrides name."""
+    return Path(dict(word.split("=", 1) for word in overrides)["scenes.dataset"])

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_lifelong_job import data  # noqa: F401
 from torch import nn
 
 from sideagents.adapt import ADAPTATIONS, Adapted
@@ -44,8 +43,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def words(data: Path, *more: str) -> list[str]:  # noqa: F811
-    return [f"data={data}", "base=cifar:resnet20", "base_weights=null", "threads=1", *more, "--json", "result.json"]
+def words(cifar: Path, *more: str) -> list[str]:
+    return [f"data={cifar}", "base=cifar:resnet20", "base_weights=null", "threads=1", *more, "--json", "result.json"]
 
 
 @pytest.mark.parametrize("title", ["A merge", "A method"])
@@ -55,7 +54,7 @@ def test_what_a_section_registers_is_there(title: str, own: Path) -> None:
     assert len({name for registry in REGISTRIES for name in registry.names()} - before) == 1
 
 
-def test_a_method_of_adaptation_in_40_lines(own: Path, data: Path) -> None:  # noqa: F811
+def test_a_method_of_adaptation_in_40_lines(own: Path, cifar: Path) -> None:
     text = example("A method of adaptation in 40 lines")
     assert len(text.splitlines()) <= 40
     names: dict[str, Any] = {"__name__": "example"}
@@ -79,14 +78,14 @@ def test_a_method_of_adaptation_in_40_lines(own: Path, data: Path) -> None:  # n
     ADAPTATIONS._targets.pop("biases")
     (own / "my_methods.py").write_text(text)
     few = ["first_class=0", "classes=0", "epochs=1", "method=biases"]
-    assert main(["adapt", "vision/adapters_cifar", *words(data, *few), "--import", "my_methods"]) == 0
+    assert main(["adapt", "vision/adapters_cifar", *words(cifar, *few), "--import", "my_methods"]) == 0
     assert json.loads((own / "result.json").read_text())["method"] == "biases"
 
 
-def test_a_method_of_lifelong_learning(own: Path, data: Path, capsys: Any) -> None:  # noqa: F811
+def test_a_method_of_lifelong_learning(own: Path, cifar: Path, capsys: Any) -> None:
     (own / "my_methods.py").write_text(example("A method of lifelong learning"))
     few = ["side_init=default", "side_options={}", "tasks=2", "steps=4", "batch_size=16", "method=anchored"]
-    command = ["lifelong", "lifelong/icifar", *words(data, *few)]
+    command = ["lifelong", "lifelong/icifar", *words(cifar, *few)]
     assert main(command) == 2
     assert "unknown method 'anchored'" in capsys.readouterr().err
     assert main([*command, "--import", "my_methods"]) == 0

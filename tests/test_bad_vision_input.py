@@ -15,13 +15,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from test_adapt_invariants import adapted, network
-from test_cifar import put as put_pickle
-from test_decathlon import put as put_domain
-from test_lifelong_job import data  # noqa: F401
 from torch import nn
 
-from hostile import contents
+from adapted_networks import adapted, network
+from cifar_files import put_pickle
+from decathlon_files import put_domain
+from folder_contents import contents
 from rendered_images import put_images
 from sideagents.adapt import Adapted, adapt
 from sideagents.data.images import LabelledImages
@@ -212,8 +211,8 @@ COMMANDS: dict[str, tuple[Words, str]] = {
 
 
 @pytest.fixture
-def here(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
-    shutil.copytree(data, tmp_path / "cifar", ignore=shutil.ignore_patterns("codes"))
+def here(cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(cifar, tmp_path / "cifar", ignore=shutil.ignore_patterns("codes"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SIDEAGENTS_DATA", raising=False)
     return tmp_path

@@ -17,7 +17,6 @@ import pytest
 from hostile import refused, refused_by_command
 from sideagents_policies.agent import checks
 from sideagents_policies.cli.main import main
-from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 from troubles import Hostile, edited
 
 EVAL, RESUME, PLOT = ["eval"], ["train", "--resume"], ["plot"]
@@ -158,7 +157,7 @@ CASES = cases()
 
 
 @pytest.fixture(scope="module")
-def trained(homes, tmp_path_factory) -> Path:  # noqa: F811
+def trained(homes, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     assert main(["train", "pointnav/demo", *homes, "ppo.frames=64", f"runs={folder}"]) == 0
     return folder / "demo_train_1"

@@ -22,7 +22,7 @@ from sideagents_envs.errors import EnvsError
 from sideagents_envs.scenes.scene import load_scene
 from sideagents_envs.walk.navmesh import cached_navmesh
 from sideagents_policies.cli.main import main
-from small_agent import SMALL, _leave_generators_as_they_were, save_home  # noqa: F401
+from small_agent import SMALL, save_home
 
 COUNT = 150
 NEST: list[Any] = []

@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from glb import box, write_glb
+from small_agent import dataset_of
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Place:
 
     @property
     def data(self) -> Path:
-        return Path(next(word for word in self.good if word.startswith("scenes.dataset=")).partition("=")[2])
+        return dataset_of(self.good)
 
     def run(self) -> Path:
         return self.copy("runs/demo_train_1")
@@ -128,10 +129,6 @@ def edited(path: Path, **changes: object) -> None:
     for section, values in changes.items():
         config[section] = config[section] | values if isinstance(values, dict) else values
     path.write_text(yaml.safe_dump(config))
-
-
-def cut(path: Path, size: int = 200) -> None:
-    path.write_bytes(path.read_bytes()[:size])
 
 
 def retensored(checkpoint: Path, fingerprint: torch.Tensor | None) -> None:

@@ -19,6 +19,7 @@ import pytest
 import trimesh
 from PIL import Image
 
+from ended_processes import has_ended
 from sideagents_envs.buildings import GENERATOR_VERSION, make_building
 from sideagents_envs.buildings.arrange import furnish
 from sideagents_envs.buildings.dice import Dice
@@ -308,14 +309,6 @@ with bundled._helper([("train", name) for name in bundled.BUNDLED_SPLITS["train"
     print(pid, flush=True)
     time.sleep(60)
 """
-
-
-def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_the_second_process_ends_when_the_first_is_killed(tmp_path: Path) -> None:

@@ -7,15 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_on_disk import lent_dataset
 from sideagents_envs.errors import SceneError
 from sideagents_envs.simulators.embedded import EmbeddedWorld
 from square_room import CAMERA
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    yield from lent_dataset(tmp_path_factory.mktemp("dataset"))
 
 
 def test_world_keeps_to_its_triangle_budget_and_images_do_not_depend_on_it(scenes):

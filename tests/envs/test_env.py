@@ -10,17 +10,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
-from dataset_on_disk import lent_dataset
 from sideagents_envs.batch.env import PointNavEnv
 from sideagents_envs.config import TaskConfig
 from sideagents_envs.errors import EnvsError, EpisodeError
 from sideagents_envs.sensors.spaces import FORWARD, LEFT, STOP
 from square_room import CAMERA
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    yield from lent_dataset(tmp_path_factory.mktemp("dataset"))
 
 
 @pytest.mark.parametrize("stop", ["auto", "explicit"])

@@ -11,6 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sideagents_envs.habitat import importing
+from small_agent import dataset_of
 
 if not importing.has_habitat_lab():
     pytest.skip("habitat-lab is not installed (the `habitat` extra)", allow_module_level=True)
@@ -21,7 +22,6 @@ from sideagents_envs.batch.vec import make_vec
 from sideagents_envs.config import CameraConfig, HabitatConfig, ScenesConfig, TaskConfig
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat.lab import gpu_of
-from small_agent import homes  # noqa: F401
 
 EXPLICIT = TaskConfig(stop="explicit", rgb=False)
 OURS = HabitatConfig()
@@ -74,8 +74,8 @@ def test_held_out_episodes_are_the_same_in_both(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pointnav", "imagenav"])
-def test_observations_are_those_of_the_embedded_environment(homes: list[str], kind: str) -> None:  # noqa: F811
-    scenes = ScenesConfig(dataset=dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+def test_observations_are_those_of_the_embedded_environment(homes: list[str], kind: str) -> None:
+    scenes = ScenesConfig(dataset=str(dataset_of(homes)))
     task = TaskConfig(kind=kind, depth=True, max_steps=40)
     camera = CameraConfig(width=24, height=16, hfov_deg=70, height_m=1.0)
     embedded, habitat = pair("train", task, scenes=scenes, camera=camera, seed=3)
@@ -97,8 +97,8 @@ def test_observations_are_those_of_the_embedded_environment(homes: list[str], ki
             assert (b.truncated[0], b.terminated[0]) == (a.truncated[0], a.terminated[0])
 
 
-def test_a_state_is_continued_in_the_middle_of_an_episode(homes: list[str]) -> None:  # noqa: F811
-    scenes = ScenesConfig(dataset=dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+def test_a_state_is_continued_in_the_middle_of_an_episode(homes: list[str]) -> None:
+    scenes = ScenesConfig(dataset=str(dataset_of(homes)))
     spec = BatchSpec(2, "train", 5, CameraConfig(8, 8), scenes=scenes, habitat=OURS, habitat_simulator="sideagents")
     first, second = make_batch(spec), make_batch(spec)
     for env in range(2):
@@ -119,8 +119,8 @@ def test_a_state_is_continued_in_the_middle_of_an_episode(homes: list[str]) -> N
             second.begin(int(env))
 
 
-def test_gymnasium_checks_the_environment_and_seeds_repeat_the_order(homes: list[str]) -> None:  # noqa: F811
-    scenes = ScenesConfig(dataset=dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+def test_gymnasium_checks_the_environment_and_seeds_repeat_the_order(homes: list[str]) -> None:
+    scenes = ScenesConfig(dataset=str(dataset_of(homes)))
     env = HabitatPointNavEnv(scenes=scenes, camera=CameraConfig(40, 40), task=TaskConfig(max_steps=20))
     check_env(env, skip_render_check=True)
     orders = []
@@ -136,8 +136,8 @@ def test_gymnasium_checks_the_environment_and_seeds_repeat_the_order(homes: list
     env.close()
 
 
-def test_worker_processes_play_the_same(homes: list[str]) -> None:  # noqa: F811
-    scenes = ScenesConfig(dataset=dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+def test_worker_processes_play_the_same(homes: list[str]) -> None:
+    scenes = ScenesConfig(dataset=str(dataset_of(homes)))
     options: dict[str, Any] = {"seed": 2, "camera": CameraConfig(8, 8), "scenes": scenes, "habitat": OURS}
     here, there = make_vec(2, **options), make_vec(2, kind="subproc", workers=2, **options)
     try:
@@ -149,8 +149,8 @@ def test_worker_processes_play_the_same(homes: list[str]) -> None:  # noqa: F811
         there.close()
 
 
-def test_sb3s_worker_processes_are_dealt_the_same_buildings(homes: list[str]) -> None:  # noqa: F811
-    scenes = ScenesConfig(dataset=dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+def test_sb3s_worker_processes_are_dealt_the_same_buildings(homes: list[str]) -> None:
+    scenes = ScenesConfig(dataset=str(dataset_of(homes)))
     options: dict[str, Any] = {"seed": 2, "camera": CameraConfig(8, 8), "scenes": scenes, "habitat": OURS}
     options["task"] = TaskConfig(max_steps=6)
     ours = make_vec(2, **options)
@@ -193,8 +193,8 @@ def test_gpus_are_dealt_to_workers_in_turn() -> None:
         ({"habitat": HabitatConfig(config="benchmark/nav/imagenav/imagenav_gibson.yaml"), "task": None}, None),
     ],
 )
-def test_bad_settings(homes: list[str], options: dict[str, Any], message: str | None) -> None:  # noqa: F811
-    scenes = ScenesConfig(dataset=dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+def test_bad_settings(homes: list[str], options: dict[str, Any], message: str | None) -> None:
+    scenes = ScenesConfig(dataset=str(dataset_of(homes)))
     spec = BatchSpec(1, scenes=scenes, **{"habitat": OURS, **options})
     if message is None:  # another navigation task has the same actions and measures: it is fine
         batch = make_batch(spec)

@@ -7,20 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glb import Part, box, quad, write_glb
+from glb import Part, box, quad
+from scene_files import load
 from sideagents_envs.config import CameraConfig
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.render.rays import CHANNELS, Renderer
 from sideagents_envs.render.shading import MESH, SKY
-from sideagents_envs.scenes.scene import SceneMesh, load_scene
+from sideagents_envs.scenes.scene import SceneMesh
 
 ALL = tuple(CHANNELS)
 CAMERA = CameraConfig(width=8, height=8, hfov_deg=90.0, height_m=1.0)
 COLORS = np.array([[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (250, 240, 10)]], np.uint8)
-
-
-def load(folder: Path, *parts: Part, name: str = "house") -> SceneMesh:
-    return load_scene(write_glb(folder / f"{name}.glb", list(parts)))
 
 
 def wall(z: float = -2.0, half: float = 2.0, **options: Any) -> Part:

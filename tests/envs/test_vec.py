@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,34 +14,13 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import sideagents_envs
-from dataset_on_disk import lent_dataset
+from dataset_on_disk import SHORT
 from sideagents_envs.batch.build import BatchSpec, make_batch
-from sideagents_envs.batch.vec import PointNavVecEnv, make_vec
-from sideagents_envs.config import CameraConfig, ScenesConfig, TaskConfig
+from sideagents_envs.batch.vec import make_vec
+from sideagents_envs.config import ScenesConfig
 from sideagents_envs.episodes.files import read_episodes, write_episodes
 from sideagents_envs.errors import EnvsError, EpisodeError, SceneError
-
-CAMERA = CameraConfig(width=36, height=36)
-SHORT = TaskConfig(max_steps=12)
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    yield from lent_dataset(tmp_path_factory.mktemp("dataset"))
-
-
-@pytest.fixture
-def vec(scenes):
-    """Makes environments and closes them after the test."""
-    made: list[PointNavVecEnv] = []
-
-    def make(n_envs=4, **options):
-        made.append(make_vec(n_envs, **({"scenes": scenes, "camera": CAMERA, "task": SHORT} | options)))
-        return made[-1]
-
-    yield make
-    for env in made:
-        env.close()
+from square_room import CAMERA
 
 
 def record(env, actions):
@@ -299,14 +275,6 @@ def test_damaged_building_is_one_line_from_a_worker(scenes, tmp_path):
     env.close()
 
 
-def test_wrong_action_in_a_worker_leaves_the_workers_usable(vec):
-    env = vec(4, kind="subproc")
-    env.reset()
-    with pytest.raises(EnvsError, match="integers from 0 to 2"):
-        env.step(np.array([0, 9, 0, 9]))
-    env.step(np.zeros(4, int))
-
-
 @pytest.mark.parametrize("kind", ["dummy", "subproc"])
 def test_a_wrong_action_moves_no_environment(vec, kind):
     env = vec(4, kind=kind)
@@ -347,63 +315,6 @@ def test_home_folder_in_settings(scenes, tmp_path, monkeypatch):
         batch = make_batch(BatchSpec(1, split, scenes=options, camera=CAMERA, task=SHORT))
         batch.begin(0)
         assert batch.present()[0][0].parent == tmp_path / "homes" / split
-
-
-def gone(pid):
-    """Whether a process has ended (a zombie has)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def wait_until_gone(pids, seconds=10.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not all(gone(pid) for pid in pids):
-        time.sleep(0.05)
-    return all(gone(pid) for pid in pids)
-
-
-def test_a_killed_worker_is_reported(vec):
-    env = vec(2, kind="subproc")
-    env.reset()
-    os.kill(env.worker_pids[1], signal.SIGKILL)
-    with pytest.raises(EnvsError, match=r"worker 1 has ended \(exit code -9\)"):
-        env.step(np.zeros(2, int))
-
-
-def test_closing_ends_the_workers(vec):
-    env = vec(2, kind="subproc")
-    pids = env.worker_pids
-    assert len(pids) == 2
-    env.close()
-    assert wait_until_gone(pids, 1.0)
-
-
-PARENT = """
-import sys
-import numpy as np
-from sideagents_envs import make_vec
-from sideagents_envs.config import ScenesConfig
-env = make_vec(2, kind="subproc", scenes=ScenesConfig(dataset=sys.argv[1]))
-env.reset()
-print(*env.worker_pids, flush=True)
-while True:
-    env.step(np.zeros(2, int))
-"""
-
-
-def test_workers_end_when_the_parent_is_killed(scenes):
-    """The script has no `if __name__ == "__main__"`: workers do not run it again."""
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, scenes.dataset], stdout=subprocess.PIPE, text=True)
-    with parent:
-        assert parent.stdout is not None
-        pids = [int(pid) for pid in parent.stdout.readline().split()]
-        assert len(pids) == 2
-        assert not any(gone(pid) for pid in pids)
-        time.sleep(0.2)
-        parent.send_signal(signal.SIGKILL)
-    assert wait_until_gone(pids)
 
 
 def test_plain_sb3_learns_and_evaluates(vec):

@@ -9,64 +9,47 @@ from typing import Any
 
 import pytest
 import torch
-from test_decathlon import put
-from test_lifelong_job import CLASSES, TEST, TRAIN, data  # noqa: F401
 from torch import nn
 
+from cifar_files import COLOURS, TEST, TRAIN
+from decathlon_files import put_domain
 from rendered_images import put_images
+from run_files import weights
 from sideagents.adapt import ADAPTATIONS, adapt
 from sideagents.adapt.adapt_config import AdaptConfig
 from sideagents.bases import load_base
 from sideagents.data.decathlon import DOMAINS
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
 from sideagents.jobs import adapt as run_module
-from sideagents.jobs.adapt import adapt_run, checked, read_data
-from sideagents.run.folder import RunFolder
+from sideagents.jobs.adapt import adapt_run, read_data
 from sideagents.run.scalars import read_scalars
 from sideagents.train import loop
 from sideagents.train.readouts import make_readout
 from sideagents.train.supervised import judge
 from sideagents_policies.cli.main import main
 from sideagents_policies.jobs import read_adapt
-
-OPTIONS: dict[str, dict[str, Any]] = {"sidetune": {"side": "fcn4"}}
-
-
-def configured(data: Path, runs: Path, **changes: Any) -> AdaptConfig:  # noqa: F811
-    method = changes.get("method", "features")
-    values: dict[str, Any] = {
-        "data": str(data), "runs": str(runs), "base": "cifar:resnet20", "method": method, "epochs": 3,
-        "batch_size": 16, "learning_rate": 0.01, "threads": 1, "device": "cpu", "options": OPTIONS.get(method, {}),
-        "cache": str(data / "codes"),
-    }  # fmt: skip
-    return checked(AdaptConfig.model_validate(values | changes))
-
-
-def weights(run: Path) -> bytes:
-    newest = RunFolder.open(run).latest()
-    assert newest is not None
-    return (newest / "model.safetensors").read_bytes()
+from vision_jobs import adapt_config
 
 
 @pytest.mark.parametrize(("method", "augment"), [*((m, "none") for m in ADAPTATIONS.names()), ("taps", "flip_crop")])
 def test_a_stopped_run_goes_on_to_the_same_bytes_and_leaves_a_task(
     method: str,
     augment: str,
-    data: Path,  # noqa: F811
+    cifar: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if method in ("lora", "ia3") and find_spec("peft") is None:
         pytest.skip("PEFT is not installed (the `nlp` extra)")
-    whole, result = adapt_run(configured(data, tmp_path / "whole", method=method, penalty_warmup=1, augment=augment))
+    whole, result = adapt_run(adapt_config(cifar, tmp_path / "whole", method=method, penalty_warmup=1, augment=augment))
     assert result["method"] == method
     assert len(result["epochs"]) == 3
     assert result["epochs"][-1] == result["accuracy"] > 0.3
-    assert result["images"] == CLASSES * TRAIN
+    assert result["images"] == COLOURS * TRAIN
     rows = read_scalars(whole / "progress.csv")
     assert [float(row["eval/accuracy"]) for row in rows] == pytest.approx(result["epochs"])
 
-    config = configured(data, tmp_path / "cut", method=method, penalty_warmup=1, augment=augment)
+    config = adapt_config(cifar, tmp_path / "cut", method=method, penalty_warmup=1, augment=augment)
     original = loop.save_checkpoint
 
     def stop_after_the_first(*arguments: Any, **more: Any) -> None:
@@ -92,19 +75,19 @@ def test_a_stopped_run_goes_on_to_the_same_bytes_and_leaves_a_task(
 
 
 @pytest.mark.parametrize(("words", "groups"), [({}, [8]), ({"norm_groups": 4}, [4]), ({"norm_groups": 0}, [])])
-def test_readouts_read_normed_codes(words: dict[str, int], groups: list[int], data: Path, tmp_path: Path) -> None:  # noqa: F811
-    run, _ = adapt_run(configured(data, tmp_path, epochs=1, **words))
+def test_readouts_read_normed_codes(words: dict[str, int], groups: list[int], cifar: Path, tmp_path: Path) -> None:
+    run, _ = adapt_run(adapt_config(cifar, tmp_path, epochs=1, **words))
     loaded = adapt(load_base("cifar:resnet20"), "features")
     readout = loaded.load_task(run / "task").readout
     assert [part.num_groups for part in readout.modules() if isinstance(part, nn.GroupNorm)] == groups
     with pytest.raises(ConfigError, match="norm_groups=5 does not divide the 64 numbers of a code"):
-        configured(data, tmp_path, norm_groups=5)
+        adapt_config(cifar, tmp_path, norm_groups=5)
 
 
 @pytest.mark.parametrize(("domain", "measure"), [("depth", "loss"), ("room", "accuracy"), ("segmentation", "accuracy")])
 def test_a_target_of_rendered_images(domain: str, measure: str, tmp_path: Path) -> None:
     images = put_images(tmp_path / "images", 4)
-    config = configured(
+    config = adapt_config(
         images, tmp_path, reader="taskonomy", domain=domain, size=64, base="curvature", method="sidetune",
         options={"side": "conv"}, images=12,
     )  # fmt: skip
@@ -124,7 +107,7 @@ def test_a_target_of_rendered_images(domain: str, measure: str, tmp_path: Path) 
 
 def decathlon(root: Path, domain: str, *words: str) -> AdaptConfig:
     for split in ("train", "val"):
-        put(root / "data", domain, split)
+        put_domain(root / "data", domain, split)
     small = ["base=resnet26", "base_options={factor: 0.125, input_size: [64, 64]}", "epochs=1", "threads=1"]
     places = [f"data={root / 'data'}", f"runs={root}", f"domain={domain}", f"name={domain}"]
     return read_adapt("vision/decathlon", [*places, *small, *words])
@@ -154,7 +137,7 @@ def test_held_out_images_of_the_decathlon_are_cut_to_their_centre(tmp_path: Path
     with pytest.raises(SideAgentsError, match="class 'plane 1' has 1 images, too few to take 1 and leave 1"):
         read_data(config)
     table = [{"image_id": 10200000 + i, "category_id": 10000001} for i in (1, 2, 3)]
-    put(tmp_path / "data", "dtd", categories=[{"id": 10000001, "name": "a"}], annotations=table)
+    put_domain(tmp_path / "data", "dtd", categories=[{"id": 10000001, "name": "a"}], annotations=table)
     train, test = read_data(config)
     assert (train.images.shape, test.images.shape) == ((2, 3, 72, 72), (1, 3, 64, 64))
 
@@ -177,7 +160,7 @@ def test_values_for_a_domain_give_way_to_the_command(tmp_path: Path) -> None:
 def test_the_frozen_base_sees_an_image_once(
     augment: str,
     parts: list[int],
-    data: Path,  # noqa: F811
+    cifar: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -188,27 +171,27 @@ def test_the_frozen_base_sees_an_image_once(
     )
     for method in ("sidetune", "features", "finetune"):
         seen.clear()
-        assert adapt_run(configured(data, tmp_path, method=method, augment=augment))[1]["accuracy"] > 0.3
-        assert seen == ([] if method == "finetune" else [CLASSES * part for part in parts])
+        assert adapt_run(adapt_config(cifar, tmp_path, method=method, augment=augment))[1]["accuracy"] > 0.3
+        assert seen == ([] if method == "finetune" else [COLOURS * part for part in parts])
 
 
-def test_a_network_trained_as_a_whole_becomes_a_base(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    run, result = adapt_run(configured(data, tmp_path, method="scratch", save_base=True, classes=2))
+def test_a_network_trained_as_a_whole_becomes_a_base(cifar: Path, tmp_path: Path) -> None:
+    run, result = adapt_run(adapt_config(cifar, tmp_path, method="scratch", save_base=True, classes=2))
     assert result["classes"] == 2
     base = load_base(str(run / "base.safetensors"))
     assert base.out_shape == (64,)
     assert base.mean == load_base("cifar:resnet20").mean
-    second = configured(data, tmp_path, base=str(run / "base.safetensors"), first_class=2, name="second")
+    second = adapt_config(cifar, tmp_path, base=str(run / "base.safetensors"), first_class=2, name="second")
     trained = adapt_run(second)[1]
     assert (trained["classes"], trained["base"]) == (2, sum(p.numel() for p in base.parameters()))
 
 
-def test_which_images_are_taken(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    train, test = read_data(configured(data, tmp_path, first_class=1, classes=2, per_class=5))
+def test_which_images_are_taken(cifar: Path, tmp_path: Path) -> None:
+    train, test = read_data(adapt_config(cifar, tmp_path, first_class=1, classes=2, per_class=5))
     assert (len(train), len(test)) == (10, 2 * TEST)
     assert train.classes == ("colour 1", "colour 2")
-    train, test = read_data(configured(data, tmp_path, held_out=4))
-    assert (len(train), len(test)) == (CLASSES * (TRAIN - 4), CLASSES * 4)
+    train, test = read_data(adapt_config(cifar, tmp_path, held_out=4))
+    assert (len(train), len(test)) == (COLOURS * (TRAIN - 4), COLOURS * 4)
 
 
 def test_test_images_of_other_classes_are_refused(tmp_path: Path) -> None:
@@ -219,21 +202,21 @@ def test_test_images_of_other_classes_are_refused(tmp_path: Path) -> None:
             (tmp_path / "data" / split / name).mkdir(parents=True)
             Image.new("RGB", (32, 32)).save(tmp_path / "data" / split / name / "1.png")
     with pytest.raises(SideAgentsError, match="training and test images are not of the same classes: 'a'"):
-        adapt_run(configured(tmp_path / "data", tmp_path, reader="folder"))
+        adapt_run(adapt_config(tmp_path / "data", tmp_path, reader="folder"))
     assert not (tmp_path / "adapt_1").exists()
 
 
-def test_the_base_reads_larger_images_when_told(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    config = configured(data, tmp_path, base="resnet26", base_options={"input_size": [64, 64], "factor": 0.125})
+def test_the_base_reads_larger_images_when_told(cifar: Path, tmp_path: Path) -> None:
+    config = adapt_config(cifar, tmp_path, base="resnet26", base_options={"input_size": [64, 64], "factor": 0.125})
     assert run_module.base_of(config).input_size == (64, 64)
     with pytest.raises(ConfigError, match="has no option 'sise'"):
-        configured(data, tmp_path, base_options={"sise": 3})
+        adapt_config(cifar, tmp_path, base_options={"sise": 3})
 
 
-def test_a_run_in_bfloat16_computes_its_base_in_it(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    config = configured(data, tmp_path, precision="bfloat16", method="sidetune")
+def test_a_run_in_bfloat16_computes_its_base_in_it(cifar: Path, tmp_path: Path) -> None:
+    config = adapt_config(cifar, tmp_path, precision="bfloat16", method="sidetune")
     assert run_module.base_of(config).dtype == torch.bfloat16
-    assert run_module.base_of(configured(data, tmp_path)).dtype is None
+    assert run_module.base_of(adapt_config(cifar, tmp_path)).dtype is None
     run, result = adapt_run(config)
     assert result["accuracy"] > 0.3
     with pytest.raises(CheckpointError, match="computes in bfloat16, this one computes in float32: load"):
@@ -264,29 +247,29 @@ def test_a_run_in_bfloat16_computes_its_base_in_it(data: Path, tmp_path: Path) -
         ({"base": "curvatur"}, "unknown base 'curvatur', did you mean 'curvature'"),
     ],
 )  # fmt: skip
-def test_parts_that_do_not_fit(data: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:  # noqa: F811
+def test_parts_that_do_not_fit(cifar: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        configured(data, tmp_path, **changes)
+        adapt_config(cifar, tmp_path, **changes)
 
 
-def test_another_configuration_does_not_resume(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    adapt_run(configured(data, tmp_path))
+def test_another_configuration_does_not_resume(cifar: Path, tmp_path: Path) -> None:
+    adapt_run(adapt_config(cifar, tmp_path))
     with pytest.raises(ConfigError, match="epochs was 3, now 4"):
-        adapt_run(configured(data, tmp_path, epochs=4), resume=True)
-    assert adapt_run(configured(data, tmp_path, device="cpu"), resume=True)[0] == tmp_path / "adapt_1"
+        adapt_run(adapt_config(cifar, tmp_path, epochs=4), resume=True)
+    assert adapt_run(adapt_config(cifar, tmp_path, device="cpu"), resume=True)[0] == tmp_path / "adapt_1"
 
 
-def test_a_device_that_is_not_here(data: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:  # noqa: F811
+def test_a_device_that_is_not_here(cifar: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [f"data={data}", "base=cifar:resnet20", "base_weights=null", "device=cuda:99"]
+    words = [f"data={cifar}", "base=cifar:resnet20", "base_weights=null", "device=cuda:99"]
     for verb, more in (("adapt vision/adapters_cifar", ()), ("lifelong lifelong/icifar", ("side_init=default",))):
         assert main([*verb.split(), *words, *more]) == 2
         assert capsys.readouterr().err.startswith("error: device: torch finds no cuda:99 here")
 
 
-def test_the_command(data: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:  # noqa: F811
+def test_the_command(cifar: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [f"data={data}", "base=cifar:resnet20", "method=features", "epochs=1", "first_class=0", "classes=0"]
+    words = [f"data={cifar}", "base=cifar:resnet20", "method=features", "epochs=1", "first_class=0", "classes=0"]
     assert main(["check", "vision/adapters_cifar", *words]) == 0
     assert "kind: adapt" in capsys.readouterr().out
     assert main(["adapt", "vision/adapters_cifar", *words, "--json", "result.json"]) == 0

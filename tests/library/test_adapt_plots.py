@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from test_adapt_invariants import adapted
 from torch import nn
 
+from adapted_networks import adapted
 from sideagents.adapt import adapt
 from sideagents.adapt.adapt_plots import kind_of_layer, own_layers, plot_own_layers, plot_shares, shares_of_own
 from sideagents.adapt.taps import gates

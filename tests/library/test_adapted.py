@@ -7,10 +7,10 @@ import json
 
 import pytest
 import torch
-from test_adapt_invariants import OPTIONS, adapted, network
 from torch import nn
 
 import sideagents
+from adapted_networks import OPTIONS, adapted, network
 from sideagents.adapt import ADAPTATIONS, Adaptation, adapt
 from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
@@ -18,10 +18,6 @@ from sideagents.core.trainable import shared_view
 from sideagents.errors import CheckpointError, SideAgentsError
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-
-
-def test_it_is_reached_from_the_top():
-    assert sideagents.adapt.adapt is adapt
 
 
 def test_the_task_is_given_or_set_or_the_only_one():
@@ -280,7 +276,6 @@ def test_a_method_is_a_class_and_a_registration(monkeypatch):
 
 
 def test_the_package_is_called_as_its_function_and_shows_its_modules():
-    import sideagents
     import sideagents.adapt.taps as taps
 
     adapted = sideagents.adapt("cifar:resnet20", "taps", lam=0.5)

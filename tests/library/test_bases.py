@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import sideagents.bases.loading as loading
+from byte_images import images
 from sideagents import (
     BaseError,
     FrozenBase,
@@ -37,10 +38,6 @@ class OwnEncoder(nn.Module):
 
     def forward(self, images):
         return self.conv(images)
-
-
-def images(n=2, size=64):
-    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture

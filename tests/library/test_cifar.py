@@ -2,65 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from test_mosaics import noise, put_cifar
 
+from cifar_files import noise, put_10, put_100, put_mosaics, put_pickle
 from shared_data import shared_data
 from sideagents.data.cifar import load_cifar
 from sideagents.errors import SideAgentsError
-
-
-class Python2Pickler(pickle._Pickler):
-    """Writes text and bytes as Python 2 did, in whose protocol 2 the originals are."""
-
-    dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)
-
-    def save_string(self, value: str | bytes) -> None:
-        data = value.encode("latin1") if isinstance(value, str) else value
-        short = len(data) < 256
-        size = len(data).to_bytes(1 if short else 4, "little")
-        self.write((pickle.SHORT_BINSTRING if short else pickle.BINSTRING) + size + data)
-        self.memoize(value)
-
-    dispatch[str] = dispatch[bytes] = save_string
-
-
-def put(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stream = io.BytesIO()
-    Python2Pickler(stream, protocol=2).dump(value)
-    path.write_bytes(stream.getvalue())
-
-
-def put_100(folder: Path) -> torch.Tensor:
-    """Write CIFAR-100's three files: 6 images for training, 3 for testing."""
-    rows = noise(9, 3072)
-    coarse, names = [0] * 9, [f"image_s_{i:06}.png" for i in range(9)]
-    for name, part in (("train", slice(6)), ("test", slice(6, 9))):
-        table = {"filenames": names[part], "batch_label": f"{name}ing batch 1 of 1", "coarse_labels": coarse[part]}
-        put(folder / name, table | {"fine_labels": [2, 0, 1, 1, 0, 2, 2, 1, 0][part], "data": rows[part]})
-    put(folder / "meta", {"fine_label_names": ["apple", "bee", "cup"], "coarse_label_names": ["all"]})
-    return torch.from_numpy(rows).view(9, 3, 32, 32)
-
-
-def put_10(folder: Path) -> torch.Tensor:
-    """Write CIFAR-10's seven files: two images in each batch."""
-    rows = noise(12, 3072)
-    for index, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
-        part = rows[2 * index : 2 * index + 2]
-        put(folder / name, {"batch_label": name, "labels": [index % 3, 0], "data": part, "filenames": ["a", "b"]})
-    names = ["airplane", "automobile", "bird"]
-    put(folder / "batches.meta", {"num_cases_per_batch": 2, "label_names": names, "num_vis": 3072})
-    return torch.from_numpy(rows).view(12, 3, 32, 32)
 
 
 def fault(root: Path, split: Any = "train") -> str:
@@ -117,7 +72,7 @@ def test_arrays_by_column_and_newer_protocols_are_read(tmp_path: Path) -> None:
 
 
 def test_mosaics_are_found(tmp_path: Path) -> None:
-    tiles = torch.from_numpy(put_cifar(tmp_path)).permute(0, 3, 1, 2)
+    tiles = torch.from_numpy(put_mosaics(tmp_path)).permute(0, 3, 1, 2)
     assert torch.equal(load_cifar(tmp_path, "test").images, tiles[12:])
 
 
@@ -150,7 +105,7 @@ def test_tables_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
         f"labels 0..{2**70} do not fit 3 classes": {"data": data, "fine_labels": [0, 1, 2**70]},
     }
     for message, value in cases.items():
-        put(path, value)
+        put_pickle(path, value)
         assert message in fault(tmp_path, "test")
     whole = path.read_bytes()
     for damaged in (b"", whole[:100], whole[:-1], b"\x00" * 50, b"PK\x03\x04"):

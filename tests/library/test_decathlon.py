@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from decathlon_files import put_domain
 from sideagents.data.decathlon import DOMAINS, decathlon_score, image_size, load_decathlon
 from sideagents.errors import SideAgentsError
 
@@ -32,25 +32,6 @@ taps-1                60.32 63.43 81.04 96.99 58.19 98.38 84.08 89.16 94.99 51.1
 ROWS = {row[0]: [float(field) for field in row[1:]] for row in _rows}
 
 
-def put(root: Path, domain: str = "aircraft", split: str = "train", **changes: Any) -> Path:
-    """Write three images (values 10, 20, 30) and their annotations in another order; return the annotation file."""
-    images, annotations = [], []
-    for number, value in ((3, 30), (1, 10), (2, 20)):
-        name = f"data/{domain}/{split}/{number:06}.png"  # not .jpg: exact pixels
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (97, 72), (value, value, value)).save(root / name)
-        images.append({"id": 10200000 + number, "width": 97, "height": 72, "file_name": name})
-    for number in (1, 2, 3):
-        entry = {"id": 10200000 + number, "image_id": 10200000 + number, "category_id": 10000000 + number}
-        annotations.append(entry | {"segmentation": [], "area": 0, "bbox": [], "iscrowd": 0})
-    categories = [{"id": 10000000 + i, "name": f"plane {i}", "supercategory": domain} for i in (4, 2, 1, 3)]
-    table: dict[str, Any] = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
-    path = root / "annotations" / f"{domain}_{split}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({key: value for key, value in (table | changes).items() if value is not None}))
-    return path
-
-
 def fault(root: Path, domain: str = "aircraft", split: Any = "train", **options: Any) -> str:
     with pytest.raises(SideAgentsError) as caught:
         load_decathlon(root, domain, split, **options)
@@ -59,7 +40,7 @@ def fault(root: Path, domain: str = "aircraft", split: Any = "train", **options:
 
 
 def test_images_and_labels_are_joined_by_id(tmp_path: Path) -> None:
-    put(tmp_path)
+    put_domain(tmp_path)
     data = load_decathlon(tmp_path, "aircraft", "train")
     assert data.images.shape == (3, 3, 64, 64)
     assert data.images[:, 0, 0, 0].tolist() == [30, 10, 20]
@@ -71,7 +52,7 @@ def test_images_and_labels_are_joined_by_id(tmp_path: Path) -> None:
 
 def test_the_size_is_the_domains_unless_given(tmp_path: Path) -> None:
     for domain in ("gtsrb", "dtd"):
-        put(tmp_path, domain)
+        put_domain(tmp_path, domain)
     assert load_decathlon(tmp_path, "gtsrb", "train").images.shape[-1] == 72
     assert load_decathlon(tmp_path, "dtd", "train").images.shape[-1] == 64
     assert load_decathlon(tmp_path, "dtd", "train", size=72).images.shape[-1] == 72
@@ -80,7 +61,7 @@ def test_the_size_is_the_domains_unless_given(tmp_path: Path) -> None:
 
 
 def test_the_centre_is_kept_and_other_sizes_become_72(tmp_path: Path) -> None:
-    put(tmp_path)
+    put_domain(tmp_path)
     tall = Image.new("RGB", (72, 144))
     tall.paste((200, 100, 50), (4, 40, 68, 104))
     tall.save(tmp_path / "data/aircraft/train/000001.png")
@@ -91,11 +72,11 @@ def test_the_centre_is_kept_and_other_sizes_become_72(tmp_path: Path) -> None:
 
 
 def test_the_challenges_test_split_has_no_labels(tmp_path: Path) -> None:
-    put(tmp_path, split="test", annotations=None)
+    put_domain(tmp_path, split="test", annotations=None)
     assert "image 10200003 (data/aircraft/test/000003.png) has no annotation; labels of the test" in fault(
         tmp_path, split="test"
     )
-    put(tmp_path, split="test")
+    put_domain(tmp_path, split="test")
     assert len(load_decathlon(tmp_path, "aircraft", "test")) == 3
 
 
@@ -104,7 +85,7 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path: Path) -> None:
     assert "unknown split 'valid', did you mean 'val'?" in fault(tmp_path, split="valid")
     assert "no such data folder; the Visual Decathlon is at https://" in fault(tmp_path / "gone")
     assert "no such file" in fault(tmp_path)
-    path = put(tmp_path)
+    path = put_domain(tmp_path)
     entry = {"image_id": 10200001, "category_id": 10000001}
     both = [entry, entry | {"category_id": 10000002}]
     cases: dict[str, dict[str, Any]] = {
@@ -119,12 +100,12 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path: Path) -> None:
         },
     }
     for message, changes in cases.items():
-        put(tmp_path, **changes)
+        put_domain(tmp_path, **changes)
         assert message in fault(tmp_path)
         assert str(path) in fault(tmp_path)
     path.write_text("[1, 2]")
     assert "is no annotation file of the Decathlon" in fault(tmp_path)
-    put(tmp_path)
+    put_domain(tmp_path)
     (tmp_path / "data/aircraft/train/000002.png").unlink()
     assert "000002.png: no such file" in fault(tmp_path)
 

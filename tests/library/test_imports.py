@@ -13,7 +13,6 @@ from sideagents import SIDES
 from sideagents.config import imports
 from sideagents.errors import SideAgentsError
 from sideagents_policies.cli.main import main
-from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3.*")
 
@@ -86,7 +85,7 @@ def test_what_cannot_be_imported_is_one_line(
 
 def test_a_run_says_what_it_was_made_with_and_imports_nothing(
     own: Path,
-    homes: list[str],  # noqa: F811
+    homes: list[str],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from byte_images import images
 from sideagents import MERGES, METHODS, FrozenBase, build_perception, list_bases, load_base
 from sideagents.core.pixels import fit_images
 
@@ -88,10 +89,6 @@ def make(base, side, merge, method, seed=0):
         for parameter in model.side.parameters():
             parameter.data.add_(0.05 * torch.randn_like(parameter))
     return model
-
-
-def images(n=2, seed=0):
-    return torch.randint(0, 256, (n, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
 def train(model, readout):

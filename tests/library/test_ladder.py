@@ -7,7 +7,6 @@ import gc
 import json
 import threading
 import weakref
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,78 +17,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-if find_spec("transformers") is None:
+from optional_packages import transformers_ready
+
+if not transformers_ready():
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
-from sideagents.bases.timm_base import import_torchvision
+from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
-if find_spec("torchvision") is not None:
-    import_torchvision()  # before transformers, which fails on one that was built for another torch
-
-import transformers
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    BertModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-    ViTConfig,
-    ViTForImageClassification,
-)
-
+from ladders import IDS, INPUTS, LABELS, MASK, MODELS, SMALL, bert, ladder, llama, t5, vit
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder import LadderModel
-
-transformers.logging.set_verbosity_error()
-
-SMALL = {"hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 3, "intermediate_size": 96, "vocab_size": 60}
-IDS = torch.randint(3, 60, (3, 7), generator=torch.Generator().manual_seed(0))
-MASK = torch.ones(3, 7, dtype=torch.long)
-MASK[1, 4:] = 0
-LABELS = torch.randint(3, 60, (3, 5), generator=torch.Generator().manual_seed(1))
-
-
-SHADES = torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1, 1)
-
-
-def t5(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    config = T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=3, num_heads=4, vocab_size=60, decoder_start_token_id=0)
-    return T5ForConditionalGeneration(config)
-
-
-def bert(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return BertForSequenceClassification(BertConfig(**SMALL, num_labels=3))
-
-
-def llama(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(**(SMALL | {"hidden_size": 64}), num_key_value_heads=2))
-
-
-def vit(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    config = ViTConfig(
-        **{k: v for k, v in SMALL.items() if k != "vocab_size"}, image_size=32, patch_size=8, num_labels=3
-    )
-    return ViTForImageClassification(config)
-
-
-def ladder(make: Any, **options: Any) -> LadderModel:
-    torch.manual_seed(1)
-    return LadderModel.from_backbone(make(), 4, **options)
-
-
-INPUTS: dict[Any, dict[str, Tensor]] = {
-    t5: {"input_ids": IDS, "attention_mask": MASK, "labels": LABELS},
-    bert: {"input_ids": IDS, "attention_mask": MASK, "labels": torch.tensor([0, 1, 2])},
-    llama: {"input_ids": IDS, "attention_mask": MASK.flip(1), "labels": IDS},
-    vit: {"pixel_values": SHADES * torch.ones(3, 3, 32, 32), "labels": torch.tensor([0, 1, 2])},
-}
-MODELS = list(INPUTS)
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
@@ -146,7 +83,7 @@ def test_the_published_numbers_of_weights(size: str, kept: list[int] | None, tra
 @pytest.mark.parametrize("make", MODELS)
 def test_the_side_learns_and_the_backbone_does_not(make: Any) -> None:
     model = ladder(make)
-    before = {name: tensor.clone() for name, tensor in model._base().state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
     optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
     losses = []
     for _ in range(40):
@@ -157,9 +94,9 @@ def test_the_side_learns_and_the_backbone_does_not(make: Any) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.7 * losses[0]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model._base().state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.backbone.state_dict().items())
     assert not any(part.training for part in model.backbone.modules())
-    assert all(p.grad is None for p in model._base().parameters())
+    assert all(p.grad is None for p in model.backbone.parameters())
 
 
 class _Frozen(TorchDispatchMode):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-if find_spec("transformers") is None:
+from optional_packages import transformers_ready
+
+if not transformers_ready():
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
-from test_ladder import IDS, INPUTS, MODELS, SMALL, bert, ladder, llama, t5
 from transformers import BertConfig, BertLMHeadModel, T5Config, T5ForConditionalGeneration
 
+from ladders import IDS, INPUTS, MODELS, SMALL, bert, ladder, llama, t5
 from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel
 from sideagents.ladder.side_blocks import Feed, Reader

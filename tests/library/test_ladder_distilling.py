@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-if find_spec("transformers") is None:
+from optional_packages import transformers_ready
+
+if not transformers_ready():
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
-from test_ladder import INPUTS, MODELS, bert, ladder, llama, t5
-
+from ladders import INPUTS, MODELS, bert, ladder, llama, t5
 from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel, distil
 

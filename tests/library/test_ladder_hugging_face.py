@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-if find_spec("transformers") is None:
+from optional_packages import transformers_ready
+
+if not transformers_ready():
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
 import transformers
-from test_ladder import INPUTS, MODELS, SMALL, bert, ladder, llama, t5, vit
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, T5Config
 
+from ladders import INPUTS, MODELS, SMALL, bert, ladder, llama, t5, vit
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder import LadderModel
 from sideagents.storage.tensors import load_tensors

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-if find_spec("transformers") is None:
+from optional_packages import transformers_ready
+
+if not transformers_ready():
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
 import transformers
-from test_ladder import IDS, INPUTS, MODELS, SMALL, bert, ladder, llama, t5, vit
 from transformers import BertConfig, BertForQuestionAnswering, BertModel
 
+from ladders import IDS, INPUTS, MODELS, SMALL, bert, ladder, llama, t5, vit
 from sideagents.core.groups import parameter_groups
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder import LadderModel

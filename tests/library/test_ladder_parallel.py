@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-if find_spec("transformers") is None:
+from optional_packages import transformers_ready
+
+if not transformers_ready():
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
-from test_ladder import bert, ladder, llama, t5
-
+from ladders import SHARED, batch, bert, build, ladder
 from sideagents.core.base import FrozenBase
 from sideagents.core.sidetuned import SideTuned
 from sideagents.errors import SideAgentsError
@@ -27,23 +27,6 @@ from sideagents.ladder import LadderModel
 from sideagents.storage.tensors import load_tensors, save_tensors
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
-
-CASES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "t5": (t5, {"keep_encoder": [0, 2], "keep_decoder": [1]}),
-    "t5 that sees": (t5, {"visual": 5}),
-    "t5 of adapters": (t5, {"block": "adapter"}),
-    "t5 of slices": (t5, {"down": "slice"}),
-    "bert": (bert, {"fusion": "cross_attention"}),
-    "llama": (llama, {"mix": "residual"}),
-}
-
-
-def batch(name: str) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(7)
-    ids = torch.randint(3, 60, (4, 7), generator=generator)
-    labels = ids if name == "llama" else torch.tensor([0, 1, 2, 0]) if name == "bert" else ids[:, :5].clone()
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    return inputs | ({"visual": torch.randn(4, 3, 5, generator=generator)} if "sees" in name else {})
 
 
 def learn(name: str, wrapped: nn.Module, model: LadderModel, rows: slice) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -61,16 +44,11 @@ def learn(name: str, wrapped: nn.Module, model: LadderModel, rows: slice) -> tup
     return gradients, losses
 
 
-def build(name: str) -> LadderModel:
-    make, options = CASES[name]
-    return ladder(make, **options).eval()  # dropout would differ from process to process
-
-
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     try:
-        for name in CASES:
+        for name in SHARED:
             model = build(name)
             wrapped = nn.parallel.DistributedDataParallel(model)
             gradients, losses = learn(name, wrapped, model, slice(2 * rank, 2 * rank + 2))
@@ -85,7 +63,7 @@ def work(rank: int, folder: str) -> None:
 
 def test_two_processes_learn_as_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
-    for name in CASES:
+    for name in SHARED:
         model = build(name)
         gradients, losses = learn(name, model, model, slice(None))
         for rank in range(2):
@@ -158,7 +136,7 @@ import sys
 
 import torch
 from accelerate import Accelerator
-from test_ladder_parallel import batch, build
+from ladders import batch, build
 
 accelerator = Accelerator(cpu=True)
 model = build("t5")
@@ -186,7 +164,6 @@ def test_torchrun_with_accelerate(tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="accelerate is not installed (the `nlp` extra)")
     script, out = tmp_path / "train.py", tmp_path / "losses.json"
     script.write_text(SCRIPT)
-    paths = [str(Path(__file__).parent), *sys.path]
     run = [
         sys.executable,
         "-m",
@@ -197,7 +174,7 @@ def test_torchrun_with_accelerate(tmp_path: Path) -> None:
         str(script),
         str(out),
     ]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*run, str(out)], env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     processes, losses = json.loads(out.read_text())

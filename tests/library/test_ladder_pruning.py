@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_ladder import IDS, INPUTS, MASK, MODELS, SMALL, bert, llama, t5
 from torch import nn
+
+from optional_packages import transformers_ready
+
+if not transformers_ready():
+    pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
+
 from transformers import (
     BertModel,
     ElectraConfig,
@@ -16,6 +21,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from ladders import IDS, INPUTS, MASK, MODELS, SMALL, bert, llama, t5
 from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel, fisher_importance
 from sideagents.ladder.pruning import pruned

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if find_spec("transformers") is None:
+from optional_packages import transformers_ready
+
+if not transformers_ready():
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
 import transformers
-from test_ladder import INPUTS, MODELS, SMALL, bert, ladder, llama, t5
 
+from ladders import INPUTS, MODELS, SMALL, bert, ladder, llama, t5
 from sideagents.errors import CheckpointError, SideAgentsError
 from sideagents.ladder import LadderModel, fisher_importance
 
@@ -60,7 +61,7 @@ def test_a_quantised_backbone(make: Any, parameter: bool, tmp_path: Path) -> Non
     assert not any(isinstance(part, Int8) for part in model.twins.modules())
     assert model.summary() == plain.summary()
     torch.testing.assert_close(model.eval()(**INPUTS[make]).loss, plain.eval()(**INPUTS[make]).loss, rtol=0.1, atol=0)
-    before = {name: tensor.clone() for name, tensor in model._base().state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
     optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=1e-2)
     losses = []
     for _ in range(30):
@@ -70,7 +71,7 @@ def test_a_quantised_backbone(make: Any, parameter: bool, tmp_path: Path) -> Non
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model._base().state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.backbone.state_dict().items())
     loss = model.eval()(**INPUTS[make]).loss
     model.save_pretrained(tmp_path)
     again = LadderModel.from_pretrained(tmp_path, quantise(make(), parameter)).eval()

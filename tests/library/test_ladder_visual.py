@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-if find_spec("transformers") is None:
+from optional_packages import transformers_ready
+
+if not transformers_ready():
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
 import transformers
-from test_ladder import IDS, INPUTS, MASK, bert, ladder, llama, t5, vit
 from transformers import T5Config, T5ForConditionalGeneration
 
+from ladders import IDS, INPUTS, MASK, bert, ladder, llama, t5, vit
 from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel, distil
 
@@ -57,9 +58,9 @@ def test_the_side_sees_and_the_backbone_does_not(make: Any, options: Any) -> Non
             output[0] if isinstance(output, tuple) else output
         )
 
-    for number, layer in enumerate(next(iter(model.twins.values())).kept):
-        tower = model._tower(model._stacks[0])
-        tower.get_submodule(model._stacks[0].layers)[layer].register_forward_hook(note(str(number)))
+    layers = model.backbone.encoder.block if make is t5 else model.backbone.bert.encoder.layer
+    for layer in next(iter(model.twins.values())).kept:
+        layers[layer].register_forward_hook(note(str(layer)))
     with torch.no_grad():
         words = model(**INPUTS[make]).logits
         seen = model(**INPUTS[make], visual=REGIONS).logits
@@ -71,7 +72,7 @@ def test_the_side_sees_and_the_backbone_does_not(make: Any, options: Any) -> Non
         assert states[0].shape[1] == IDS.shape[1]
     loss = model.train()(**INPUTS[make], visual=REGIONS, visual_mask=THERE).loss
     loss.backward()
-    assert all(p.grad is None for p in model._base().parameters())
+    assert all(p.grad is None for p in model.backbone.parameters())
     assert all(p.grad is not None for p in model.trainable_parameters())
 
 

@@ -10,33 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-if find_spec("transformers") is None:
+from optional_packages import transformers_ready
+
+if not transformers_ready():
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
 from sideagents.errors import SideAgentsError
 from sideagents.language import models
-from sideagents.language.models import import_transformers, load_model, load_tokenizer, model_path
+from sideagents.language.models import load_model, load_tokenizer, model_path
 from sideagents.storage.tensors import load_tensors, save_tensors
-
-WORDS = "the a man woman dog cat runs sleeps sits is not in on house garden who what where ? . red".split()  # noqa: SIM905
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-
-
-def tiny_model(folder: Path) -> Path:
-    """Write a BERT of 16 channels with random weights and its tokenizer."""
-    transformers = import_transformers()
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    torch.manual_seed(0)
-    config = transformers.BertConfig(**SMALL, vocab_size=len(vocabulary), max_position_embeddings=64)
-    transformers.BertModel(config).save_pretrained(folder)
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 def test_a_model_has_the_heads_that_tasks_need(tiny: Path) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-if find_spec("transformers") is None:
+from optional_packages import transformers_ready
+
+if not transformers_ready():
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
-from test_language_models import tiny  # noqa: F401
 
 from sideagents.errors import SideAgentsError
 from sideagents.language.models import import_transformers, load_model, load_tokenizer
@@ -26,17 +26,17 @@ WORDS = ("the dog sleeps", "a man runs in the garden .", "who eats", "the red ho
 
 
 @pytest.fixture
-def texts(tiny: Path) -> Texts:  # noqa: F811
+def texts(tiny: Path) -> Texts:
     return tokenised(load_tokenizer(str(tiny)), [(w,) for w in WORDS], 32, {"labels": torch.tensor([0, 1, 1, 0])})
 
 
-def model_of(tiny: Path, kind: Any = "classify") -> Any:  # noqa: F811
+def model_of(tiny: Path, kind: Any = "classify") -> Any:
     torch.manual_seed(1)
     return load_model(str(tiny), kind, 2)
 
 
 @pytest.mark.parametrize("kind", ["classify", "answer"])
-def test_alpha_at_its_ends_is_one_of_the_two(tiny: Path, texts: Texts, kind: str) -> None:  # noqa: F811
+def test_alpha_at_its_ends_is_one_of_the_two(tiny: Path, texts: Texts, kind: str) -> None:
     name = "logits" if kind == "classify" else "start_logits"
     inputs = texts.batch(torch.arange(4), targets=False)
     base = model_of(tiny, kind).eval()
@@ -63,7 +63,7 @@ def test_alpha_at_its_ends_is_one_of_the_two(tiny: Path, texts: Texts, kind: str
         assert torch.equal(found, expected)
 
 
-def test_the_frozen_tower_stays_as_it_is(tiny: Path, texts: Texts) -> None:  # noqa: F811
+def test_the_frozen_tower_stays_as_it_is(tiny: Path, texts: Texts) -> None:
     model: Any = sidetune(model_of(tiny)).train()
     assert not any(part.training for part in model.model.bert.encoder.modules())
     assert model.side.training
@@ -79,7 +79,7 @@ def test_the_frozen_tower_stays_as_it_is(tiny: Path, texts: Texts) -> None:  # n
     assert model.model.bert.pooler.dense.weight.grad is not None
 
 
-def test_narrow_and_short_sides(tiny: Path, texts: Texts) -> None:  # noqa: F811
+def test_narrow_and_short_sides(tiny: Path, texts: Texts) -> None:
     model = model_of(tiny)
     inputs = texts.batch(torch.arange(4), targets=False)
     short = side_tower(model, layers=[1])
@@ -118,7 +118,7 @@ def test_an_encoder_and_decoder_cannot_be_side_tuned() -> None:
     ],
 )
 def test_cached_states_stand_in_for_the_layers(
-    tiny: Path,  # noqa: F811
+    tiny: Path,
     texts: Texts,
     tmp_path: Path,
     method: str,
@@ -150,7 +150,7 @@ def test_cached_states_stand_in_for_the_layers(
     assert calls == [1]
 
 
-def test_states_are_computed_once(tiny: Path, texts: Texts, tmp_path: Path) -> None:  # noqa: F811
+def test_states_are_computed_once(tiny: Path, texts: Texts, tmp_path: Path) -> None:
     model = lst(model_of(tiny), reduction=2)
     encoder = Encoder(model)  # type: ignore[arg-type]
     first = cached_states(encoder, texts, [0, 1], folder=tmp_path)
@@ -170,7 +170,7 @@ def test_states_are_computed_once(tiny: Path, texts: Texts, tmp_path: Path) -> N
     assert batch[0][0, 5:].abs().sum() == 0  # [CLS] the dog sleeps [SEP], then nothing
 
 
-def test_states_of_another_configuration_are_others(tiny: Path, texts: Texts, tmp_path: Path) -> None:  # noqa: F811
+def test_states_of_another_configuration_are_others(tiny: Path, texts: Texts, tmp_path: Path) -> None:
     found = []
     for activation in ("gelu", "relu"):
         torch.manual_seed(1)
@@ -179,7 +179,7 @@ def test_states_of_another_configuration_are_others(tiny: Path, texts: Texts, tm
     assert not torch.equal(*found)
 
 
-def test_states_that_half_precision_cannot_hold_are_told(tiny: Path, texts: Texts, tmp_path: Path) -> None:  # noqa: F811
+def test_states_that_half_precision_cannot_hold_are_told(tiny: Path, texts: Texts, tmp_path: Path) -> None:
     model: Any = features(model_of(tiny))
     with torch.no_grad():
         model.model.bert.encoder.layer[1].output.LayerNorm.weight.fill_(1e6)
@@ -188,7 +188,7 @@ def test_states_that_half_precision_cannot_hold_are_told(tiny: Path, texts: Text
     assert list(tmp_path.iterdir()) == []
 
 
-def test_features_are_the_base_with_a_head(tiny: Path, texts: Texts) -> None:  # noqa: F811
+def test_features_are_the_base_with_a_head(tiny: Path, texts: Texts) -> None:
     model: Any = features(model_of(tiny))
     learned = [name for name, p in model.named_parameters() if p.requires_grad]
     assert {name.split(".")[1] for name in learned} == {"bert", "classifier"}

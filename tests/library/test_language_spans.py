@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
-if find_spec("transformers") is None:
+from optional_packages import transformers_ready
+
+if not transformers_ready():
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
-from test_language_models import tiny  # noqa: F401
 
 from sideagents.errors import SideAgentsError
 from sideagents.language.models import load_tokenizer
@@ -27,7 +27,7 @@ ASKED = [
 ]
 
 
-def test_answers_stand_where_the_tokens_say(tiny: Path) -> None:  # noqa: F811
+def test_answers_stand_where_the_tokens_say(tiny: Path) -> None:
     found = windows_of(load_tokenizer(str(tiny)), ASKED, length=64, stride=8)
     assert found.question.tolist() == [0, 1, 2]
     starts, ends = found.texts.targets["start_positions"], found.texts.targets["end_positions"]
@@ -39,7 +39,7 @@ def test_answers_stand_where_the_tokens_say(tiny: Path) -> None:  # noqa: F811
     assert (found.offsets[0][1:6] == -1).all()  # the question
 
 
-def test_a_long_paragraph_is_cut_into_windows_that_overlap(tiny: Path) -> None:  # noqa: F811
+def test_a_long_paragraph_is_cut_into_windows_that_overlap(tiny: Path) -> None:
     found = windows_of(load_tokenizer(str(tiny)), ASKED[2:], length=14, stride=2)
     assert len(found.offsets) > 1
     assert found.question.unique().tolist() == [0]
@@ -50,7 +50,7 @@ def test_a_long_paragraph_is_cut_into_windows_that_overlap(tiny: Path) -> None: 
     assert all(len(one & other) >= 2 for one, other in pairwise(places))
 
 
-def test_the_best_span_and_silence_by_hand(tiny: Path) -> None:  # noqa: F811
+def test_the_best_span_and_silence_by_hand(tiny: Path) -> None:
     windows = windows_of(load_tokenizer(str(tiny)), ASKED[:1], length=64, stride=8)
     length = len(windows.offsets[0])
     start, end = torch.zeros(length), torch.zeros(length)
@@ -70,12 +70,12 @@ def test_the_best_span_and_silence_by_hand(tiny: Path) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize(("length", "stride"), [(16, 16), (6, 1)])
-def test_a_window_without_room_is_refused(tiny: Path, length: int, stride: int) -> None:  # noqa: F811
+def test_a_window_without_room_is_refused(tiny: Path, length: int, stride: int) -> None:
     with pytest.raises(SideAgentsError, match=f"length={length}, stride={stride}: "):
         windows_of(load_tokenizer(str(tiny)), ASKED, length, stride)
 
 
-def test_windows_compete(tiny: Path) -> None:  # noqa: F811
+def test_windows_compete(tiny: Path) -> None:
     windows = windows_of(load_tokenizer(str(tiny)), ASKED[2:], length=14, stride=2)
     scores = []
     for number, offsets in enumerate(windows.offsets):

@@ -7,40 +7,25 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from test_cifar import put
 
+from cifar_files import TRAIN
 from rendered_images import put_images
+from run_files import weights
 from sideagents.config.typed import load_config
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.jobs import lifelong as run_module
-from sideagents.jobs.lifelong import checked, lifelong, table_of
+from sideagents.jobs.lifelong import lifelong, table_of
 from sideagents.lifelong.learners import LEARNERS
 from sideagents.lifelong.lifelong_config import LifelongConfig
 from sideagents.run.checkpoint import load_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
 from sideagents_policies.cli.main import main
+from vision_jobs import lifelong_config
 
-CLASSES, TRAIN, TEST = 4, 24, 8
 FORGET_NOTHING = ("sidetune", "features", "independent", "pnn")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four classes of images whose colour gives them away, in CIFAR-100's files."""
-    root = tmp_path_factory.mktemp("cifar")
-    rng = np.random.default_rng(0)
-    colours = rng.integers(40, 216, (CLASSES, 3))
-    for name, count in (("train", TRAIN), ("test", TEST)):
-        labels = rng.permutation(np.repeat(np.arange(CLASSES), count))
-        images = colours[labels][:, :, None] + rng.normal(0, 25, (len(labels), 3, 1024))
-        rows = images.clip(0, 255).astype(np.uint8).reshape(len(labels), -1)
-        put(root / name, {"fine_labels": labels.tolist(), "coarse_labels": [0] * len(labels), "data": rows})
-    put(root / "meta", {"fine_label_names": [f"colour {i}" for i in range(CLASSES)], "coarse_label_names": ["all"]})
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -52,37 +37,29 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def configured(data: Path, runs: Path, **changes: Any) -> LifelongConfig:
-    values: dict[str, Any] = {
-        "data": str(data), "runs": str(runs), "cache": str(data / "codes"), "tasks": 2, "steps": 8, "batch_size": 16,
-        "base": "cifar:resnet20", "learning_rate": 0.01, "threads": 1, "device": "cpu", "ewc": {"samples": 4},
-    }  # fmt: skip
-    return checked(LifelongConfig.model_validate(values | changes))
-
-
 @pytest.mark.parametrize("method", ["sidetune", "independent", "pnn"])
-def test_curricula_go_their_way_in_every_task_and_the_side_learns(data: Path, tmp_path: Path, method: str) -> None:
-    run, result = lifelong(configured(data, tmp_path, method=method, alpha="linear:0.5"))
+def test_curricula_go_their_way_in_every_task_and_the_side_learns(cifar: Path, tmp_path: Path, method: str) -> None:
+    run, result = lifelong(lifelong_config(cifar, tmp_path, method=method, alpha="linear:0.5"))
     assert result["alpha"] == [0.0, 0.0]
-    _, result = lifelong(configured(data, tmp_path, method=method, alpha="hyperbolic:2"))
+    _, result = lifelong(lifelong_config(cifar, tmp_path, method=method, alpha="hyperbolic:2"))
     epochs = 8 * 16 / (2 * TRAIN)
     assert result["alpha"] == [pytest.approx(2 / (2 + epochs))] * 2
     tensors = load_checkpoint(RunFolder.open(run).checkpoint()).tensors
     sides = [name for name in tensors if ("side." in name and name.endswith("weight")) or "columns.1" in name]
-    start = configured(data, tmp_path, method=method, alpha=1.0, name="start")
+    start = lifelong_config(cifar, tmp_path, method=method, alpha=1.0, name="start")
     still = load_checkpoint(RunFolder.open(lifelong(start)[0]).checkpoint()).tensors
     moved = [name for name in sides if not torch.equal(tensors[name], still[name])]
     assert moved
 
 
 @pytest.fixture(params=LEARNERS.names(), scope="module")
-def played(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def played(request: pytest.FixtureRequest, cifar: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A method's run folder and result."""
     runs = tmp_path_factory.mktemp(request.param)
     more = (
         {"steps": 16} if request.param == "psp" else {}
     )  # each task's own BatchNorm begins with the base's statistics
-    return request.param, *lifelong(configured(data, runs, method=request.param, **more))
+    return request.param, *lifelong(lifelong_config(cifar, runs, method=request.param, **more))
 
 
 def test_every_method_learns_and_says_what_it_cost(played: Any) -> None:
@@ -138,15 +115,10 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("method", "changes"), CHANGES)
 def test_a_stopped_run_goes_on_to_the_same_bytes(
-    method: str, changes: dict[str, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, changes: dict[str, Any], cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def weights(folder: Path) -> bytes:
-        newest = RunFolder.open(folder).latest()
-        assert newest is not None
-        return (newest / "model.safetensors").read_bytes()
-
-    whole, result = lifelong(configured(data, tmp_path / "whole", method=method, **changes))
-    config = configured(data, tmp_path / "cut", method=method, **changes)
+    whole, result = lifelong(lifelong_config(cifar, tmp_path / "whole", method=method, **changes))
+    config = lifelong_config(cifar, tmp_path / "cut", method=method, **changes)
     original = run_module.TaskSequence._train
 
     def stop_in_the_second(self: Any, task: int, shown: Any) -> None:
@@ -164,21 +136,21 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in result.items() if k != "seconds"}
     assert load_checkpoint(RunFolder.open(run).checkpoint()).step == 2
     with pytest.raises(ConfigError, match="steps was 8, now 9"):
-        lifelong(configured(data, tmp_path / "cut", method=method, steps=9, **changes), resume=True)
+        lifelong(lifelong_config(cifar, tmp_path / "cut", method=method, steps=9, **changes), resume=True)
 
 
 def test_codes_of_augmented_copies_are_computed_once(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
     original = run_module.encode_all
     monkeypatch.setattr(run_module, "encode_all", lambda base, x: seen.append(len(x)) or original(base, x))
-    _, result = lifelong(configured(data, tmp_path, augment="flip_crop", views=3))
+    _, result = lifelong(lifelong_config(cifar, tmp_path, augment="flip_crop", views=3))
     assert result["accuracy"][1][1] > 0.5
     assert seen == [3 * 2 * TRAIN] * 2
     for changes in ({"views": 2}, {"views": 2, "augment": "flip", "reader": "taskonomy"}):
         with pytest.raises(ValueError, match="give augment, reader must be cifar"):
-            configured(data, tmp_path, **changes)
+            lifelong_config(cifar, tmp_path, **changes)
 
 
 @pytest.mark.parametrize("method", LEARNERS.names())
@@ -188,7 +160,7 @@ def test_targets_of_images_are_tasks_too(method: str, images: Path, tmp_path: Pa
         "targets": ("depth", "room", "segmentation"), "base": "curvature", "side": "copy", "merge": "alpha",
         "steps": 4, "batch_size": 8, "ewc": {"samples": 4, "fisher": "empirical"}, "augment": "flip",
     }  # fmt: skip
-    _, result = lifelong(configured(images / "train", tmp_path, **changes))
+    _, result = lifelong(lifelong_config(images / "train", tmp_path, **changes))
     assert (result["tasks"], result["measure"]) == (["depth", "room", "segmentation"], "loss")
     assert result["per_task"] == result["loss"][2]
     assert result["mean_loss"] == pytest.approx(sum(result["per_task"]) / 3)
@@ -216,33 +188,33 @@ def test_targets_of_images_are_tasks_too(method: str, images: Path, tmp_path: Pa
 def test_targets_that_do_not_fit(images: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     values: dict[str, Any] = {"reader": "taskonomy", "targets": ("depth", "room"), "base": "curvature", "tasks": 10}
     with pytest.raises((ConfigError, ValueError), match=message):
-        configured(images / "train", tmp_path, **(values | {"side": "copy"} | changes))
+        lifelong_config(images / "train", tmp_path, **(values | {"side": "copy"} | changes))
 
 
 def test_maps_are_not_cropped(images: Path, tmp_path: Path) -> None:
     values: dict[str, Any] = {"reader": "taskonomy", "targets": ("depth",), "base": "curvature", "tasks": 10}
     with pytest.raises(SideAgentsError, match="augment: maps are not cropped with their images; give flip or none"):
-        lifelong(configured(images / "train", tmp_path, **values, side="copy", augment="flip_crop"))
+        lifelong(lifelong_config(images / "train", tmp_path, **values, side="copy", augment="flip_crop"))
 
 
 @pytest.mark.parametrize("method", ["sidetune", "finetune"])
-def test_the_order_of_tasks(method: str, data: Path, tmp_path: Path) -> None:
-    _, forwards = lifelong(configured(data, tmp_path, method=method))
-    _, backwards = lifelong(configured(data, tmp_path, method=method, order=(1, 0)))
-    _, alone = lifelong(configured(data, tmp_path, method=method, order=(1,)))
+def test_the_order_of_tasks(method: str, cifar: Path, tmp_path: Path) -> None:
+    _, forwards = lifelong(lifelong_config(cifar, tmp_path, method=method))
+    _, backwards = lifelong(lifelong_config(cifar, tmp_path, method=method, order=(1, 0)))
+    _, alone = lifelong(lifelong_config(cifar, tmp_path, method=method, order=(1,)))
     assert backwards["tasks"] == ["2-3", "0-1"]
     assert backwards["loss"][0][0] == alone["loss"][0][0]  # trained first, whatever comes after
     assert (forwards["loss"][1][1] == alone["loss"][0][0]) == (method == "sidetune")
     with pytest.raises(ValueError, match="order must name tasks from 0 to 1, each at most once"):
-        configured(data, tmp_path, order=(1, 1))
+        lifelong_config(cifar, tmp_path, order=(1, 1))
 
 
-def test_images_are_held_out_of_training_and_the_test_set_stays_shut(data: Path, tmp_path: Path) -> None:
+def test_images_are_held_out_of_training_and_the_test_set_stays_shut(cifar: Path, tmp_path: Path) -> None:
     shut = tmp_path / "shut"
     shut.mkdir()
     for name in ("train", "meta"):
-        (shut / name).write_bytes((data / name).read_bytes())
-    config = configured(shut, tmp_path, held_out=6, method="features")
+        (shut / name).write_bytes((cifar / name).read_bytes())
+    config = lifelong_config(shut, tmp_path, held_out=6, method="features")
     _, result = lifelong(config)
     assert all(value * 12 == pytest.approx(round(value * 12)) for value in result["per_task"])  # 2 x 6 images
 
@@ -261,34 +233,41 @@ def test_images_are_held_out_of_training_and_the_test_set_stays_shut(data: Path,
     ],
 )
 def test_parts_that_do_not_fit_are_told_before_anything_is_trained(
-    data: Path, tmp_path: Path, changes: dict[str, Any], message: str
+    cifar: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        configured(data, tmp_path, **changes)
+        lifelong_config(cifar, tmp_path, **changes)
     assert not list(tmp_path.iterdir())
 
 
-def test_gamma_is_for_online_ewc(data: Path, tmp_path: Path) -> None:
+def test_gamma_is_for_online_ewc(cifar: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"with 'separate' it must stay 1\.0"):
-        configured(data, tmp_path, method="ewc", ewc={"gamma": 0.5})
-    assert configured(data, tmp_path, method="ewc", ewc={"gamma": 0.5, "mode": "online"}).ewc.gamma == 0.5
+        lifelong_config(cifar, tmp_path, method="ewc", ewc={"gamma": 0.5})
+    assert lifelong_config(cifar, tmp_path, method="ewc", ewc={"gamma": 0.5, "mode": "online"}).ewc.gamma == 0.5
 
 
-def test_classes_that_cannot_be_cut(data: Path, tmp_path: Path) -> None:
+def test_classes_that_cannot_be_cut(cifar: Path, tmp_path: Path) -> None:
     with pytest.raises(SideAgentsError, match="tasks=3: 4 classes cannot be cut into so many equal tasks"):
-        lifelong(configured(data, tmp_path, tasks=3))
+        lifelong(lifelong_config(cifar, tmp_path, tasks=3))
     assert not (tmp_path / "lifelong_1").exists()
 
 
-def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_the_command(cifar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SIDEAGENTS_DATA", str(data.parent))
-    words = [f"data={data.name}", "base=cifar:resnet20", "base_weights=null", "side_init=default", "tasks=2", "steps=3"]
+    monkeypatch.setenv("SIDEAGENTS_DATA", str(cifar.parent))
+    words = [
+        f"data={cifar.name}",
+        "base=cifar:resnet20",
+        "base_weights=null",
+        "side_init=default",
+        "tasks=2",
+        "steps=3",
+    ]
     assert main(["check", "lifelong/icifar_demo", *words]) == 0
     printed = capsys.readouterr().out
     (tmp_path / "again.yaml").write_text(printed)
     assert load_config(LifelongConfig, tmp_path / "again.yaml").merge == "mlp2_batchnorm"
-    assert main(["lifelong", "lifelong/icifar_demo", *words, f"cache={data / 'codes'}", "--json", "result.json"]) == 0
+    assert main(["lifelong", "lifelong/icifar_demo", *words, f"cache={cifar / 'codes'}", "--json", "result.json"]) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert {"mean_accuracy", "per_task", "forgetting"} <= result.keys()
     assert "wrote runs/icifar_demo_1" in capsys.readouterr().out

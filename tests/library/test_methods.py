@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sideagents import METHODS, SideAgentsError, build_perception, load_base, trainable_copy
+from byte_images import images
+from sideagents import SideAgentsError, build_perception, load_base, trainable_copy
 from sideagents.core.counting import weights_of
 
 BASE, SIDE = 210_896, 71_008
@@ -14,20 +15,12 @@ def base():
     return load_base("random")
 
 
-def images(n=4, seed=0):
-    return torch.randint(0, 256, (n, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-
-
 def train(model, steps=2, lr=1e-2):
     optimizer = torch.optim.AdamW(model.parameter_groups(lr, weight_decay=0.1))
     for seed in range(steps):
         optimizer.zero_grad()
-        model(images(seed=seed)).sub(1.0).square().mean().backward()
+        model(images(4, seed=seed)).sub(1.0).square().mean().backward()
         optimizer.step()
-
-
-def test_the_five_methods():
-    assert METHODS.names() == ["features", "finetune", "scratch", "sidetune", "stagewise"]
 
 
 @pytest.mark.parametrize(
@@ -50,8 +43,8 @@ def test_what_is_trained(base, method, trainable, frozen, needs_images, uses_fro
 
 def test_features_is_the_base_and_works_from_codes_alone(base):
     model = build_perception("features", base)
-    assert torch.equal(model(images()), base(images()))
-    assert torch.equal(model(base_code=base(images())), base(images()))
+    assert torch.equal(model(images(4)), base(images(4)))
+    assert torch.equal(model(base_code=base(images(4))), base(images(4)))
 
 
 def test_finetune_starts_as_sidetune_and_moves_its_base(base):
@@ -60,7 +53,7 @@ def test_finetune_starts_as_sidetune_and_moves_its_base(base):
     torch.manual_seed(0)
     finetune = build_perception("finetune", base)
     finetune.side.load_state_dict(sidetune.side.state_dict())
-    torch.testing.assert_close(finetune(images()), sidetune(images()), atol=0, rtol=0)
+    torch.testing.assert_close(finetune(images(4)), sidetune(images(4)), atol=0, rtol=0)
     before, mark = [p.clone() for p in finetune.base.parameters()], base.fingerprint
     train(finetune, 1)
     assert all(not torch.equal(a, b) for a, b in zip(before, finetune.base.parameters(), strict=True))
@@ -78,15 +71,15 @@ def test_scratch_has_the_graph_of_finetune_and_none_of_its_weights(base):
 
 def test_scratch_with_a_copy_side_copies_the_shape_only(base):
     model = build_perception("scratch", base, side="copy")
-    code = base(images())
-    assert not torch.allclose(model.side(images()), code)
-    assert not torch.allclose(model.base(images()), code)
+    code = base(images(4))
+    assert not torch.allclose(model.side(images(4)), code)
+    assert not torch.allclose(model.base(images(4)), code)
 
 
 def test_scratch_keeps_the_low_energy_start_of_a_copy_side(base):
     loud = build_perception("scratch", base, side="copy").side.eval()
     quiet = build_perception("scratch", base, side="copy", side_init="low_energy").side.eval()
-    assert quiet(images()).square().mean().sqrt() < 0.02 * loud(images()).square().mean().sqrt()
+    assert quiet(images(4)).square().mean().sqrt() < 0.02 * loud(images(4)).square().mean().sqrt()
 
 
 def test_stagewise_is_continuous_at_the_switch(base):
@@ -94,22 +87,22 @@ def test_stagewise_is_continuous_at_the_switch(base):
     model.set_progress(0.49)
     head = torch.nn.Conv2d(8, 1, 1)  # a readout gives the first stage something to learn
     optimizer = torch.optim.AdamW([*model.parameter_groups(1e-2, weight_decay=0.1), {"params": head.parameters()}])
-    head(model(images())).square().mean().backward()
+    head(model(images(4))).square().mean().backward()
     optimizer.step()
-    first = model(images())
+    first = model(images(4))
     model.set_progress(0.5)
     assert model.alpha_value() == 0.0
-    assert torch.equal(model(images()).detach(), first)
+    assert torch.equal(model(images(4)).detach(), first)
     train(model, 1)
-    assert not torch.allclose(model(images()), first)
-    assert torch.equal(base(images()), first)
+    assert not torch.allclose(model(images(4)), first)
+    assert torch.equal(base(images(4)), first)
 
 
 def test_side_initialisation_is_passed_on(base):
     quiet = build_perception("sidetune", base, side_init="low_energy")
-    assert quiet.side(images().float() / 255).abs().max() < 0.05
+    assert quiet.side(images(4).float() / 255).abs().max() < 0.05
     twin = build_perception("sidetune", base, side="copy")
-    torch.testing.assert_close(twin(images()), base(images()), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(twin(images(4)), base(images(4)), atol=1e-6, rtol=1e-6)
 
 
 def test_side_options_and_input_size_are_passed_on(base):
@@ -120,10 +113,10 @@ def test_side_options_and_input_size_are_passed_on(base):
 
 def test_gradients_of_a_copied_base_equal_those_of_the_encoder(base):
     learner = trainable_copy(base)
-    learner(images()).sum().backward()
+    learner(images(4)).sum().backward()
     plain = [p.detach().clone().requires_grad_() for p in learner.parameters()]
     names = [name.removeprefix("encoder.") for name, _ in learner.named_parameters()]
-    x = (images().float() / 255 - 0.5) / 0.5
+    x = (images(4).float() / 255 - 0.5) / 0.5
     torch.func.functional_call(base.encoder, dict(zip(names, plain, strict=True)), (x,)).sum().backward()
     for ours, theirs in zip(learner.parameters(), plain, strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-3, rtol=1e-3)

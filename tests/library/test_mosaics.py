@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import lzma
 from pathlib import Path
 from typing import Any
@@ -14,37 +13,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from cifar_files import noise, put_mosaic, put_mosaics
 from shared_data import shared_data
 from sideagents.data.mosaics import load_mosaics
 from sideagents.errors import SideAgentsError
 
 Array = NDArray[Any]
-
-
-def noise(*shape: int) -> Array:
-    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-
-
-def put_mosaic(path: Path, tiles: Array, columns: int) -> None:
-    """Write uint8 (N, 32, 32, 3) as a lossless mosaic, the last row filled up with black."""
-    rows = -(-len(tiles) // columns)
-    padded = np.concatenate([tiles, np.zeros((rows * columns - len(tiles), 32, 32, 3), np.uint8)])
-    pixels = padded.reshape(rows, columns, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(rows * 32, columns * 32, 3)
-    Image.fromarray(pixels).save(path, lossless=True)
-
-
-def put_cifar(root: Path) -> Array:
-    """Write CIFAR-100's layout with three classes: 12 images for training in two shards, 3 for testing."""
-    root.mkdir(exist_ok=True)
-    tiles = noise(15, 32, 32, 3)
-    (root / "fine_labels.json").write_text(json.dumps(["apple", "bee", "cup"]))
-    put_mosaic(root / "train_0.webp", tiles[:6], 3)
-    put_mosaic(root / "train_1.webp", tiles[6:12], 3)
-    put_mosaic(root / "test.webp", tiles[12:], 3)
-    for split, count in (("train", 4), ("test", 1)):
-        names = "".join(f"{name}/{name}_s_{i:06}.png\n" for name in ("apple", "bee", "cup") for i in range(count))
-        (root / f"{split}_filenames.txt.xz").write_bytes(lzma.compress(names.encode()))
-    return tiles
 
 
 def put_gtsrb(root: Path) -> Array:
@@ -63,7 +37,7 @@ def fault(root: Path, split: Any = "train") -> str:
 
 
 def test_tiles_of_all_shards_meet_their_labels(tmp_path: Path) -> None:
-    tiles = torch.from_numpy(put_cifar(tmp_path)).permute(0, 3, 1, 2)
+    tiles = torch.from_numpy(put_mosaics(tmp_path)).permute(0, 3, 1, 2)
     train, test = load_mosaics(tmp_path, "train"), load_mosaics(tmp_path, "test")
     assert torch.equal(train.images, tiles[:12])
     assert torch.equal(test.images, tiles[12:])
@@ -111,7 +85,7 @@ def test_missing_mosaics_are_named(tmp_path: Path) -> None:
     assert "unknown split 'tran', did you mean 'train'?" in fault(tmp_path, "tran")
     assert "holds no mosaics (one of these must be there: fine_labels.json, labels.npz," in fault(tmp_path)
     assert "no such file" in fault(tmp_path / "gone")
-    put_cifar(tmp_path)
+    put_mosaics(tmp_path)
     (tmp_path / "train_0.webp").rename(tmp_path / "kept.webp")
     assert "train_0.webp: no such file, did you mean 'train_1.webp'?" in fault(tmp_path)
     (tmp_path / "kept.webp").rename(tmp_path / "train_0.webp")
@@ -122,7 +96,7 @@ def test_missing_mosaics_are_named(tmp_path: Path) -> None:
 
 
 def test_damaged_mosaics_are_one_line(tmp_path: Path) -> None:
-    put_cifar(tmp_path)
+    put_mosaics(tmp_path)
     Image.new("RGB", (96, 40)).save(tmp_path / "test.webp", lossless=True)
     assert "test.webp: is no mosaic of 32 x 32 tiles, its shape is (40, 96)" in fault(tmp_path, "test")
     (tmp_path / "test.webp").write_bytes(b"RIFF")

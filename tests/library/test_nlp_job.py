@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-if find_spec("transformers") is None:
+from optional_packages import transformers_ready
+
+if not transformers_ready():
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
-from test_language_models import tiny, tiny_model  # noqa: F401
 
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
 from sideagents.jobs import nlp as module
@@ -29,6 +29,7 @@ from sideagents.run.checkpoint import list_checkpoints, load_checkpoint, save_ch
 from sideagents.storage.tensors import load_tensors
 from sideagents_policies.cli.main import main
 from sideagents_policies.jobs import read_nlp
+from tiny_bert import tiny_model
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "adapters": {"width": 4},
@@ -72,7 +73,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(tiny: Path, data: Path, tmp_path: Path) -> NlpConfig:  # noqa: F811
+def config(tiny: Path, data: Path, tmp_path: Path) -> NlpConfig:
     return NlpConfig(
         model=str(tiny), task="RTE", data=str(data), method="full", epochs=2, batch_size=8, length=32, held_out=0.25,
         learning_rate=1e-2, runs=str(tmp_path / "runs"), cache=str(tmp_path / "cache"),
@@ -260,7 +261,7 @@ def test_questions(config: NlpConfig, data: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line(
-    tiny: Path,  # noqa: F811
+    tiny: Path,
     data: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -288,7 +289,7 @@ def test_a_broken_line_is_named(config: NlpConfig, tmp_path: Path) -> None:
         nlp(checked(config.model_copy(update={"data": str(tmp_path)})))
 
 
-def test_a_run_of_another_model_is_refused(config: NlpConfig, tiny: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_run_of_another_model_is_refused(config: NlpConfig, tiny: Path, tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "model")
     run, _ = nlp(checked(config.model_copy(update={"model": str(folder), "epochs": 1, "method": "features"})))
     changed = import_transformers().BertModel.from_pretrained(folder)
@@ -303,7 +304,7 @@ def test_the_command(
     data: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    tiny: Path,  # noqa: F811
+    tiny: Path,
 ) -> None:
     words = [
         "task=RTE", f"model={tiny}", f"data={data}", f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}",

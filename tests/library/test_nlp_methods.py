@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_ladder import INPUTS, bert, llama, t5
 
+from ladders import INPUTS, bert, llama, t5
 from sideagents.errors import SideAgentsError
 from sideagents.language.nlp_methods import METHODS, adapters, lora, lst
 from sideagents.train.memory import peak_bytes

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from test_adapt_invariants import network
 from torch import nn
 
+from adapted_networks import network
 from sideagents.adapt import adapt
 from sideagents.errors import SideAgentsError
 

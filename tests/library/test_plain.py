@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_adapt_invariants import network
 from torch import nn
 
+from adapted_networks import network
 from sideagents.adapt import adapt
 from sideagents.bases.resnet26 import ResNet26
 from sideagents.core.base import FrozenBase

@@ -9,7 +9,7 @@ from torch import nn
 from sideagents.core.counting import multiply_adds, weights_of
 from sideagents.data.targets import TARGETS
 from sideagents.errors import SideAgentsError
-from sideagents.train.readouts import _Adapter, linear_readout, make_readout
+from sideagents.train.readouts import linear_readout, make_readout
 
 
 @pytest.mark.parametrize("channels", sorted({max(1, target.channels) for target in TARGETS.values()}))
@@ -20,7 +20,7 @@ def test_maps_cost_at_most_ten_million_multiply_adds(channels: int) -> None:
 
 
 def test_the_adapter_has_the_published_number_of_weights() -> None:
-    assert weights_of(_Adapter(8)) == 1_168
+    assert weights_of(make_readout((8, 8, 8), (1, 64, 64))[0]) == 1_168
 
 
 def test_classes_of_vectors_and_of_maps() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_lifelong_job import data  # noqa: F401
 
 from sideagents.errors import ConfigError
 from sideagents.jobs import relevance as module
@@ -15,7 +14,7 @@ from sideagents.jobs.relevance import RelevanceConfig, each_base, relevance, tab
 from sideagents_policies.cli.main import main
 
 
-def configured(data: Path, runs: Path, **changes: Any) -> RelevanceConfig:  # noqa: F811
+def configured(data: Path, runs: Path, **changes: Any) -> RelevanceConfig:
     values: dict[str, Any] = {
         "data": str(data), "runs": str(runs), "bases": ("curvature", "random"), "options": {"side": "conv"},
         "epochs": 2, "batch_size": 32, "alpha_learning_rate": 0.05, "threads": 1,
@@ -23,8 +22,8 @@ def configured(data: Path, runs: Path, **changes: Any) -> RelevanceConfig:  # no
     return RelevanceConfig.model_validate(values | changes)
 
 
-def test_bases_are_ranked_by_alpha(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    config = configured(data, tmp_path)
+def test_bases_are_ranked_by_alpha(cifar: Path, tmp_path: Path) -> None:
+    config = configured(cifar, tmp_path)
     folder, rows = relevance(config, each_base(config))
     assert {row["base"] for row in rows} == {"curvature", "random"}
     assert rows[0]["alpha"] > rows[1]["alpha"]
@@ -35,10 +34,10 @@ def test_bases_are_ranked_by_alpha(data: Path, tmp_path: Path) -> None:  # noqa:
     assert table_of(rows).splitlines()[1].startswith(rows[0]["base"])
 
 
-def test_a_stopped_ranking_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    config = configured(data, tmp_path / "whole")
+def test_a_stopped_ranking_goes_on(cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configured(cifar, tmp_path / "whole")
     _, expected = relevance(config, each_base(config))
-    config = configured(data, tmp_path / "cut")
+    config = configured(cifar, tmp_path / "cut")
     original = module.adapt_run
     started: list[str] = []
 
@@ -70,14 +69,14 @@ def test_a_stopped_ranking_goes_on(data: Path, tmp_path: Path, monkeypatch: pyte
         ({"options": {"alpha": 0.5}}, "options.alpha learned"),
     ],
 )
-def test_what_cannot_be_ranked(data: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:  # noqa: F811
+def test_what_cannot_be_ranked(cifar: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        each_base(configured(data, tmp_path, **changes))
+        each_base(configured(cifar, tmp_path, **changes))
 
 
-def test_the_command(data: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:  # noqa: F811
+def test_the_command(cifar: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [f"data={data}", "bases=[curvature, random]", "classes=2", "per_class=8", "epochs=1"]
+    words = [f"data={cifar}", "bases=[curvature, random]", "classes=2", "per_class=8", "epochs=1"]
     assert main(["check", "vision/relevance_cifar", *words]) == 0
     assert "kind: relevance" in capsys.readouterr().out
     assert main(["relevance", "vision/relevance_cifar", *words, "--json", "ranking.json"]) == 0

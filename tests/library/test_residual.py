@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_adapt_invariants import adapted, network
 from torch import nn
 
+from adapted_networks import adapted, network
 from sideagents.adapt import adapt
 from sideagents.adapt.residual import AdaptedConv, adapted_convs, fuse, unfuse
 from sideagents.bases.resnet26 import ResNet26

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from byte_images import images
 from sideagents import SideAgentsError, SideTuned, load_base, trainable_copy
-from sideagents.core.sidetuned import SideTuned as Core
 
 
 class Poison(nn.Module):
@@ -28,17 +28,9 @@ def base():
     return load_base("random")
 
 
-def images(n=2, size=64, seed=0):
-    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-
-
 def saturate(model, raw):
     model.alpha.raw_alpha.data.fill_(raw)
     return model
-
-
-def test_the_public_name_is_the_class():
-    assert SideTuned is Core
 
 
 def test_half_and_half_by_hand(base):

@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_adapt_job import configured as adapt_config
-from test_lifelong_job import configured as lifelong_config
-from test_lifelong_job import data  # noqa: F401
 from torch import nn
 
 from sideagents.adapt import adapt
@@ -26,6 +23,7 @@ from sideagents.storage.tensors import load_tensors, save_tensors
 from sideagents.train import student as student_module
 from sideagents.train.distil import code_error
 from sideagents.train.student import StudentConfig, absent_teachers, distil_side, load_classifier, load_decoder
+from vision_jobs import adapt_config, lifelong_config
 
 IMAGES = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 QUICK = {"epochs": 2, "batch_size": 8, "precision": "float32"}
@@ -76,30 +74,30 @@ def test_all_teachers_at_once_and_a_file_that_is_there_is_read(tmp_path: Path, c
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in side.state_dict().items())
 
 
-def test_adapt_starts_from_a_distilled_side(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_adapt_starts_from_a_distilled_side(cifar: Path, tmp_path: Path) -> None:
     options = {"side": "fcn4", "side_init": "distilled"}
-    config = adapt_config(data, tmp_path, method="sidetune", options=options, distil=QUICK, epochs=1)
+    config = adapt_config(cifar, tmp_path, method="sidetune", options=options, distil=QUICK, epochs=1)
     run, result = adapt_run(config)
     assert result["accuracy"] > 0.2
     student = load_tensors(run / "student.safetensors")
     plain = {"side": "fcn4"}
-    other = adapt_run(adapt_config(data, tmp_path, method="sidetune", options=plain, name="other", epochs=1))
+    other = adapt_run(adapt_config(cifar, tmp_path, method="sidetune", options=plain, name="other", epochs=1))
     assert json.loads((run / "task" / "task.json").read_text())["options"]["side_init"] == "default"
     loaded = adapt(load_base("cifar:resnet20"), "sidetune")
     trained = loaded.load_task(run / "task").net.side.state_dict()
     assert student.keys() == trained.keys()
     assert other[1]["loss"] != result["loss"]
     plain["side_init"] = str(run / "student.safetensors")
-    again = adapt_run(adapt_config(data, tmp_path, method="sidetune", options=plain, name="again", epochs=1))
+    again = adapt_run(adapt_config(cifar, tmp_path, method="sidetune", options=plain, name="again", epochs=1))
     assert again[1]["loss"] == pytest.approx(result["loss"], rel=1e-3)
 
 
 def test_lifelong_distils_one_student_for_all_tasks_and_resumes_from_it(
-    data: Path,  # noqa: F811
+    cifar: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = lifelong_config(data, tmp_path, side_init="distilled", distil=QUICK)
+    config = lifelong_config(cifar, tmp_path, side_init="distilled", distil=QUICK)
     made: list[Path] = []
     original = student_module.distil
     monkeypatch.setattr(student_module, "distil", lambda *a, **k: made.append(a[5]) or original(*a, **k))
@@ -109,5 +107,5 @@ def test_lifelong_distils_one_student_for_all_tasks_and_resumes_from_it(
     assert lifelong(config, resume=True)[1]["per_task"] == result["per_task"]
     assert len(made) == 1
     assert lifelong_module.checked(config).side_init == "distilled"  # the run's configuration names no file
-    assert config_hash(config) != config_hash(lifelong_config(data, tmp_path, side_init="distilled"))
-    assert config_hash(lifelong_config(data, tmp_path)) == config_hash(lifelong_config(data, tmp_path, distil={}))
+    assert config_hash(config) != config_hash(lifelong_config(cifar, tmp_path, side_init="distilled"))
+    assert config_hash(lifelong_config(cifar, tmp_path)) == config_hash(lifelong_config(cifar, tmp_path, distil={}))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_adapt_invariants import network
 
+from adapted_networks import network
 from sideagents.adapt import Adapted, adapt
 from sideagents.adapt.residual import adapted_convs
 from sideagents.adapt.svd import LowRankAdapter, compress_adapters

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_adapt_invariants import adapted, network, train
 from torch import nn
 
+from adapted_networks import adapted, network, train
 from sideagents.adapt import adapt
 from sideagents.adapt.taps import START, TAU, Gated, gates
 from sideagents.bases.timm_base import import_timm

@@ -23,7 +23,7 @@ from sideagents_policies.agent import checks
 from sideagents_policies.cli.main import main
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.paths import config_names, config_path
-from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
+from small_agent import dataset_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*"))
@@ -73,8 +73,8 @@ def test_short_names(tmp_path, monkeypatch):
         paths.config_path(str(ROOT))
 
 
-def test_data_below_the_data_root(homes, tmp_path, monkeypatch):  # noqa: F811
-    folder = Path(next(word for word in homes if word.startswith("scenes.dataset=")).partition("=")[2])
+def test_data_below_the_data_root(homes, tmp_path, monkeypatch):
+    folder = dataset_of(homes)
     (tmp_path / "roots").mkdir()
     (tmp_path / "roots" / "homes").symlink_to(folder)
     overrides = [word for word in homes if not word.startswith("scenes.dataset=")]
@@ -89,8 +89,8 @@ def test_data_below_the_data_root(homes, tmp_path, monkeypatch):  # noqa: F811
     assert config.scenes.episodes == str(tmp_path / "roots" / "homes" / "episodes" / "{split}.json.gz")
 
 
-def test_data_in_the_home_folder(homes, tmp_path, monkeypatch):  # noqa: F811
-    folder = Path(next(word for word in homes if word.startswith("scenes.dataset=")).partition("=")[2])
+def test_data_in_the_home_folder(homes, tmp_path, monkeypatch):
+    folder = dataset_of(homes)
     (tmp_path / "homes").symlink_to(folder)
     monkeypatch.setenv("HOME", str(tmp_path))
     overrides = [word for word in homes if not word.startswith("scenes.dataset=")]
@@ -98,7 +98,7 @@ def test_data_in_the_home_folder(homes, tmp_path, monkeypatch):  # noqa: F811
     assert list(checks.absent_scenes(checks.default_config(overrides))) == []
 
 
-def test_every_path_may_begin_in_the_home_folder(homes, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_every_path_may_begin_in_the_home_folder(homes, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     save_base(tmp_path / "mine.safetensors", load_base("random"), "midlevel", {}, {})
     config = checks.default_config([*homes, "model.base=~/mine.safetensors", "runs=~/runs"])
@@ -113,7 +113,7 @@ def test_every_path_may_begin_in_the_home_folder(homes, tmp_path, monkeypatch, c
     assert data_root("~/images") == tmp_path / "images"
 
 
-def test_weights_files_below_the_data_root(homes, tmp_path, monkeypatch):  # noqa: F811
+def test_weights_files_below_the_data_root(homes, tmp_path, monkeypatch):
     (tmp_path / "roots").mkdir()
     save_base(tmp_path / "roots" / "mine.safetensors", load_base("random"), "midlevel", {}, {})
     side = build_perception("sidetune", load_base("random"), input_size=(32, 32)).side
@@ -129,7 +129,7 @@ def test_weights_files_below_the_data_root(homes, tmp_path, monkeypatch):  # noq
     assert config.model.side_init == str(tmp_path / "roots" / "student.safetensors")
 
 
-def test_a_package_that_is_not_installed_is_absent(homes, monkeypatch):  # noqa: F811
+def test_a_package_that_is_not_installed_is_absent(homes, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     config = checks.default_config([*homes, "model.base=timm:resnet18"])
     assert any("model.base: 'timm:resnet18' needs timm" in line for line in checks.absent_data(config))
@@ -147,7 +147,7 @@ def test_a_package_that_is_not_installed_is_absent(homes, monkeypatch):  # noqa:
         (["model.side_init=nowhere.safetensors"], r"model\.side_init: no such file nowhere"),
     ],
 )
-def test_absent_data_is_listed_and_required(homes, overrides, line):  # noqa: F811
+def test_absent_data_is_listed_and_required(homes, overrides, line):
     config = checks.default_config([*homes, *overrides])
     assert any(re.match(line, found) for found in checks.absent_data(config))
     with pytest.raises(ConfigError, match=line):
@@ -169,12 +169,12 @@ def test_absent_data_is_listed_and_required(homes, overrides, line):  # noqa: F8
         (["ppo.batch_size=24"], r"ppo\.batch_size=24 must divide"),
     ],
 )
-def test_wrong_parts_are_told_with_their_key(homes, overrides, message):  # noqa: F811
+def test_wrong_parts_are_told_with_their_key(homes, overrides, message):
     with pytest.raises(ConfigError, match=message):
         checks.default_config([*homes, *overrides])
 
 
-def test_what_may_change_on_resume(homes):  # noqa: F811
+def test_what_may_change_on_resume(homes):
     before = checks.default_config(homes)
     checks.refuse_changes(before, checks.default_config([*homes, "ppo.frames=999", "eval.episodes=1", "threads=2"]))
     with pytest.raises(ConfigError, match=r"model\.hidden: the run has 32, now it is 64"):

@@ -13,7 +13,7 @@ import yaml
 from sideagents_policies.agent.checks import read_config, remarks
 from sideagents_policies.cli.main import main
 from sideagents_policies.config import ModelConfig
-from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
+from small_agent import dataset_of
 
 VERBS = ["train", "demos", "clone", "eval", "enjoy", "plot", "check", "list", "scenes", "pretrain"]
 VERBS += ["adapt", "relevance", "lifelong"]
@@ -105,7 +105,7 @@ def test_overrides_may_follow_options(capsys, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def trip(homes, tmp_path_factory) -> Path:  # noqa: F811
+def trip(homes, tmp_path_factory) -> Path:
     """Demos, clone, train: each by its command; returns the folder with everything in it."""
     folder = tmp_path_factory.mktemp("trip")
     config = ["pointnav/demo", *homes, "task.max_steps=60", f"runs={folder / 'runs'}"]
@@ -115,7 +115,7 @@ def trip(homes, tmp_path_factory) -> Path:  # noqa: F811
     return folder
 
 
-def test_demos_need_no_network(capsys, homes, tmp_path):  # noqa: F811
+def test_demos_need_no_network(capsys, homes, tmp_path):
     words = ["model.base=taskonomy:curvature", "device=cuda:7", "demos.trajectories=2"]
     assert "demonstrations" in out(capsys, "demos", "pointnav/demo", *homes, *words, "--out", tmp_path / "demos")
     assert (tmp_path / "demos" / "demos.json").exists()
@@ -141,8 +141,8 @@ def test_eval(capsys, trip):
         assert found["metrics"][metric]["low"] <= found["metrics"][metric]["mean"] <= found["metrics"][metric]["high"]
 
 
-def test_eval_baseline_on_an_episode_file(capsys, trip, homes):  # noqa: F811
-    data = Path(next(word for word in homes if word.startswith("scenes.dataset=")).partition("=")[2])
+def test_eval_baseline_on_an_episode_file(capsys, trip, homes):
+    data = dataset_of(homes)
     house = data / "val" / "three.glb"
     file = trip / "house.json.gz"
     assert "usable" in out(capsys, "scenes", "check", house)
@@ -154,8 +154,8 @@ def test_eval_baseline_on_an_episode_file(capsys, trip, homes):  # noqa: F811
     assert found["metrics"]["success"]["mean"] == 1.0
 
 
-def test_eval_and_enjoy_need_no_training_data_and_no_gpu(capsys, trip, homes):  # noqa: F811
-    data = Path(next(word for word in homes if word.startswith("scenes.dataset=")).partition("=")[2])
+def test_eval_and_enjoy_need_no_training_data_and_no_gpu(capsys, trip, homes):
+    data = dataset_of(homes)
     elsewhere = ["scenes.dataset=nowhere", "device=cuda:7"]
     words = ["--episodes-file", data / "episodes" / "val.json.gz", "--scene-dir", data]
     run = trip / "runs" / "demo_train_1"
@@ -166,7 +166,7 @@ def test_eval_and_enjoy_need_no_training_data_and_no_gpu(capsys, trip, homes):  
     assert "no cuda:7" in failed(capsys, "train", "--resume", run, "device=cuda:7")
 
 
-def test_enjoy_and_plot(capsys, trip, homes):  # noqa: F811
+def test_enjoy_and_plot(capsys, trip, homes):
     run = trip / "runs" / "demo_train_1"
     assert "film.gif" in out(capsys, "enjoy", run, "--episode", "1", "--out", trip / "film.gif")
     assert (trip / "film.gif").read_bytes().startswith(b"GIF8")

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from run_files import latest, rows_of, told, weights
 from sideagents.errors import CheckpointError, ConfigError, DivergedError, SideAgentsError
 from sideagents.run.checkpoint import load_checkpoint
-from sideagents.run.folder import RunFolder
-from sideagents.run.scalars import read_scalars
 from sideagents.storage.lock import locked
 from sideagents_policies.agent.checks import default_config
 from sideagents_policies.agent.runs import load_agent, open_run
@@ -31,46 +30,29 @@ from sideagents_policies.train.cloning import clone, resume
 from sideagents_policies.train.dagger import dagger_seed
 from sideagents_policies.train.reinforcement import resume as resume_ppo
 from sideagents_policies.train.reinforcement import train
-from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 DAGGER = ["clone.dagger_frames=128", "clone.dagger_round_frames=64", "clone.dagger_buffer_frames=150"]
 
 
-def latest(run: Path) -> Path:
-    found = RunFolder.open(run).latest()
-    assert found is not None
-    return found
-
-
-def weights(run: Path) -> bytes:
-    return (latest(run) / "model.safetensors").read_bytes()
-
-
-def told(run: Path) -> list[dict[str, str]]:
-    """Return the rows of progress.csv without times."""
-    rows = read_scalars(run / "progress.csv")
-    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
-
-
 @pytest.fixture(scope="module")
-def demos(homes, tmp_path_factory) -> Path:  # noqa: F811
+def demos(homes, tmp_path_factory) -> Path:
     return collect(default_config([*homes, "task.max_steps=200"]), tmp_path_factory.mktemp("clone") / "demos")
 
 
-def configured(homes, folder, *overrides):  # noqa: F811
+def configured(homes, folder, *overrides):
     return default_config([*homes, "task.max_steps=200", f"runs={folder}", *overrides])
 
 
 @pytest.fixture(scope="module")
-def whole(homes, demos, tmp_path_factory) -> Path:  # noqa: F811
+def whole(homes, demos, tmp_path_factory) -> Path:
     """A clone with two DAgger rounds that nothing disturbed."""
     return clone(configured(homes, tmp_path_factory.mktemp("whole"), *DAGGER), demos)
 
 
-def test_learns_what_the_expert_does(homes, demos, tmp_path):  # noqa: F811
+def test_learns_what_the_expert_does(homes, demos, tmp_path):
     overrides = ["clone.epochs=20.0", "clone.learning_rate=0.003", "model.use_map=false", "model.goal_history=1"]
     run = clone(configured(homes, tmp_path, *overrides), demos)
-    rows = read_scalars(run / "progress.csv")
+    rows = rows_of(run)
     assert float(rows[0]["clone/accuracy"]) < 0.8
     assert float(rows[-1]["clone/accuracy"]) > 0.9
     assert float(rows[-1]["clone/value_loss"]) < 0.5 * float(rows[0]["clone/value_loss"])
@@ -78,14 +60,14 @@ def test_learns_what_the_expert_does(homes, demos, tmp_path):  # noqa: F811
     assert float(rows[-1]["clone/learning_rate"]) == pytest.approx(0.0003, rel=0.05)  # cosine to a tenth
 
 
-def test_frames_in_files_are_learnt_from_alike_and_removed(homes, demos, whole, tmp_path):  # noqa: F811
+def test_frames_in_files_are_learnt_from_alike_and_removed(homes, demos, whole, tmp_path):
     run = clone(configured(homes, tmp_path, *DAGGER, "clone.frames_in=disk"), demos)
     assert weights(run) == weights(whole)
     assert not list(run.glob("frames*"))
 
 
 def test_dagger_rounds(whole):
-    rows = read_scalars(whole / "progress.csv")
+    rows = rows_of(whole)
     assert {row["clone/round"] for row in rows} >= {"0", "1", "2"}
     assert sum(bool(row["time/dagger_fps"]) for row in rows) == 2
     assert not (whole / "buffer").exists()
@@ -95,11 +77,11 @@ def test_dagger_rounds(whole):
 
 
 @pytest.mark.parametrize("moment", ["demonstrations", "training of a round", "collecting"])
-def test_stopped_and_resumed_is_the_same(homes, demos, whole, tmp_path, monkeypatch, moment):  # noqa: F811
+def test_stopped_and_resumed_is_the_same(homes, demos, whole, tmp_path, monkeypatch, moment):
     original, steps = Cloner._step, []
     explore, rounds = cloner_module.Explorer.collect, []
     build, seeds = cloner_module.build_venv, []
-    total = int(read_scalars(whole / "progress.csv")[-1]["step"])
+    total = int(rows_of(whole)[-1]["step"])
     stop_at = {"demonstrations": 2, "training of a round": total - 2}.get(moment)
 
     def step(self, *args):
@@ -134,7 +116,7 @@ def test_stopped_and_resumed_is_the_same(homes, demos, whole, tmp_path, monkeypa
     assert told(run) == told(whole)
 
 
-def test_networks_that_draw_random_numbers_go_on_where_they_were(homes, demos, tmp_path, monkeypatch):  # noqa: F811
+def test_networks_that_draw_random_numbers_go_on_where_they_were(homes, demos, tmp_path, monkeypatch):
     side = "model.side=small_agent:DropoutSide"
     words = [*DAGGER, side, "clone.checkpoint_every_s=1000.0"]
     undisturbed = clone(configured(homes, tmp_path / "whole", *words), demos)
@@ -154,7 +136,7 @@ def test_networks_that_draw_random_numbers_go_on_where_they_were(homes, demos, t
     assert weights(run) == weights(undisturbed)
 
 
-def test_a_kill_goes_back_to_the_checkpoint(homes, demos, whole, tmp_path, monkeypatch):  # noqa: F811
+def test_a_kill_goes_back_to_the_checkpoint(homes, demos, whole, tmp_path, monkeypatch):
     original, steps = Cloner._step, []
 
     def step(self, *args):
@@ -163,7 +145,7 @@ def test_a_kill_goes_back_to_the_checkpoint(homes, demos, whole, tmp_path, monke
             raise SystemExit(9)  # as sudden as can be within a process: nothing is saved
         return original(self, *args)
 
-    total = int(read_scalars(whole / "progress.csv")[-1]["step"])
+    total = int(rows_of(whole)[-1]["step"])
     monkeypatch.setattr(Cloner, "_step", step)
     with pytest.raises(SystemExit):
         clone(configured(homes, tmp_path, *DAGGER, "clone.checkpoint_every_s=0.001"), demos)
@@ -174,7 +156,7 @@ def test_a_kill_goes_back_to_the_checkpoint(homes, demos, whole, tmp_path, monke
     assert weights(run) == weights(whole)
 
 
-def test_cloning_that_diverges_ends_with_one_line(homes, demos, tmp_path, monkeypatch):  # noqa: F811
+def test_cloning_that_diverges_ends_with_one_line(homes, demos, tmp_path, monkeypatch):
     original, steps = Cloner._step, []
 
     def step(self, *args):
@@ -189,7 +171,7 @@ def test_cloning_that_diverges_ends_with_one_line(homes, demos, tmp_path, monkey
         clone(configured(homes, tmp_path, "clone.checkpoint_every_s=0.001"), demos)
 
 
-def test_a_folder_of_demonstrations_that_is_worked_on_is_refused(homes, tmp_path):  # noqa: F811
+def test_a_folder_of_demonstrations_that_is_worked_on_is_refused(homes, tmp_path):
     folder = tmp_path / "demos"
     folder.mkdir()
     with locked(folder), pytest.raises(SideAgentsError, match=f"{folder}: process {os.getpid()} is working on it"):
@@ -197,7 +179,7 @@ def test_a_folder_of_demonstrations_that_is_worked_on_is_refused(homes, tmp_path
     assert list(folder.iterdir()) == []
 
 
-def test_ppo_takes_the_clone_over(homes, whole, tmp_path):  # noqa: F811
+def test_ppo_takes_the_clone_over(homes, whole, tmp_path):
     config = configured(homes, tmp_path, "ppo.frames=64", "ppo.critic_warmup_frames=64")
     run = train(config, init=whole)
     before, after = load_checkpoint(latest(whole)).tensors, load_checkpoint(latest(run)).tensors
@@ -209,7 +191,7 @@ def test_ppo_takes_the_clone_over(homes, whole, tmp_path):  # noqa: F811
         resume_ppo(whole)
 
 
-def test_without_demos_they_are_collected_first(homes, tmp_path):  # noqa: F811
+def test_without_demos_they_are_collected_first(homes, tmp_path):
     run = clone(configured(homes, tmp_path, "demos.trajectories=4", "model.use_rgb=false"))
     assert (run / "demos" / "demos.json").exists()
     assert load_agent(run).base is None
@@ -233,7 +215,7 @@ def test_a_damaged_state_is_one_line(whole, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_other_demonstrations_are_refused(homes, demos, tmp_path):  # noqa: F811
+def test_other_demonstrations_are_refused(homes, demos, tmp_path):
     with pytest.raises(DemosError, match="was collected with camera"):
         clone(configured(homes, tmp_path, "camera.hfov_deg=80.0"), demos)
     with pytest.raises(ConfigError, match="there is nothing to train"):
@@ -241,7 +223,7 @@ def test_other_demonstrations_are_refused(homes, demos, tmp_path):  # noqa: F811
     assert not any(tmp_path.iterdir())
 
 
-def test_a_run_says_how_many_demonstrations_it_learnt_from(homes, demos, whole, tmp_path, capsys):  # noqa: F811
+def test_a_run_says_how_many_demonstrations_it_learnt_from(homes, demos, whole, tmp_path, capsys):
     words = [*DAGGER, "demos.trajectories=500", "demos.images=false"]
     run = clone(configured(homes, tmp_path / "runs", *words), demos)
     assert f"{demos} holds 8 demonstrations, not 500: all of them are used" in capsys.readouterr().out
@@ -252,12 +234,12 @@ def test_a_run_says_how_many_demonstrations_it_learnt_from(homes, demos, whole, 
         resume(run, demos=fewer)
 
 
-def test_settings_that_are_seldom_meant_are_told(homes, demos, tmp_path, capsys):  # noqa: F811
+def test_settings_that_are_seldom_meant_are_told(homes, demos, tmp_path, capsys):
     clone(configured(homes, tmp_path, "clone.epochs=0.2", "ppo.critic_warmup_frames=128", "ppo.frames=128"), demos)
     assert "note: ppo.critic_warmup_frames=128 covers all of ppo.frames=128" in capsys.readouterr().out
 
 
-def test_two_workers(homes, demos, tmp_path):  # noqa: F811
+def test_two_workers(homes, demos, tmp_path):
     run = clone(configured(homes, tmp_path, *DAGGER, "workers=2", "vec.n_envs=2"), demos)
     state = load_checkpoint(latest(run)).state
     assert len(state["processes"]) == 2
@@ -268,7 +250,7 @@ def test_two_workers(homes, demos, tmp_path):  # noqa: F811
 # the parts
 
 
-def test_interrupted_while_collecting(homes, whole, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_interrupted_while_collecting(homes, whole, tmp_path, monkeypatch, capsys):
     write, shards = demos_module._write_npz, []
 
     def writing(*args):

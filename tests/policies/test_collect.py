@@ -31,13 +31,12 @@ from sideagents_policies.demos.minari_export import export_minari
 from sideagents_policies.demos.store import FrameStore
 from sideagents_policies.views.environments import build_venv
 from sideagents_policies.views.plan import agent_base, observation_space, stacked_keys
-from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 LONG = ["task.max_steps=200"]  # enough for the expert to arrive
 
 
 @pytest.fixture(scope="module")
-def config(homes) -> AgentConfig:  # noqa: F811
+def config(homes) -> AgentConfig:
     return default_config([*homes, *LONG])
 
 
@@ -92,7 +91,7 @@ def test_return_is_the_closed_form(folder, config):
     ],
     ids=lambda value: " ".join(value),
 )
-def test_read_as_the_environment_shows_it(homes, tmp_path, overrides):  # noqa: F811
+def test_read_as_the_environment_shows_it(homes, tmp_path, overrides):
     config = default_config([*homes, *LONG, *overrides, "demos.trajectories=4", "vec.n_envs=2"])
     shown = play(config)
     base = agent_base(config)
@@ -139,7 +138,7 @@ def play(config):
     return [episode for done in finished for episode in done[:2]]
 
 
-def test_images_can_be_left_out(homes, folder, config, tmp_path):  # noqa: F811
+def test_images_can_be_left_out(homes, folder, config, tmp_path):
     bare = collect(default_config([*homes, *LONG, "demos.images=false"]), tmp_path / "bare")
     assert (bare / "shard_00000.npz").stat().st_size < 0.1 * (folder / "shard_00000.npz").stat().st_size
     import torch
@@ -192,14 +191,14 @@ def test_collecting_goes_on_where_it_stopped(config, tmp_path, monkeypatch):
     ]
 
 
-def test_processes_change_nothing(homes, folder, tmp_path):  # noqa: F811
+def test_processes_change_nothing(homes, folder, tmp_path):
     spread = collect(default_config([*homes, *LONG, "vec.kind=subproc"]), tmp_path / "spread")
     for one, other in zip(read_demos(folder), read_demos(spread), strict=True):
         assert (one.poses == other.poses).all()
         assert (one.rgb == other.rgb).all()
 
 
-def test_another_folder_is_left_alone(homes, folder, config, tmp_path):  # noqa: F811
+def test_another_folder_is_left_alone(homes, folder, config, tmp_path):
     with pytest.raises(DemosError, match="holds demonstrations with seed=1, now seed=2"):
         collect(default_config([*homes, *LONG, "seed=2"]), folder)
     (tmp_path / "holiday.jpg").write_bytes(b"")
@@ -207,7 +206,7 @@ def test_another_folder_is_left_alone(homes, folder, config, tmp_path):  # noqa:
         collect(config, tmp_path)
 
 
-def test_must_fit_the_configuration(homes, folder):  # noqa: F811
+def test_must_fit_the_configuration(homes, folder):
     with pytest.raises(DemosError, match="was collected with camera"):
         check_fits(folder, default_config([*homes, *LONG, "camera.width=48"]))
     with pytest.raises(DemosError, match=r"task\.turn_deg=10\.0, the configuration has 15\.0"):

@@ -16,7 +16,6 @@ from sideagents_policies.agent.checks import default_config
 from sideagents_policies.cli.main import main
 from sideagents_policies.train.cloning import clone
 from sideagents_policies.train.reinforcement import train
-from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 Damage = Callable[[Any], object]
 
@@ -41,7 +40,7 @@ def refused(run: Path, verb: str, damage: Damage, message: str, capfd: pytest.Ca
     path.write_text(good)
 
 
-def test_ppo(homes, tmp_path, capfd, monkeypatch):  # noqa: F811
+def test_ppo(homes, tmp_path, capfd, monkeypatch):
     words = [*homes, f"runs={tmp_path}", "workers=2", "vec.n_envs=2", "ppo.frames=64"]
     run = train(default_config(words))
     capfd.readouterr()
@@ -66,7 +65,7 @@ def test_ppo(homes, tmp_path, capfd, monkeypatch):  # noqa: F811
     assert (run / "command.txt").read_text().splitlines()[1:] == ["sideagents train --resume here"]
 
 
-def test_cloning(homes, tmp_path, capfd):  # noqa: F811
+def test_cloning(homes, tmp_path, capfd):
     words = [*homes, f"runs={tmp_path}", "task.max_steps=200", "workers=2", "vec.n_envs=2"]
     run = clone(default_config([*words, "clone.dagger_frames=64", "clone.dagger_round_frames=64"]))
     capfd.readouterr()

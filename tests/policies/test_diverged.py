@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_parallel import alive
 
+from ended_processes import still_alive
 from sideagents.run.checkpoint import load_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents_policies.agent.checks import read_config
 from sideagents_policies.demos.collect import collect
-from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 PROGRESS = re.compile(r"\w+: \d+/\d+ ")
 CASES = [
@@ -29,14 +28,14 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def demos(homes, tmp_path_factory) -> Path:  # noqa: F811
+def demos(homes, tmp_path_factory) -> Path:
     return collect(
         read_config("pointnav/demo", [*homes, "task.max_steps=200"]), tmp_path_factory.mktemp("clone") / "demos"
     )
 
 
 @pytest.mark.parametrize(("verb", "when", "part", "ranks"), CASES)
-def test_two_processes(homes, demos, tmp_path, verb, when, part, ranks):  # noqa: F811
+def test_two_processes(homes, demos, tmp_path, verb, when, part, ranks):
     own = ["--demos", str(demos), "task.max_steps=200", "clone.checkpoint_every_s=0.001"] if verb == "clone" else []
     words = [verb, "pointnav/demo", *homes, "workers=2", "vec.n_envs=2", f"runs={tmp_path / 'runs'}", *own]
     env = {"DIVERGE_AT": when, "DIVERGE_PART": part, "DIVERGE_RANKS": ranks, "DIVERGE_PIDS": str(tmp_path)}
@@ -49,7 +48,7 @@ def test_two_processes(homes, demos, tmp_path, verb, when, part, ranks):  # noqa
     (line,) = (text for text in done.stderr.splitlines() if not PROGRESS.match(text))
     assert line.startswith("error: ")
     assert "diverged" in line
-    assert not alive(tmp_path)
+    assert not still_alive(tmp_path)
     if when == "32":
         assert line.endswith("; there is no checkpoint yet")
         assert not (tmp_path / "runs").exists()

@@ -8,10 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import imageio.v2 as imageio
 import numpy as np
 import pytest
-from PIL import Image, ImageSequence
 
 from sideagents.errors import SideAgentsError
 from sideagents.machine.devices import processor_name
@@ -25,7 +23,7 @@ from sideagents_policies.agent.checks import default_config
 from sideagents_policies.cli.main import main
 from sideagents_policies.config import EvalConfig
 from sideagents_policies.evaluate.agents import baseline
-from sideagents_policies.evaluate.enjoy import GIF_FRAMES, record, record_baseline, write_video
+from sideagents_policies.evaluate.enjoy import record
 from sideagents_policies.evaluate.evaluation import (
     METRICS,
     evaluate_baseline,
@@ -34,18 +32,11 @@ from sideagents_policies.evaluate.evaluation import (
     run_episodes,
     summarise,
 )
-from sideagents_policies.evaluate.plot import average, labels_of, plot_runs, read_curves
 from sideagents_policies.train.reinforcement import train
 from sideagents_policies.views.environments import build_venv
-from small_agent import homes  # noqa: F401
+from small_agent import dataset_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3.*")
-
-
-@pytest.fixture(scope="module")
-def run(homes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
-    """A run of a few updates: what it has learned does not matter here."""
-    return train(default_config([*homes, f"runs={tmp_path_factory.mktemp('runs')}", "name=tiny"]))
 
 
 def rows_of(run: Path, folder: str = "val_sampled_step128_first3") -> list[dict[str, Any]]:
@@ -67,7 +58,7 @@ def test_summary_resamples_buildings() -> None:
     assert summarise(rows)["spl"] == {"mean": 0.5, "low": 0.0, "high": 1.0}
 
 
-def test_expert_reaches_every_goal(homes: list[str], tmp_path: Path) -> None:  # noqa: F811
+def test_expert_reaches_every_goal(homes: list[str], tmp_path: Path) -> None:
     config = default_config([*homes, "task.max_steps=500"])
     result = evaluate_baseline("expert", config, episodes=0, json_path=tmp_path / "r.json")
     assert result["episodes"] == 6
@@ -76,7 +67,7 @@ def test_expert_reaches_every_goal(homes: list[str], tmp_path: Path) -> None:  #
     assert json.loads((tmp_path / "r.json").read_text()) == result
 
 
-def test_reward_is_the_papers_whatever_training_added(homes: list[str]) -> None:  # noqa: F811
+def test_reward_is_the_papers_whatever_training_added(homes: list[str]) -> None:
     others = ["task.slack_reward=-0.5", "task.distance_reward=3.0", "task.success_reward=1.0"]
     results = [
         evaluate_baseline("forward", default_config([*homes, *words]))
@@ -86,7 +77,7 @@ def test_reward_is_the_papers_whatever_training_added(homes: list[str]) -> None:
     assert results[0]["metrics"] == results[1]["metrics"] == results[2]["metrics"]
 
 
-def test_random_does_not_depend_on_the_number_of_environments(homes: list[str]) -> None:  # noqa: F811
+def test_random_does_not_depend_on_the_number_of_environments(homes: list[str]) -> None:
     config = default_config([*homes, "task.max_steps=40"])
     results = []
     for n_envs in (1, 2, 5):
@@ -96,10 +87,10 @@ def test_random_does_not_depend_on_the_number_of_environments(homes: list[str]) 
     assert 0.0 < results[0]["metrics"]["steps"]["mean"] <= 40.0
 
 
-def test_rows_follow_the_list(run: Path, homes: list[str]) -> None:  # noqa: F811
-    result = evaluate_run(run, episodes=5)
-    rows = rows_of(run, "val_sampled_step128_first5")
-    folder = next(word for word in homes if word.startswith("scenes.dataset=")).removeprefix("scenes.dataset=")
+def test_rows_follow_the_list(tiny_run: Path, homes: list[str]) -> None:
+    result = evaluate_run(tiny_run, episodes=5)
+    rows = rows_of(tiny_run, "val_sampled_step128_first5")
+    folder = dataset_of(homes)
     listed = read_episodes(Path(folder) / "episodes" / "val.json.gz")[:5]
     assert [row["episode_id"] for row in rows] == [episode.episode_id for episode in listed]
     assert {row["buildings"] for row in rows} == {result["buildings"]} == {Path(folder).name}
@@ -107,9 +98,9 @@ def test_rows_follow_the_list(run: Path, homes: list[str]) -> None:  # noqa: F81
 
 
 @pytest.fixture(scope="module")
-def street(homes: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:  # noqa: F811
+def street(homes: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Lists of the same ten episodes in three buildings, where ids repeat: by building, reversed, shuffled."""
-    dataset = Path(dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+    dataset = dataset_of(homes)
     episodes: list[Episode] = []
     for scene_id, count in (("train/one.glb", 3), ("train/two.glb", 3), ("val/three.glb", 4)):
         navmesh = cached_navmesh(dataset / scene_id, NavMeshConfig())
@@ -127,7 +118,7 @@ def by_name(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]
 
 
 def test_any_number_of_episodes_visits_the_buildings_evenly(
-    homes: list[str],  # noqa: F811
+    homes: list[str],
     street: dict[str, Path],
 ) -> None:
     config = default_config([*homes, "task.max_steps=5"])
@@ -155,8 +146,8 @@ def test_the_bundled_lists_do_too(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_neither_order_nor_number_of_environments_nor_company_changes_an_episode(
-    run: Path,
-    homes: list[str],  # noqa: F811
+    tiny_run: Path,
+    homes: list[str],
     street: dict[str, Path],
 ) -> None:
     config = default_config([*homes, "task.max_steps=30"])
@@ -170,8 +161,8 @@ def test_neither_order_nor_number_of_environments_nor_company_changes_an_episode
 
     def trained(order: str, n_envs: int, count: int) -> list[dict[str, Any]]:
         options = {"episodes_file": street[order], "scenes_dir": street["dataset"], "episodes": count}
-        evaluate_run(run, overrides=[f"eval.n_envs={n_envs}"], **options)  # type: ignore[arg-type]
-        return rows_of(run, f"{order}_sampled_step128" + (f"_first{count}" if count else ""))
+        evaluate_run(tiny_run, overrides=[f"eval.n_envs={n_envs}"], **options)  # type: ignore[arg-type]
+        return rows_of(tiny_run, f"{order}_sampled_step128" + (f"_first{count}" if count else ""))
 
     for play in (at_random, trained):
         listed = play("sorted", 2, 0)
@@ -188,45 +179,45 @@ def test_neither_order_nor_number_of_environments_nor_company_changes_an_episode
 
 
 def test_a_film_is_of_the_episode_that_eval_counted(
-    run: Path,
+    tiny_run: Path,
     street: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     options: dict[str, Any] = {"episodes_file": street["reversed"], "scenes_dir": street["dataset"]}
-    evaluate_run(run, **options, episodes=0)
-    row = rows_of(run, "reversed_sampled_step128")[4]
+    evaluate_run(tiny_run, **options, episodes=0)
+    row = rows_of(tiny_run, "reversed_sampled_step128")[4]
     capsys.readouterr()
-    record(run, episode=4, out=tmp_path / "one.png", **options)
+    record(tiny_run, episode=4, out=tmp_path / "one.png", **options)
     said = f"{row['scene_id']} episode {row['episode_id']}: did not reach the goal in {row['steps']} steps"
     assert capsys.readouterr().out.startswith(f"{said}, SPL {row['spl']:.2f}")
 
 
-def test_same_run_same_result(run: Path) -> None:
-    first = evaluate_run(run)
-    rows = rows_of(run)
-    assert evaluate_run(run, overrides=["eval.n_envs=3"])["metrics"] == first["metrics"]
-    assert rows_of(run) == rows
+def test_same_run_same_result(tiny_run: Path) -> None:
+    first = evaluate_run(tiny_run)
+    rows = rows_of(tiny_run)
+    assert evaluate_run(tiny_run, overrides=["eval.n_envs=3"])["metrics"] == first["metrics"]
+    assert rows_of(tiny_run) == rows
 
 
-def test_a_result_says_what_it_was_computed_in(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_says_what_it_was_computed_in(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for word in ("float32", "bfloat16"):
         monkeypatch.setattr("sideagents.machine.precision._fast", lambda device, word=word: word)
-        found = evaluate_run(run)
+        found = evaluate_run(tiny_run)
         assert (found["precision"], found["processor"]) == (word, processor_name())
 
 
-def test_argmax_is_kept_apart(run: Path) -> None:
-    assert evaluate_run(run, deterministic=True)["actions"] == "argmax"
-    assert len(rows_of(run, "val_argmax_step128_first3")) == 3
+def test_argmax_is_kept_apart(tiny_run: Path) -> None:
+    assert evaluate_run(tiny_run, deterministic=True)["actions"] == "argmax"
+    assert len(rows_of(tiny_run, "val_argmax_step128_first3")) == 3
 
 
-def test_evaluations_do_not_overwrite_each_other(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def folder_of(*overrides: str, path: Path = run, **options: Any) -> str:
+def test_evaluations_do_not_overwrite_each_other(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def folder_of(*overrides: str, path: Path = tiny_run, **options: Any) -> str:
         result = evaluate_run(path, overrides=overrides, **options)
         said = capsys.readouterr().out.splitlines()[-1]
         folder = Path(said.removeprefix("wrote "))
-        assert folder.parent == run / "eval"
+        assert folder.parent == tiny_run / "eval"
         assert json.loads((folder / "metrics.json").read_text()) == result
         assert (result["overrides"], len(result["config_hash"])) == (list(overrides), 64)
         return folder.name
@@ -236,33 +227,33 @@ def test_evaluations_do_not_overwrite_each_other(run: Path, capsys: pytest.Captu
     assert folder_of(episodes=0) == "val_sampled_step128"
     assert folder_of("eval.temperature=0.5") == "val_sampled_step128_first3_temperature0.5"
     assert folder_of("eval.temperature=0.5", deterministic=True) == "val_argmax_step128_first3"
-    assert folder_of(path=run / "checkpoints" / "step_000000064") == "val_sampled_step64_first3"
+    assert folder_of(path=tiny_run / "checkpoints" / "step_000000064") == "val_sampled_step64_first3"
     names = {folder_of("seed=7"), folder_of("seed=8"), folder_of("task.max_steps=9")}
     assert len(names) == 3
     assert all(re.fullmatch(r"val_sampled_step128_first3_[0-9a-f]{8}", name) for name in names)
 
 
-def test_several_runs_share_a_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    earlier = run / "checkpoints" / "step_000000064"
+def test_several_runs_share_a_table(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    earlier = tiny_run / "checkpoints" / "step_000000064"
     alone = evaluate_run(earlier, episodes=2)
     capsys.readouterr()
-    results = evaluate_runs([run, earlier], episodes=2)
+    results = evaluate_runs([tiny_run, earlier], episodes=2)
     assert [result["checkpoint"] for result in results] == ["step_000000128", "step_000000064"]
     assert results[1] == alone
     said = capsys.readouterr().out.splitlines()
     assert [line for line in said if line.startswith("wrote ")] == [
-        f"wrote {run / 'eval' / f'val_sampled_step{step}_first2'}" for step in (128, 64)
+        f"wrote {tiny_run / 'eval' / f'val_sampled_step{step}_first2'}" for step in (128, 64)
     ]
     rows = [line.split("|")[1].strip() for line in said if line.startswith("| ")]
-    assert rows == ["agent", str(run), str(earlier)]  # both are called tiny_train_1
+    assert rows == ["agent", str(tiny_run), str(earlier)]  # both are called tiny_train_1
     with pytest.raises(SideAgentsError, match="no such run, did you mean 'tiny_train_1'"):
-        evaluate_runs([run, run.with_name("tiny_train_2")])
+        evaluate_runs([tiny_run, tiny_run.with_name("tiny_train_2")])
 
 
-def test_a_device_that_is_not_here_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = evaluate_run(run)["metrics"]
+def test_a_device_that_is_not_here_is_said(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = evaluate_run(tiny_run)["metrics"]
     capsys.readouterr()
-    assert evaluate_run(run, overrides=["device=cuda:99"])["metrics"] == before
+    assert evaluate_run(tiny_run, overrides=["device=cuda:99"])["metrics"] == before
     assert capsys.readouterr().out.startswith("torch finds no cuda:99 here: computing on the CPU\n")
 
 
@@ -274,9 +265,9 @@ def python_of(title: str) -> list[str]:
 
 
 def test_examples_open_a_run_and_predict(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(run, tmp_path / "runs" / "sidetune_curvature_train_1")
+    shutil.copytree(tiny_run, tmp_path / "runs" / "sidetune_curvature_train_1")
     monkeypatch.chdir(tmp_path)
     examples = python_of("A run in Python")
     assert len(examples) == 2
@@ -296,124 +287,25 @@ def test_examples_open_a_run_and_predict(
     assert policy.predict_values(policy.obs_to_tensor(observations)[0]).shape == (1, 1)
 
 
-def test_example_evaluates_from_python(run: Path) -> None:
+def test_example_evaluates_from_python(tiny_run: Path) -> None:
     example = next(text for text in python_of("`sideagents eval`") if "evaluate_run" in text)
     place: dict[str, Any] = {}
     exec(compile(example.replace("episodes=200", "episodes=2"), "docs/evaluation.md", "exec"), place)
-    assert 0.0 <= place["success_of"](run) <= 1.0
+    assert 0.0 <= place["success_of"](tiny_run) <= 1.0
 
 
-def test_train_split_has_no_list(run: Path) -> None:
+def test_train_split_has_no_list(tiny_run: Path) -> None:
     with pytest.raises(SideAgentsError, match="--episodes-file"):
-        evaluate_run(run, split="train")
+        evaluate_run(tiny_run, split="train")
 
 
-def test_file_of_other_buildings(run: Path, tmp_path: Path, homes: list[str]) -> None:  # noqa: F811
+def test_file_of_other_buildings(tiny_run: Path, tmp_path: Path, homes: list[str]) -> None:
     with pytest.raises(EnvsError, match=r"gone\.json\.gz"):
-        evaluate_run(run, episodes_file=tmp_path / "gone.json.gz")
+        evaluate_run(tiny_run, episodes_file=tmp_path / "gone.json.gz")
     with pytest.raises(SideAgentsError, match="no such folder"):
-        evaluate_run(run, scenes_dir=tmp_path / "gone")
+        evaluate_run(tiny_run, scenes_dir=tmp_path / "gone")
 
 
-def test_blind_agents_are_evaluated(homes: list[str], tmp_path: Path) -> None:  # noqa: F811
+def test_blind_agents_are_evaluated(homes: list[str], tmp_path: Path) -> None:
     blind = train(default_config([*homes, "model.use_rgb=false", f"runs={tmp_path}", "name=blind"]))
     assert evaluate_run(blind)["episodes"] == 3
-
-
-def test_film(run: Path, tmp_path: Path) -> None:
-    gif = record(run, episode=1, out=tmp_path / "agent.gif")
-    frames = imageio.mimread(gif, memtest=False)
-    assert 1 <= len(frames) <= 15
-    assert frames[0].shape[:2] == (544, 512)
-    movie = record(run, episode=1)
-    assert movie.parent == run / "videos"
-    reader = imageio.get_reader(movie)
-    assert reader.get_meta_data()["source_size"] == (512, 544)
-    assert reader.count_frames() == len(frames)
-    reader.close()
-
-
-def test_film_refuses(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(SideAgentsError, match="episodes 0 to 5"):
-        record(run, episode=99)
-    with pytest.raises(SideAgentsError, match=r"\.mp4 or a \.gif, a picture a \.png"):
-        record(run, out=tmp_path / "agent.avi")
-
-
-def test_film_of_a_baseline(
-    homes: list[str],  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    config = default_config([*homes, "task.max_steps=60", "model.base=taskonomy:curvature"])  # no base is loaded
-    assert record_baseline("expert", config, episode=1) == Path("expert_val_0001.mp4")
-    reader = imageio.get_reader("expert_val_0001.mp4")
-    assert reader.get_meta_data()["fps"] == 12
-    reader.close()
-    picture = imageio.imread(record_baseline("straight", config, out=tmp_path / "straight.png"))
-    assert picture[40:280, 10:250].std() > 10.0  # what the agent sees
-    with pytest.raises(SideAgentsError, match="did you mean 'expert'"):
-        record_baseline("exprt", config)
-
-
-@pytest.mark.parametrize(("count", "fps", "kept"), [(1, 12, 1), (30, 12, 30), (470, 12, GIF_FRAMES), (40, 100, 20)])
-def test_a_gif_has_few_frames_and_lasts_as_long(tmp_path: Path, count: int, fps: int, kept: int) -> None:
-    frames = [np.zeros((16, 16, 3), np.uint8) for _ in range(count)]
-    for i, frame in enumerate(frames):
-        frame[i % 13] = 255
-    with Image.open(write_video(tmp_path / "agent.gif", frames, fps)) as gif:
-        durations = [frame.info.get("duration", 0) for frame in ImageSequence.Iterator(gif)]
-    assert len(durations) == kept
-    if kept > 1:
-        assert sum(durations) == pytest.approx(1000 * count / fps, abs=10)
-        assert min(durations) >= 20
-
-
-def test_what_stands_still_in_a_gif_costs_nothing(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    frames = [noise.copy() for _ in range(40)]
-    for i, frame in enumerate(frames):
-        frame[:8, :8] = 6 * i
-    one, all_of_them = (write_video(tmp_path / f"{n}.gif", frames[:n]).stat().st_size for n in (1, 40))
-    assert all_of_them < 2 * one
-
-
-def test_average_over_seeds() -> None:
-    one = np.array([0.0, 10.0]), np.array([0.0, 1.0])
-    other = np.array([0.0, 20.0]), np.array([1.0, 1.0])
-    grid, mean, low, high = average([one, other], points=11)
-    assert (grid[0], grid[-1]) == (0.0, 10.0)
-    assert mean[0] == pytest.approx(0.5)
-    assert mean[-1] == pytest.approx(1.0)
-    assert low[0] <= mean[0] <= high[0]
-
-
-def test_only_runs_of_one_experiment_are_averaged(run: Path, tmp_path: Path) -> None:
-    text = (run / "config.yaml").read_text()
-    for number, changed in enumerate(
-        [text, text.replace("seed: 1", "seed: 2", 1), text.replace("gamma: 0.99", "gamma: 0.9")]
-    ):
-        (tmp_path / f"a_{number}").mkdir()
-        (tmp_path / f"a_{number}" / "config.yaml").write_text(changed)
-    assert labels_of([tmp_path / f"a_{number}" for number in range(3)]) == ["a", "a", "a ppo.gamma=0.9"]
-
-
-def test_plot_draws_curves(run: Path, tmp_path: Path) -> None:
-    picture = plot_runs([run], tmp_path / "curves.png")
-    assert imageio.imread(picture).shape[0] > 200
-    assert set(read_curves(run)) == {"rollout/success", "rollout/spl", "rollout/return", "train/alpha"}
-    with pytest.raises(SideAgentsError):
-        plot_runs([tmp_path], tmp_path / "none.png")
-
-
-def test_a_curve_of_one_point_is_seen(tmp_path: Path) -> None:
-    pictures = []
-    for lines in (1, 2):
-        run = tmp_path / f"run{lines}"
-        run.mkdir()
-        rows = "".join(f"{100 * n},{100 * n},{0.5 * n}\n" for n in range(1, lines + 1))
-        (run / "progress.csv").write_text(f"step,frames,rollout/success\n{rows}")
-        pictures.append(imageio.imread(plot_runs([run], tmp_path / f"{lines}.png"))[..., :3].astype(int))
-    blue = [int(((p[..., 2] - p[..., 0]) > 60).sum()) for p in pictures]
-    assert blue[0] > 40  # a dot, and the line of the legend

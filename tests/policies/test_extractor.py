@@ -21,6 +21,9 @@ def goals(k=1):
     return spaces.Box(-np.inf, np.inf, (3 * k,), np.float32)
 
 
+SPACE = spaces.Dict(rgb=RGB, base=codes(), map=MAP, goal=goals(4))
+
+
 def sample(space, n=3, seed=0):
     rng = np.random.default_rng(seed)
     result = {}
@@ -34,7 +37,7 @@ def sample(space, n=3, seed=0):
 
 def make(seed=0, **kwargs):
     torch.manual_seed(seed)
-    space = kwargs.pop("space", None) or spaces.Dict(rgb=RGB, base=codes(), map=MAP, goal=goals(4))
+    space = kwargs.pop("space", SPACE)
     return SideTunedExtractor(space, **{"base": tiny_base(), "hidden": 32, **kwargs}), sample(space)
 
 
@@ -116,7 +119,7 @@ def test_every_part_of_the_observation_matters_and_the_channels_of_the_map_that_
     extractor, obs = make(map_channels=channels)
     features = extractor(obs)
     for key in obs:
-        changed = {**obs, key: sample(extractor._observation_space, seed=1)[key]}
+        changed = {**obs, key: sample(SPACE, seed=1)[key]}
         assert not torch.allclose(extractor(changed), features), key
     third = obs["map"].clone()
     third[:, 2] = 7
@@ -221,7 +224,7 @@ def test_a_checkpoint_of_another_base_is_refused_and_holds_no_base():
     extractor, _ = make()
     state = extractor.state_dict()
     assert not [name for name in state if "encoder" in name]
-    other = SideTunedExtractor(extractor._observation_space, base=tiny_base(seed=4), hidden=32)
+    other = SideTunedExtractor(SPACE, base=tiny_base(seed=4), hidden=32)
     with pytest.raises(CheckpointError, match=r"trained on the base with fingerprint [0-9a-f]{12}"):
         other.load_state_dict(state)
     blind, _ = make(use_rgb=False)

@@ -23,7 +23,7 @@ from sideagents_envs.walk.navmesh import cached_navmesh
 from sideagents_policies import HabitatAgent
 from sideagents_policies.agent.checks import read_config
 from sideagents_policies.cli.main import main
-from small_agent import SMALL, homes  # noqa: F401
+from small_agent import SMALL, dataset_of
 
 register()
 
@@ -31,7 +31,7 @@ import habitat  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def run(homes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def run(homes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An agent trained for a few frames through the habitat-lab path, stopped and resumed."""
     runs = tmp_path_factory.mktemp("runs")
     words = ["pointnav/demo", *homes, *SMALL, "env=habitat", "habitat_simulator=sideagents", f"runs={runs}", "name=lab"]
@@ -43,7 +43,7 @@ def run(homes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:  # 
 
 def test_a_run_through_habitat_lab_is_evaluated_and_says_so(
     run: Path,
-    homes: list[str],  # noqa: F811
+    homes: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["eval", str(run), "--split", "val"]) == 0
@@ -56,10 +56,10 @@ def test_a_run_through_habitat_lab_is_evaluated_and_says_so(
 
 def test_an_episode_s_chance_does_not_depend_on_the_list(
     run: Path,
-    homes: list[str],  # noqa: F811
+    homes: list[str],
     tmp_path: Path,
 ) -> None:
-    folder = Path(dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+    folder = dataset_of(homes)
     episodes = read_episodes(folder / "episodes" / "val.json.gz")
     navmesh = cached_navmesh(folder / "train" / "two.glb", NavMeshConfig())
     episodes += generate_episodes(navmesh, "train/two.glb", 3, seed=1)
@@ -91,15 +91,15 @@ def test_chance_of_habitat_lab_s_agent_belongs_to_the_episode(run: Path) -> None
     assert actions(second, 3.0) == near
 
 
-def test_cloning_through_habitat_lab(homes: list[str], tmp_path: Path) -> None:  # noqa: F811
+def test_cloning_through_habitat_lab(homes: list[str], tmp_path: Path) -> None:
     words = ["pointnav/demo", *homes, *SMALL, "env=habitat", f"runs={tmp_path}", "name=lab"]
     assert main(["clone", *words]) == 0
     assert list(tmp_path.glob("lab_clone_*/checkpoints/step_*"))
 
 
-def test_the_benchmark_of_habitat_lab_evaluates_it(run: Path, homes: list[str]) -> None:  # noqa: F811
+def test_the_benchmark_of_habitat_lab_evaluates_it(run: Path, homes: list[str]) -> None:
     config = read_config(str(run / "config.yaml"))
-    folder = Path(dict(word.split("=", 1) for word in homes)["scenes.dataset"])
+    folder = dataset_of(homes)
     for path in folder.rglob("*.glb"):  # Habitat would put Z up without
         path.with_name(path.stem + SUFFIX).write_text(json.dumps({"render_asset": path.name}))
     tree = lab_config(
@@ -122,9 +122,9 @@ def test_the_benchmark_of_habitat_lab_evaluates_it(run: Path, homes: list[str]) 
     assert np.isfinite(list(metrics.values())).all()
 
 
-def test_it_sees_what_the_agent_saw_in_training(run: Path, homes: list[str]) -> None:  # noqa: F811
+def test_it_sees_what_the_agent_saw_in_training(run: Path, homes: list[str]) -> None:
     # the same episode, in our environment and by habitat-lab's observations alone: map, goal, image are the same
-    folder = dict(word.split("=", 1) for word in homes)["scenes.dataset"]
+    folder = str(dataset_of(homes))
     config = read_config(str(run / "config.yaml"))
     scenes = ScenesConfig(dataset=folder)
     spec = BatchSpec(1, "val", 0, config.camera, TaskConfig(), scenes, habitat=HabitatConfig())

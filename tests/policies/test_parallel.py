@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dataset_on_disk import make_dataset
+from ended_processes import still_alive
 from sideagents_policies import parallel
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
@@ -76,7 +77,7 @@ def test_one_dying_process_stops_all_with_its_code(tmp_path, capfd):
     assert "stopping all" in captured
     assert "Traceback" not in captured
     assert "gloo" not in captured  # nor a place in its source
-    assert not alive(tmp_path)
+    assert not still_alive(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -107,23 +108,6 @@ def test_the_others_wait_longer_than_a_timeout(tmp_path):
     assert parallel.launch(2, [str(WORKER), str(tmp_path), "4", "wait"]) == 0
 
 
-def alive(folder, patience_s=15.0):
-    """Return the processes that wrote their number into `folder` and still run after a while."""
-    deadline = time.monotonic() + patience_s
-    numbers = [int(path.read_text()) for path in folder.glob("pid*")]
-    assert numbers
-    while running := [number for number in numbers if _runs(number)]:
-        if time.monotonic() > deadline:
-            return running
-        time.sleep(0.1)
-    return []
-
-
-def _runs(number):
-    status = Path(f"/proc/{number}/stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_no_orphan_is_left_when_the_launching_process_dies(tmp_path, how):
@@ -137,7 +121,7 @@ def test_no_orphan_is_left_when_the_launching_process_dies(tmp_path, how):
     time.sleep(1.0)  # past the start of the watch
     launcher.send_signal(how)
     launcher.wait(timeout=30)
-    assert alive(tmp_path) == []
+    assert still_alive(tmp_path) == []
 
 
 def test_alone_nothing_is_averaged_or_waited_for():

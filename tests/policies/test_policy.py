@@ -1,33 +1,17 @@
+"""The policy: modes, initialisation, files, SB3's own methods and algorithms."""
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
 
 from sideagents.errors import CheckpointError, SideAgentsError
-from sideagents_policies import PerEnvNoise, SideTunedExtractor, SideTunedPolicy, SideTunedPPO
+from sideagents_policies import SideTunedExtractor, SideTunedPolicy, SideTunedPPO
 from sideagents_policies.views.encode import EncodeOnce
+from small_policy import SPACE, make_policy, observations, tensors
 from tiny_env import PlainImageEnv, TinyEnv, TinyVec, tiny_base
-
-SPACE = spaces.Dict(rgb=spaces.Box(0, 255, (3, 32, 32), np.uint8), goal=spaces.Box(-9, 9, (3,), np.float32))
-
-
-def make(action_space=None, seed=0, **kwargs):
-    torch.manual_seed(seed)
-    kwargs.setdefault("features_extractor_kwargs", {"base": tiny_base(), "hidden": 32})
-    return SideTunedPolicy(SPACE, action_space or spaces.Discrete(3), lambda _: 3e-4, **kwargs)
-
-
-def observations(n=4, seed=0):
-    rng = np.random.default_rng(seed)
-    rgb = rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8)
-    return {"rgb": rgb, "goal": rng.random((n, 3), dtype=np.float32)}
-
-
-def tensors(n=4, seed=0):
-    return {key: torch.from_numpy(value) for key, value in observations(n, seed).items()}
 
 
 class Sentinel(BaseFeaturesExtractor):
@@ -43,11 +27,11 @@ class Sentinel(BaseFeaturesExtractor):
 
 
 def test_initialisation_touches_the_heads_only():
-    policy = make(features_extractor_class=Sentinel, features_extractor_kwargs={})
+    policy = make_policy(features_extractor_class=Sentinel, features_extractor_kwargs={})
     assert (policy.features_extractor.layer.weight == 7.0).all()
-    assert gain(make().action_net) == pytest.approx(0.01, rel=1e-4)
-    assert gain(make().value_net) == pytest.approx(1.0, rel=1e-4)
-    assert gain(make(ortho_init=False).action_net) > 0.1
+    assert gain(make_policy().action_net) == pytest.approx(0.01, rel=1e-4)
+    assert gain(make_policy().value_net) == pytest.approx(1.0, rel=1e-4)
+    assert gain(make_policy(ortho_init=False).action_net) > 0.1
 
 
 class Moody(torch.nn.Module):
@@ -126,7 +110,7 @@ def test_acting_and_learning_compute_the_same(kind, name, monkeypatch):
 
 
 def test_cloning_sees_what_acting_sees():
-    policy = make(**MOODY["side"])
+    policy = make_policy(**MOODY["side"])
     policy.set_training_mode(True)
     distribution, values = policy.evaluate(tensors())
     policy.set_training_mode(False)
@@ -147,110 +131,15 @@ def test_an_extractor_of_ours_stays_in_eval_mode_under_any_policy():
 def test_batchnorm_that_looks_at_the_whole_batch_in_eval_mode_too_is_refused():
     kwargs = {"base": tiny_base(), "hidden": 16, "side": f"{__name__}:Untracked"}
     with pytest.raises(SideAgentsError, match=r"side\.body\.1: BatchNorm with track_running_stats=False computes one"):
-        make(features_extractor_kwargs=kwargs)
+        make_policy(features_extractor_kwargs=kwargs)
 
 
 def test_a_base_from_scratch_knows_statistics_of_its_weights():
-    norms = [part for part in make(**MOODY["scratch"]).modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    norms = [part for part in make_policy(**MOODY["scratch"]).modules() if isinstance(part, torch.nn.BatchNorm2d)]
     assert norms
     for norm in norms:
         assert not torch.equal(norm.running_mean, torch.zeros_like(norm.running_mean))
         assert norm.momentum == 0.1
-
-
-CURRICULA = ["linear", "linear:0.5", "hyperbolic:2", "stagewise:0.5", "stagewise:0"]
-
-
-@pytest.mark.parametrize("alpha", CURRICULA)
-@pytest.mark.parametrize("kind", [PPO, A2C, SideTunedPPO])
-def test_curricula_move_under_sb3s_algorithms(kind, alpha, tmp_path):
-    epochs = 1 if kind is A2C else 3
-    more = {} if kind is A2C else {"batch_size": 16, "n_epochs": epochs}
-    extractor = {"base": tiny_base(), "hidden": 16, "alpha": alpha}
-    venv = TinyVec(2)
-    model = kind(
-        SideTunedPolicy, venv, n_steps=8, seed=0, policy_kwargs={"features_extractor_kwargs": extractor}, **more
-    )
-    acted, learned = [], []
-
-    def value():
-        return model.policy.features_extractor.alpha_value()
-
-    class Watch(BaseCallback):
-        def _on_step(self):
-            acted.append(value())
-            return True
-
-    rate = model.policy.optimizer
-    rate.register_step_pre_hook(lambda *_: learned.append(value()))
-    model.learn(64, callback=Watch())
-    progress = [0.0, 0.25, 0.5, 0.75]  # done when each of four rollouts begins
-    expected = {
-        "linear": [1 - f for f in progress],
-        "linear:0.5": [max(0.0, 1 - 2 * f) for f in progress],
-        "hyperbolic:2": [2 / (2 + epochs * update) for update in range(4)],
-        "stagewise:0.5": [1.0, 1.0, 0.0, 0.0],
-        "stagewise:0": [0.0] * 4,
-    }[alpha]
-    assert acted[::8] == pytest.approx(expected)
-    assert learned[:: len(learned) // 4] == pytest.approx(expected)  # the alpha that was acted with
-    model.save(tmp_path / "model.zip")
-    again = kind.load(tmp_path / "model.zip", env=venv)
-    assert again.policy.features_extractor.alpha_value() == pytest.approx(value())
-    assert type(again.lr_schedule.value_schedule).__name__ == "_Followed"
-    before = again.policy.features_extractor.alpha_value()
-    again.learn(16, reset_num_timesteps=False)
-    again.policy.set_training_mode(False)
-    assert again.policy.features_extractor.alpha_value() <= before
-    if alpha == "hyperbolic:2" and kind is not SideTunedPPO:
-        model.policy.set_training_mode(False)  # the four updates of before, and one more
-        assert again.policy.features_extractor.alpha_value() == pytest.approx(2 / (2 + epochs * 4), rel=1e-4)
-
-
-def test_the_side_learns_once_a_curriculum_has_moved():
-    extractor = {"base": tiny_base(), "hidden": 16, "alpha": "linear"}
-    model = PPO(
-        SideTunedPolicy, TinyVec(2), n_steps=8, batch_size=16, policy_kwargs={"features_extractor_kwargs": extractor}
-    )
-    before = [p.clone() for p in model.policy.features_extractor.perception.side.parameters()]
-    model.learn(48)
-    after = list(model.policy.features_extractor.perception.side.parameters())
-    assert not any(torch.equal(one, two) for one, two in zip(before, after, strict=True))
-
-
-@pytest.mark.parametrize("alpha", ["linear", "hyperbolic:2", "stagewise:0.5"])
-def test_a_curriculum_that_nothing_moves_is_refused_at_the_first_update(alpha):
-    extractor = {"base": tiny_base(), "hidden": 16, "alpha": alpha}
-    wanted = (
-        r"alpha is a curriculum that nothing moves, so that the side learns nothing: call features_extractor\.set_pr"
-    )
-    kwargs = {"features_extractor_class": SideTunedExtractor, "features_extractor_kwargs": extractor}
-    model = PPO("MultiInputPolicy", TinyVec(2), n_steps=8, batch_size=16, policy_kwargs=kwargs)
-    with pytest.raises(SideAgentsError, match=wanted):
-        model.learn(16)
-    policy = make(features_extractor_kwargs=extractor)
-    with pytest.raises(SideAgentsError, match=wanted):
-        policy.evaluate(tensors())[1].sum().backward()
-    policy.features_extractor.set_progress(0.0)
-    policy.evaluate(tensors())[1].sum().backward()
-
-
-def test_a_callback_moves_alpha_under_policies_that_are_not_ours():
-    """As docs/perception.md has it."""
-
-    class MoveAlpha(BaseCallback):
-        def _on_rollout_start(self):
-            done = self.num_timesteps / self.model._total_timesteps
-            self.model.policy.features_extractor.set_progress(done, self.model._n_updates)
-
-        def _on_step(self):
-            return True
-
-    extractor = {"base": tiny_base(), "hidden": 16, "alpha": "linear"}
-    kwargs = {"features_extractor_class": SideTunedExtractor, "features_extractor_kwargs": extractor}
-    model = PPO("MultiInputPolicy", TinyVec(2), n_steps=8, batch_size=16, policy_kwargs=kwargs)
-    model.learn(64, callback=MoveAlpha())
-    assert model.policy.features_extractor.alpha_value() == pytest.approx(0.25)
 
 
 def gain(layer):
@@ -259,7 +148,7 @@ def gain(layer):
 
 
 def test_the_optimizer_holds_what_is_trained_and_alpha_apart():
-    policy = make(alpha_lr=0.01, optimizer_kwargs={"weight_decay": 1e-4, "amsgrad": True})
+    policy = make_policy(alpha_lr=0.01, optimizer_kwargs={"weight_decay": 1e-4, "amsgrad": True})
     weights, alphas = policy.optimizer.param_groups
     alpha = policy.features_extractor.perception.alpha.raw_alpha
     assert alphas["params"] == [alpha]
@@ -281,7 +170,7 @@ def test_alpha_keeps_its_rate_under_sb3s_own_ppo():
 
 
 def test_the_state_dict_names_each_tensor_once_and_nothing_of_the_base():
-    policy = make()
+    policy = make_policy()
     names = list(policy.state_dict())
     assert all(name.split(".")[0] in ("features_extractor", "action_net", "value_net") for name in names)
     pointers = [t.data_ptr() for t in policy.state_dict().values()]
@@ -328,13 +217,13 @@ def test_other_extractors_get_sb3s_preprocessing():
         def forward(self, observation):
             return observation["rgb"].amax(dim=(2, 3))
 
-    policy = make(features_extractor_class=Brightest, features_extractor_kwargs={})
+    policy = make_policy(features_extractor_class=Brightest, features_extractor_kwargs={})
     obs = tensors()
     assert torch.equal(policy.extract_features(obs), obs["rgb"].amax(dim=(2, 3)) / 255.0)
 
 
 def test_policy_save_and_load(tmp_path):
-    policy = make(alpha_lr=0.02, precision="bfloat16")
+    policy = make_policy(alpha_lr=0.02, precision="bfloat16")
     policy.save(str(tmp_path / "policy.pt"))
     loaded = SideTunedPolicy.load(str(tmp_path / "policy.pt"))
     assert (loaded.alpha_lr, loaded.precision) == (0.02, "bfloat16")
@@ -342,13 +231,13 @@ def test_policy_save_and_load(tmp_path):
 
 
 def test_a_checkpoint_of_another_base_is_refused():
-    other = make(features_extractor_kwargs={"base": tiny_base(seed=5), "hidden": 32})
+    other = make_policy(features_extractor_kwargs={"base": tiny_base(seed=5), "hidden": 32})
     with pytest.raises(CheckpointError, match="fingerprint"):
-        other.load_state_dict(make().state_dict())
+        other.load_state_dict(make_policy().state_dict())
 
 
 def test_evaluate_agrees_with_sb3s_own_methods():
-    policy = make()
+    policy = make_policy()
     obs, actions = tensors(), torch.tensor([0, 1, 2, 0])
     distribution, values = policy.evaluate(obs)
     expected_values, log_prob, entropy = policy.evaluate_actions(obs, actions)
@@ -361,7 +250,7 @@ def test_evaluate_agrees_with_sb3s_own_methods():
 
 
 def test_bfloat16_covers_the_extractor_and_leaves_heads_in_float32():
-    exact, rough = make(), make(precision="bfloat16")
+    exact, rough = make_policy(), make_policy(precision="bfloat16")
     values, log_prob, _ = rough.evaluate_actions(tensors(), torch.zeros(4, dtype=torch.long))
     expected, _, _ = exact.evaluate_actions(tensors(), torch.zeros(4, dtype=torch.long))
     assert values.dtype == log_prob.dtype == torch.float32
@@ -369,72 +258,9 @@ def test_bfloat16_covers_the_extractor_and_leaves_heads_in_float32():
     assert torch.allclose(values, expected, atol=0.1)
 
 
-def test_noise_does_not_depend_on_how_environments_are_spread():
-    union = PerEnvNoise(5, range(4))
-    shards = [PerEnvNoise(5, [0, 1]), PerEnvNoise(5, [2, 3])]
-    for _ in range(3):
-        whole = union.gumbel(3)
-        assert np.array_equal(whole, np.concatenate([shard.gumbel(3) for shard in shards]))
-    assert not np.array_equal(PerEnvNoise(6, range(4)).gumbel(3), PerEnvNoise(5, range(4)).gumbel(3))
-
-
-def test_noise_is_gumbel_and_independent_between_steps_environments_and_actions():
-    draws = PerEnvNoise(0, range(200))
-    noise = np.stack([draws.gumbel(3) for _ in range(200)])  # (steps, envs, actions)
-    assert noise.mean() == pytest.approx(0.5772, abs=0.02)  # Euler's constant
-    assert noise.var() == pytest.approx(np.pi**2 / 6, rel=0.03)
-    flat = noise - noise.mean()
-    for shifted in (flat[1:] * flat[:-1], flat[:, 1:] * flat[:, :-1], flat[..., 1:] * flat[..., :-1]):
-        assert abs(shifted.mean()) < 0.05
-    logits = np.log([0.7, 0.2, 0.1])
-    chosen = (noise + logits).argmax(axis=2)
-    assert np.bincount(chosen.ravel()) / chosen.size == pytest.approx([0.7, 0.2, 0.1], abs=0.01)
-
-
-def test_noise_goes_on_from_a_saved_state():
-    noise = PerEnvNoise(3, [7, 9])
-    noise.gumbel(3)
-    saved = noise.get_state()
-    expected = noise.gumbel(3)
-    fresh = PerEnvNoise(0, [7, 9])
-    fresh.set_state(saved)
-    assert np.array_equal(fresh.gumbel(3), expected)
-    with pytest.raises(SideAgentsError, match=r"saved noise of environments \[7, 9\], in use are \[1\]"):
-        PerEnvNoise(0, [1]).set_state(saved)
-
-
-def test_actions_follow_the_noise_and_temperature():
-    policy = make()
-    with torch.no_grad():
-        policy.action_net.bias.copy_(torch.tensor([1.0, 0.5, 0.0]))
-    policy.action_noise = PerEnvNoise(1, range(4))
-    actions, values, log_prob = policy(tensors())
-    expected = (policy.logits(observations()) + PerEnvNoise(1, range(4)).gumbel(3)).argmax(axis=1)
-    assert actions.tolist() == expected.tolist()
-    assert (values.shape, log_prob.shape) == ((4, 1), (4,))
-    policy.temperature = 1e-4
-    assert policy.predict(observations())[0].tolist() == [0, 0, 0, 0]
-    policy.action_noise = None
-    assert policy.predict(observations())[0].tolist() == [0, 0, 0, 0]
-    policy.temperature = 1e4
-    assert set(policy.predict(observations(64))[0].tolist()) == {0, 1, 2}
-    assert policy.predict(observations(64), deterministic=True)[0].tolist() == [0] * 64
-    policy.action_noise = PerEnvNoise(1, range(2))
-    with pytest.raises(SideAgentsError, match="serves 2 environments, but 4"):
-        policy(tensors())
-
-
-def test_continuous_actions_work_and_cannot_use_noise():
-    policy = make(spaces.Box(-1.0, 1.0, (2,), np.float32))
-    assert policy(tensors())[0].shape == (4, 2)
-    policy.action_noise = PerEnvNoise(0, range(4))
-    with pytest.raises(SideAgentsError, match="need discrete actions"):
-        policy(tensors())
-
-
 def test_separate_extractors_are_refused():
     with pytest.raises(SideAgentsError, match="share one extractor"):
-        make(share_features_extractor=False)
+        make_policy(share_features_extractor=False)
 
 
 def test_a_policy_built_for_encode_once_reads_its_codes():
@@ -449,7 +275,7 @@ def test_a_policy_built_for_encode_once_reads_its_codes():
 
 
 def test_nan_in_an_observation_and_diverged_weights_are_one_clear_line():
-    policy = make()
+    policy = make_policy()
     with pytest.raises(SideAgentsError, match=r"^the environment gave nan or infinity in the observation: goal$"):
         policy.logits({**observations(), "goal": np.full((4, 3), np.nan, np.float32)})
     with torch.no_grad():

@@ -58,7 +58,7 @@ def test_an_update_is_sb3s(options):
     for model in (ours, theirs):
         model.set_logger(Recorder())
         model.learn(2 * ENVS * STEPS)
-    assert ours._n_updates == theirs._n_updates
+    assert ours.logger.seen["train/n_updates"] == theirs.logger.seen["train/n_updates"]
     assert same(weights(ours), weights(theirs), atol=2e-5)
     for key in ("train/approx_kl", "train/value_loss", "train/entropy_loss", "train/policy_gradient_loss"):
         assert ours.logger.seen[key] == pytest.approx(float(theirs.logger.seen[key]), rel=1e-2, abs=1e-6), key
@@ -124,8 +124,9 @@ def test_the_curriculum_moves_before_each_rollout():
 
 def test_divergence_stops_an_update_before_its_step():
     model = make(target_kl=1e-9, learning_rate=0.05, n_epochs=10)
+    model.set_logger(Recorder())
     model.learn(ENVS * STEPS)
-    assert model._n_updates == 1
+    assert model.logger.seen["train/n_updates"] == 1
 
 
 def test_only_the_value_head_learns_during_the_critics_warm_up():

@@ -15,50 +15,27 @@ import pytest
 import torch
 import yaml
 
+from run_files import latest, rows_of, told, weights
 from sideagents.bases import load_base, save_base
-from sideagents.core.base import FrozenBase
 from sideagents.errors import CheckpointError, ConfigError
 from sideagents.machine.devices import processor_name
-from sideagents.run import checkpoint as checkpoint_module
 from sideagents.run.checkpoint import load_checkpoint
 from sideagents.run.folder import RunFolder
-from sideagents.run.scalars import read_scalars
 from sideagents.storage.lock import locked
 from sideagents_envs.errors import EnvsError
-from sideagents_policies import parallel
 from sideagents_policies.agent.checks import default_config
-from sideagents_policies.agent.extractor import SideTunedExtractor
 from sideagents_policies.agent.ppo import SideTunedPPO
 from sideagents_policies.agent.runs import load_agent
 from sideagents_policies.cli.main import main
 from sideagents_policies.evaluate.evaluation import evaluate_run
 from sideagents_policies.train.reinforcement import resume, train
 from sideagents_policies.train.session import reopen
-from sideagents_policies.views.plan import agent_base, observation_space
-from small_agent import SMALL, _leave_generators_as_they_were, homes  # noqa: F401
-
-
-def latest(run: Path) -> Path:
-    found = RunFolder.open(run).latest()
-    assert found is not None
-    return found
-
-
-def weights(run: Path) -> bytes:
-    return (latest(run) / "model.safetensors").read_bytes()
-
-
-def rows_of(run: Path) -> list[dict[str, str]]:
-    return read_scalars(run / "progress.csv")
-
-
-def told(run: Path) -> list[dict[str, str]]:
-    """Return the rows of progress.csv without times."""
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows_of(run)]
+from sideagents_policies.views.plan import agent_base
+from small_agent import dataset_of
 
 
 @pytest.fixture(scope="module")
-def whole(homes, tmp_path_factory) -> Path:  # noqa: F811
+def whole(homes, tmp_path_factory) -> Path:
     """A run of four updates that nothing disturbed."""
     return train(default_config([*homes, f"runs={tmp_path_factory.mktemp('whole')}"]))
 
@@ -100,14 +77,13 @@ def test_checkpoint_holds_no_base(whole):
     assert any("alpha" in name for name in tensors)
 
 
-def test_only_the_critic_learns_at_first(homes, tmp_path):  # noqa: F811
+def test_only_the_critic_learns_at_first(homes, tmp_path):
     run = train(default_config([*homes, f"runs={tmp_path}", "ppo.critic_warmup_frames=128"]))
     after = load_agent(run).policy
     config = default_config([*homes, f"runs={tmp_path}"])
     torch.manual_seed(config.seed)
     from sideagents_policies.agent.build import build_agent
     from sideagents_policies.views.environments import build_venv
-    from sideagents_policies.views.plan import agent_base
 
     venv = build_venv(config)
     fresh = build_agent(config, venv, agent_base(config)).policy
@@ -116,7 +92,7 @@ def test_only_the_critic_learns_at_first(homes, tmp_path):  # noqa: F811
         assert torch.equal(value, after.state_dict()[name]) != name.startswith("value_net"), name
 
 
-def test_stopped_and_resumed_is_the_same(homes, whole, tmp_path, monkeypatch):  # noqa: F811
+def test_stopped_and_resumed_is_the_same(homes, whole, tmp_path, monkeypatch):
     updates = interrupt_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         train(default_config([*homes, f"runs={tmp_path}"]))
@@ -129,7 +105,7 @@ def test_stopped_and_resumed_is_the_same(homes, whole, tmp_path, monkeypatch):  
     assert len((run / "command.txt").read_text().splitlines()) == 2
 
 
-def test_evaluation_in_training_leaves_no_trace_in_it(homes, whole, tmp_path, monkeypatch):  # noqa: F811
+def test_evaluation_in_training_leaves_no_trace_in_it(homes, whole, tmp_path, monkeypatch):
     words = [*homes, "eval.every_frames=50", "eval.during_episodes=3"]
     examined = train(default_config([*words, f"runs={tmp_path / 'whole'}"]))
     assert weights(examined) == weights(whole)
@@ -163,7 +139,7 @@ def test_evaluation_in_training_leaves_no_trace_in_it(homes, whole, tmp_path, mo
     ]
 
 
-def test_the_experts_actions_pull_and_change_nothing_else(homes, whole, tmp_path, monkeypatch):  # noqa: F811
+def test_the_experts_actions_pull_and_change_nothing_else(homes, whole, tmp_path, monkeypatch):
     words = [*homes, "ppo.expert_coef=3", "ppo.critic_warmup_frames=0", "ppo.n_epochs=6", "ppo.learning_rate=0.003"]
     labelled = train(default_config([*words, f"runs={tmp_path / 'whole'}"]))
     losses = [float(row["train/auxiliary_loss"]) for row in rows_of(labelled) if row["train/auxiliary_loss"]]
@@ -184,7 +160,7 @@ def test_the_experts_actions_pull_and_change_nothing_else(homes, whole, tmp_path
         resume(run, None, ["ppo.expert_coef=1.0"])
 
 
-def test_the_weight_of_the_entropy_goes_on_where_it_was(homes, tmp_path, monkeypatch):  # noqa: F811
+def test_the_weight_of_the_entropy_goes_on_where_it_was(homes, tmp_path, monkeypatch):
     words = [*homes, "ppo.ent_coef=0.01", "ppo.final_ent_coef=0.002"]
     undisturbed = train(default_config([*words, f"runs={tmp_path / 'whole'}"]))
     interrupt_after(monkeypatch, 2)
@@ -196,7 +172,7 @@ def test_the_weight_of_the_entropy_goes_on_where_it_was(homes, tmp_path, monkeyp
         assert [float(row["train/ent_coef"]) for row in rows] == pytest.approx([0.008, 0.006, 0.004, 0.002])
 
 
-def test_killed_and_resumed_is_the_same(homes, whole, tmp_path):  # noqa: F811
+def test_killed_and_resumed_is_the_same(homes, whole, tmp_path):
     command = [sys.executable, "-m", "sideagents_policies.cli.main", "train", "pointnav/demo"]
     config = yaml.safe_load((whole / "config.yaml").read_text())
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config | {"runs": str(tmp_path / "runs")}))
@@ -226,38 +202,7 @@ def test_a_damaged_state_is_one_line(whole, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_training_that_diverges_ends_with_one_line_and_no_such_checkpoint(homes, tmp_path, capfd, monkeypatch):  # noqa: F811
-    words = ["train", "pointnav/demo", *homes, f"runs={tmp_path / 'runs'}"]
-    original = SideTunedPPO.train
-
-    def diverges_at(frames):
-        def train_(self):
-            if self.num_timesteps == frames:
-                with torch.no_grad():
-                    self.policy.value_net.weight.fill_(float("nan"))
-            original(self)
-
-        monkeypatch.setattr(SideTunedPPO, "train", train_)
-
-    diverges_at(32)
-    assert main(words) == 2
-    err = capfd.readouterr().err.splitlines()[-1]
-    assert "diverged" in err
-    assert err.endswith("there is no checkpoint yet")
-    assert not (tmp_path / "runs").exists()
-    diverges_at(96)
-    assert main(words) == 2
-    run = next((tmp_path / "runs").iterdir())
-    err = capfd.readouterr().err.splitlines()[-1]
-    assert err.startswith("error: ")
-    assert err.endswith(f"the last good checkpoint is {run / 'checkpoints' / 'step_000000064'}")
-    assert latest(run).name == "step_000000064"
-    assert not (run / ".lock").exists()
-    diverges_at(0)
-    resume(run)
-
-
-def test_two_processes_on_one_run(homes, whole, tmp_path, capfd):  # noqa: F811
+def test_two_processes_on_one_run(homes, whole, tmp_path, capfd):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with locked(run):
@@ -268,54 +213,7 @@ def test_two_processes_on_one_run(homes, whole, tmp_path, capfd):  # noqa: F811
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_a_rollout_that_the_machine_does_not_hold_is_refused(homes, tmp_path, capfd, monkeypatch):  # noqa: F811
-    monkeypatch.chdir(tmp_path)
-    large = ["ppo.n_steps=100000", "vec.n_envs=64", "ppo.batch_size=64", "camera.width=256", "camera.height=256"]
-    words = ["pointnav/demo", *homes, *large, "model.method=finetune", f"runs={tmp_path / 'runs'}"]
-    assert main(["train", *words]) == 2
-    err = capfd.readouterr().err
-    assert err.count("\n") == 1
-    assert "PPO's rollout takes 1" in err
-    assert "the machine has" in err
-    assert not (tmp_path / "runs").exists()
-    assert main(["check", *words]) == 0
-    assert "# too large: PPO's rollout takes" in capfd.readouterr().out
-
-
-NO_MEMORY = {"python": MemoryError(), "torch": RuntimeError("DefaultCPUAllocator: not enough memory")}
-
-
-@pytest.mark.parametrize("error", NO_MEMORY)
-def test_no_memory_left_is_one_line_and_leaves_no_folder(homes, tmp_path, capfd, monkeypatch, error):  # noqa: F811
-    def out(self):
-        raise NO_MEMORY[error]
-
-    monkeypatch.setattr(SideTunedPPO, "train", out)
-    assert main(["train", "pointnav/demo", *homes, f"runs={tmp_path / 'runs'}"]) == 2
-    assert capfd.readouterr().err.splitlines()[-1].startswith("error: this does not fit into memory")
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_full_disk_names_the_file_and_how_to_go_on(homes, tmp_path, capfd, monkeypatch):  # noqa: F811
-    saved = []
-
-    def full(path, tensors, metadata=None):
-        saved.append(path)
-        if len(saved) > 2:  # the second checkpoint
-            raise OSError(28, "No space left on device", str(path))
-        return save(path, tensors, metadata)
-
-    save = checkpoint_module.save_tensors
-    monkeypatch.setattr(checkpoint_module, "save_tensors", full)
-    assert main(["train", "pointnav/demo", *homes, f"runs={tmp_path}"]) == 2
-    run = next(tmp_path.iterdir())
-    err = capfd.readouterr().err.splitlines()[-1]
-    assert "model.safetensors: No space left on device; make room" in err
-    assert err.endswith(f"then go on with `sideagents train --resume {run}`")
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_000000064"]
-
-
-def test_own_networks_are_imported_when_the_command_names_them(homes, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_own_networks_are_imported_when_the_command_names_them(homes, tmp_path, capsys, monkeypatch):
     words = [*homes, f"runs={tmp_path}", "model.side=small_agent:DropoutSide", "workers=1"]
     interrupt_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
@@ -351,7 +249,7 @@ def test_nothing_left_to_do(whole, capsys):
     assert weights(whole) == before
 
 
-def test_resume_goes_further_and_says_what_its_schedules_do(homes, tmp_path, capsys):  # noqa: F811
+def test_resume_goes_further_and_says_what_its_schedules_do(homes, tmp_path, capsys):
     rates = ["ppo.learning_rate=0.001", "ppo.final_lr_fraction=0.1", "ppo.final_ent_coef=0.0", "model.alpha=linear"]
     run = train(default_config([*homes, f"runs={tmp_path}", "ppo.frames=32", *rates]))
     assert "schedules are now" not in capsys.readouterr().out
@@ -367,8 +265,8 @@ def test_resume_goes_further_and_says_what_its_schedules_do(homes, tmp_path, cap
     assert yaml.safe_load((run / "config.yaml").read_text())["ppo"]["frames"] == 64
 
 
-def test_resume_finds_data_that_was_moved(homes, tmp_path, monkeypatch):  # noqa: F811
-    folder = Path(next(word for word in homes if word.startswith("scenes.dataset=")).partition("=")[2])
+def test_resume_finds_data_that_was_moved(homes, tmp_path, monkeypatch):
+    folder = dataset_of(homes)
     for name in ("here", "there", "other"):
         shutil.copytree(folder, tmp_path / name)
         base = load_base("random", seed=int(name == "other"))
@@ -403,7 +301,7 @@ def test_resume_refuses_another_run(whole):
         resume(first)
 
 
-def test_init_continues_the_same_networks(homes, whole, tmp_path):  # noqa: F811
+def test_init_continues_the_same_networks(homes, whole, tmp_path):
     run = train(
         default_config([*homes, f"runs={tmp_path}", "ppo.frames=32", "ppo.critic_warmup_frames=64"]), init=whole
     )
@@ -421,72 +319,7 @@ def test_init_continues_the_same_networks(homes, whole, tmp_path):  # noqa: F811
         (["model.use_map=false"], "belongs to another model"),
     ],
 )
-def test_init_refuses_another_model(homes, whole, tmp_path, overrides, message):  # noqa: F811
+def test_init_refuses_another_model(homes, whole, tmp_path, overrides, message):
     with pytest.raises(CheckpointError, match=message):
         train(default_config([*homes, f"runs={tmp_path}", *overrides]), init=whole)
     assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("method", ["features", "stagewise", "finetune"])
-def test_methods_train(homes, tmp_path, method):  # noqa: F811
-    run = train(default_config([*homes, f"runs={tmp_path}", f"model.method={method}", "ppo.frames=64"]))
-    assert load_agent(run).checkpoint.step == 64
-
-
-def test_a_side_that_reads_activations_runs_the_base_once_for_each_look(homes, tmp_path, monkeypatch):  # noqa: F811
-    """No codes are computed for it: what is stored are images, and base and side read one pass together."""
-    size = ["camera.width=64", "camera.height=64"]  # the base's: activations are of its images
-    config = default_config([*homes, *size, f"runs={tmp_path}", "model.side=feedback", "ppo.frames=64"])
-    assert sorted(observation_space(config, agent_base(config))) == ["goal", "map", "rgb"]
-    passes = {"codes": 0, "activations": 0}
-    looks = []
-
-    def counted(name, key):
-        method = getattr(FrozenBase, name)
-        monkeypatch.setattr(FrozenBase, name, lambda *given: passes.update({key: passes[key] + 1}) or method(*given))
-
-    def learn(self, *given, **more):
-        counted("_encode", "codes")
-        counted("tapped", "activations")
-        return original(self, *given, **more)
-
-    original, merged = SideTunedPPO.learn, SideTunedExtractor.forward
-    monkeypatch.setattr(SideTunedPPO, "learn", learn)
-    monkeypatch.setattr(SideTunedExtractor, "forward", lambda self, obs: looks.append(0) or merged(self, obs))
-    train(config)
-    assert passes == {"codes": 0, "activations": len(looks)}
-    learning = 2 * 2 * 2  # rollouts, epochs, mini-batches
-    assert len(looks) >= 2 * 8 + 2 + learning
-
-
-def test_blind_agent_trains(homes, tmp_path):  # noqa: F811
-    run = train(default_config([*homes, f"runs={tmp_path}", "model.use_rgb=false", "ppo.frames=32"]))
-    loaded = load_agent(run)
-    assert loaded.base is None
-    assert loaded.checkpoint.base == ""
-
-
-def test_two_workers(homes, tmp_path, capfd):  # noqa: F811
-    run = train(default_config([*homes, f"runs={tmp_path}", "workers=2", "vec.n_envs=2", "eval.every_frames=64"]))
-    checkpoint = load_checkpoint(latest(run))
-    assert checkpoint.step == 128
-    assert len(checkpoint.state["processes"]) == 2
-    first, second = (process["ppo"]["last_obs"]["rgb"] for process in checkpoint.state["processes"])
-    assert (first != second).any()
-    said = capfd.readouterr().out
-    assert said.count("in optimiser") == said.count("in each of 2 processes") == 1
-    # as under torchrun: every process is given the command, the first alone writes
-    words = ["train", "--resume", str(run), "ppo.frames=160"]
-    assert parallel.launch(2, ["-m", "sideagents_policies.cli.main", *words]) == 0
-    assert latest(run).name == "step_000000160"
-    assert len((run / "command.txt").read_text().splitlines()) == 2
-    rows = rows_of(run)
-    assert [int(row["frames"]) for row in rows if row["train/loss"]] == [32, 64, 96, 128, 160]
-    assert [int(row["frames"]) for row in rows if row["eval/success"]] == [64, 128]
-    assert SMALL  # the environments of both processes together are those of one process: see test_parallel
-
-
-def test_what_an_agent_lacks_is_not_logged(homes, tmp_path):  # noqa: F811
-    run = train(default_config([*homes, f"runs={tmp_path}", "model.use_rgb=false", "ppo.frames=64"]))
-    assert "train/alpha" not in rows_of(run)[-1]
-    assert main(["plot", str(run), "--out", str(tmp_path / "curves.png")]) == 0

@@ -11,10 +11,9 @@ from sideagents_policies.agent.checks import default_config
 from sideagents_policies.train.summary import describe, rollout_bytes
 from sideagents_policies.views.environments import build_venv
 from sideagents_policies.views.plan import agent_base, observation_space, stacked_keys
-from small_agent import _leave_generators_as_they_were, homes  # noqa: F401
 
 
-def test_the_processes_are_those_that_really_train(homes):  # noqa: F811
+def test_the_processes_are_those_that_really_train(homes):
     config = default_config([*homes, "model.use_rgb=false", "workers=2"])
     policy = build_policy(config, None)
     assert describe(policy, {"rollout": 3_000_000}).splitlines()[-1] == "memory: rollout 3 MB"
@@ -26,7 +25,7 @@ def test_the_processes_are_those_that_really_train(homes):  # noqa: F811
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("coefficient", [0.0, 0.5])
-def test_the_rollout_takes_the_memory_that_is_announced(homes, coefficient, stride):  # noqa: F811
+def test_the_rollout_takes_the_memory_that_is_announced(homes, coefficient, stride):
     words = [f"ppo.expert_coef={coefficient}", "model.frames=3", f"model.frame_stride={stride}"]
     config = default_config([*homes, *words])
     base = agent_base(config)

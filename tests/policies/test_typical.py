@@ -16,7 +16,6 @@ from sideagents_policies.evaluate.evaluation import play_run
 from sideagents_policies.evaluate.panels import HEADER, PANEL
 from sideagents_policies.evaluate.typical import beside, by_length, record_typical, told
 from sideagents_policies.train.reinforcement import train
-from small_agent import homes  # noqa: F401
 
 
 def rows(*steps: int, success: float = 1.0) -> list[dict[str, Any]]:
@@ -49,7 +48,7 @@ def test_the_shorter_film_stays_at_its_end() -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3.*")
 def test_what_is_filmed_ended_as_it_was_judged(
-    homes: list[str],  # noqa: F811
+    homes: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -14,21 +14,12 @@ import torch
 from benchmarks.bases import BASES, benchmark_base
 from benchmarks.timing import PARTS, Trainer, scatter, timed
 from benchmarks.train import QUICK, benchmark_config, benchmark_train, counted
-from dataset_on_disk import make_dataset
 from sideagents.errors import SideAgentsError
 from sideagents.machine.precision import resolved
 from sideagents_policies.views.environments import build_venv
 from sideagents_policies.views.stack import StackKeys
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dataset")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SIDEAGENTS_CACHE", str(folder / "cache"))
-        yield make_dataset(folder)
 
 
 def test_rows_fit_together(scenes):

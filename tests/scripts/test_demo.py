@@ -9,11 +9,10 @@ import pytest
 
 from demo import demo
 from sideagents.errors import SideAgentsError
-from small_agent import homes  # noqa: F401
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:stable_baselines3.*")
-def test_demo(homes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_demo(homes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = tmp_path / "runs"
     dagger = ("clone.dagger_frames=64", "clone.dagger_round_frames=64")
     assert demo("pointnav/demo", (*homes, *dagger, f"runs={runs}")) == 0

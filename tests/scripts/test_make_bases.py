@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 
 from make_bases import _features, states
-from small_agent import homes  # noqa: F401
 
 
-def test_states_are_images_with_the_expert_s_next_action(homes: list[str]) -> None:  # noqa: F811
+def test_states_are_images_with_the_expert_s_next_action(homes: list[str]) -> None:
     images, actions, goals = states("train", 40, homes)
     assert images.shape == (40, 3, 32, 32)
     assert images.dtype == torch.uint8

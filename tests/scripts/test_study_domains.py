@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_lifelong_job import data  # noqa: F401
 
 from sideagents.adapt.adapt_config import AdaptConfig
 from sideagents.bases.resnet26 import ResNet26
@@ -68,12 +67,12 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
 
 def test_parallel_adapters_and_their_compression(
     base: Path,
-    data: Path,  # noqa: F811
+    cifar: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    common = [f"data={data}", "classes=2", "epochs=1", "batch_size=16", "threads=1"]
+    common = [f"data={cifar}", "classes=2", "epochs=1", "batch_size=16", "threads=1"]
     monkeypatch.setattr(module, "DOMAINS", {"a": [*common, "first_class=0"], "b": [*common, "first_class=2"]})
     cells = [Cell({"domain": d, "method": m, "seed": 1}, "", 0.0) for m in ("parallel", "svd") for d in ("a", "b")]
     with pytest.raises(SideAgentsError, match="run these cells"):

@@ -27,6 +27,7 @@ from studies.nlp import (
     words_of,
 )
 from studies.nlp_grid import CURVES, DESIGNS, GLUE, METHODS, RATES
+from tiny_bert import tiny_model
 
 
 def put(results: Path, table: str, key: dict[str, Any], **row: Any) -> None:
@@ -146,8 +147,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_small_table_from_search_to_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if find_spec("transformers") is None:
         pytest.skip("transformers is not installed (the `nlp` extra)")
-    from test_language_models import tiny_model
-
     model = tiny_model(tmp_path / "tiny")
     folder = tmp_path / "glue" / "RTE"
     folder.mkdir(parents=True)

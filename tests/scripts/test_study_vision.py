@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_adapt_job import configured
-from test_lifelong_job import data  # noqa: F401
 
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.jobs.adapt import absent_data, adapt_run
 from studies import vision as module
 from studies.vision import MADE, TABLES, main, settings_of, table_of
+from vision_jobs import adapt_config
 
 
 def keys(table: str) -> list[dict[str, Any]]:
@@ -70,9 +69,9 @@ def test_alpha_is_ranked_against_the_loss() -> None:
     assert "rank correlation" not in table_of("alpha", rows[:2])
 
 
-def test_a_stack_is_trained_floor_by_floor(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_stack_is_trained_floor_by_floor(cifar: Path, tmp_path: Path) -> None:
     options = {"side": "conv", "side_options": {"width": 8}}
-    config = configured(data, tmp_path, method="sidetune", options=options)
+    config = adapt_config(cifar, tmp_path, method="sidetune", options=options)
     result = module._boosted(config, 2)
     found = [json.loads((tmp_path / f"adapt_{n}" / "result.json").read_text()) for n in (1, 2)]
     assert result["trainable"] == sum(one["trainable"] for one in found)
@@ -83,9 +82,9 @@ def test_a_stack_is_trained_floor_by_floor(data: Path, tmp_path: Path) -> None: 
     tasks = [json.loads((tmp_path / f"adapt_{n}" / "task" / "task.json").read_text()) for n in (1, 2)]
     assert tasks[1]["base"] == f"{tasks[0]['base']}+side"
     assert tasks[0]["fingerprint"] != tasks[1]["fingerprint"]
-    flat, _ = adapt_run(configured(data, tmp_path, name="flat"))
+    flat, _ = adapt_run(adapt_config(cifar, tmp_path, name="flat"))
     with pytest.raises(ConfigError, match=r"stack_on: .* is a run of features, only side-tuned networks are stacked"):
-        configured(data, tmp_path, stack_on=str(flat))
+        adapt_config(cifar, tmp_path, stack_on=str(flat))
     absent = list(absent_data(config.model_copy(update={"stack_on": str(tmp_path / "none")})))
     assert absent == [f"stack_on: {tmp_path / 'none'} is no folder of a finished run"]
 
