@@ -17,6 +17,8 @@ from sideagents.config import imports
 from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS
 from sideagents.lifelong.learners import LEARNERS
+from sideagents_envs.task import tasks
+from sideagents_policies.agent.runs import load_agent
 from sideagents_policies.cli.main import main
 
 PAGE = Path(__file__).parents[1] / "docs" / "add-your-own.md"
@@ -95,3 +97,27 @@ def test_a_method_of_lifelong_learning(own: Path, cifar: Path, capsys: Any) -> N
     assert json.loads((own / "runs" / "icifar_1" / "versions.json").read_text())["imports"] == ["my_methods"]
     assert main(["list", "learners", "--import", "my_methods"]) == 0
     assert "pulled back to its weights" in capsys.readouterr().out
+
+
+def test_a_sensor_and_a_task(own: Path, homes: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """The sensor is observed in this process and in a worker, cloned from stored episodes, and learnt from."""
+    monkeypatch.setattr(tasks, "TASKS", dict(tasks.TASKS))
+    monkeypatch.delitem(sys.modules, "my_tasks", raising=False)
+    (own / "my_tasks.py").write_text(example("A sensor and a task"))
+    words = [
+        "pointnav/sidetune_curvature",
+        *homes,
+        "task.kind=compassnav",
+        f"runs={own}",
+        "name=compass",
+        "--import",
+        "my_tasks",
+    ]
+    assert main(["clone", *words]) == 0
+    assert main(["train", *words, "--init", str(own / "compass_clone_1"), "vec.kind=subproc"]) == 0
+    policy = load_agent(own / "compass_train_1").policy
+    assert policy.observation_space["compass"].shape == (2,)
+    moved = {name.split(".")[1] for name, p in policy.named_parameters() if p.requires_grad}
+    assert "compass_reader" in moved
+    assert main(["eval", str(own / "compass_train_1"), "--import", "my_tasks"]) == 0
+    assert "compass_train_1" in capsys.readouterr().out

@@ -123,7 +123,7 @@ def _measure(
     simulator = _TimedSimulator(EmbeddedWorld(paths, camera, NavMeshConfig()))
     source = _TimedEpisodes(simulator, [path.stem for path in paths], n_envs, 0)
     batch = NavigationBatch(EmbeddedBodies(simulator, n_envs, task), source, n_envs, make_task(camera, task))
-    env = PointNavVecEnv([LocalShard(batch)], camera, task)
+    env = PointNavVecEnv([LocalShard(batch)], batch.task)
     rng = np.random.default_rng(0)
     env.reset()
     _play(env, rng, 20)

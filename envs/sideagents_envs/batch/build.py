@@ -17,14 +17,17 @@ from sideagents_envs.episodes.sources import EpisodeList, EpisodeSource, Trainin
 from sideagents_envs.errors import EpisodeError
 from sideagents_envs.scenes.stage import with_up
 from sideagents_envs.simulators.embedded import EmbeddedWorld
-from sideagents_envs.task.tasks import make_task
+from sideagents_envs.task.navigation import Navigation
+from sideagents_envs.task.tasks import task_class
 
 
 @dataclass(frozen=True)
 class BatchSpec:
     """All that makes the environments `first_env ... first_env + n_envs` of `total_envs`; None means the default.
 
-    With `habitat` they are habitat-lab's, on the simulator named by `habitat_simulator`; without it the embedded ones.
+    `rules`: the class of the task, by default the one that `task.kind` names; by it a worker process is told of a task
+    that only a module of the user's registers. With `habitat` the environments are habitat-lab's, on the simulator
+    named by `habitat_simulator`; without it the embedded ones.
     """
 
     n_envs: int = 1
@@ -38,6 +41,12 @@ class BatchSpec:
     total_envs: int | None = None
     habitat: HabitatConfig | None = None
     habitat_simulator: HabitatSimulator = "auto"
+    rules: type[Navigation] | None = None
+
+    def made_task(self) -> Navigation:
+        """Return the task; raises `EnvsError` for an unknown one."""
+        config = self.task or TaskConfig()
+        return (self.rules or task_class(config.kind))(self.camera or CameraConfig(), config)
 
 
 def make_batch(spec: BatchSpec) -> NavigationBatch:
@@ -93,7 +102,7 @@ def make_batch(spec: BatchSpec) -> NavigationBatch:
         from sideagents_envs.habitat.lab_bodies import HabitatBodies  # needs habitat-lab
 
         bodies = HabitatBodies(world, spec.n_envs, camera, task, spec.habitat, spec.habitat_simulator, spec.first_env)
-    return NavigationBatch(bodies, source, spec.n_envs, make_task(camera, task))
+    return NavigationBatch(bodies, source, spec.n_envs, spec.made_task())
 
 
 def _episodes_file(spec: BatchSpec, scenes: ScenesConfig) -> Path | None:

@@ -19,11 +19,9 @@ from gymnasium import spaces
 from sideagents_envs import errors
 from sideagents_envs.batch.build import BatchSpec
 from sideagents_envs.batch.navigation import NavigationBatch
-from sideagents_envs.config import CameraConfig, TaskConfig
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.kernels import TOLD
 from sideagents_envs.sensors.spaces import Observation
-from sideagents_envs.task.tasks import observation_space
 
 _EXIT_SECONDS = 5.0
 
@@ -134,8 +132,7 @@ class ProcessShard:
     def __init__(self, spec: BatchSpec, number: int) -> None:
         self.n_envs = spec.n_envs
         self._number = number
-        space = observation_space(spec.camera or CameraConfig(), spec.task or TaskConfig())
-        self._shared = SharedObservations(space, spec.n_envs)
+        self._shared = SharedObservations(spec.made_task().observation_space, spec.n_envs)
         self._pipe, theirs = Pipe()
         descriptors = (theirs.fileno(), self._shared.descriptor)
         self._process = subprocess.Popen(

@@ -22,7 +22,8 @@ from sideagents_envs.episodes.files import Episode
 from sideagents_envs.episodes.sources import Name
 from sideagents_envs.errors import EnvsError, nearest
 from sideagents_envs.sensors.spaces import Observation, checked_actions
-from sideagents_envs.task.tasks import make_task
+from sideagents_envs.task.navigation import Navigation
+from sideagents_envs.task.tasks import task_class
 
 _PER_ENV = ("poses", "tracks", "expert_actions")
 _OURS = ("tickets", "next_episode", "next_seed")  # keys of a state that are not the batches'
@@ -65,11 +66,22 @@ def make_vec(
             f"workers={workers}, first_env={first_env}, total_envs={total}"
         )
     spec = BatchSpec(
-        n_envs, split, seed, camera, task, scenes, episodes_file, first_env, total, habitat, habitat_simulator
+        n_envs,
+        split,
+        seed,
+        camera,
+        task,
+        scenes,
+        episodes_file,
+        first_env,
+        total,
+        habitat,
+        habitat_simulator,
+        task_class((task or TaskConfig()).kind),
     )
     shards: Sequence[Shard]
     shards = start_workers(split_spec(spec, workers)) if kind == "subproc" else [LocalShard(make_batch(spec))]
-    return PointNavVecEnv(shards, camera or CameraConfig(), task or TaskConfig())
+    return PointNavVecEnv(shards, spec.made_task())
 
 
 class PointNavVecEnv(VecEnv):
@@ -86,11 +98,11 @@ class PointNavVecEnv(VecEnv):
 
     render_mode = "rgb_array"
 
-    def __init__(self, shards: Sequence[Shard], camera: CameraConfig, task: TaskConfig) -> None:
+    def __init__(self, shards: Sequence[Shard], task: Navigation) -> None:
         self._shards = list(shards)
         self.episode_names: list[Name] | None = self._ask("names")[0]
         self._bounds = np.cumsum([0] + [shard.n_envs for shard in self._shards])
-        self.task = make_task(camera, task)
+        self.task = task
         super().__init__(int(self._bounds[-1]), self.task.observation_space, self.task.action_space)
         self.tickets = np.full(self.num_envs, -1)
         self.entries: Sequence[int] | None = None

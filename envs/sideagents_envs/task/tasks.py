@@ -13,12 +13,24 @@ from sideagents_envs.task.pointnav import PointNav
 TASKS: dict[str, type[Navigation]] = {"pointnav": PointNav, "imagenav": ImageNav}
 
 
-def make_task(camera: CameraConfig, config: TaskConfig) -> Navigation:
-    """Return the task that a configuration names; raises `EnvsError` for an unknown one."""
-    if config.kind not in TASKS:
+def register_task(name: str, task: type[Navigation]) -> None:
+    """Give a task of your own a name; raises `EnvsError` when it is taken."""
+    if name in TASKS:
+        raise EnvsError(f"task {name!r} is registered already")
+    TASKS[name] = task
+
+
+def task_class(name: str) -> type[Navigation]:
+    """Return the task of that name; raises `EnvsError` with the known names."""
+    if name not in TASKS:
         known = ", ".join(sorted(TASKS))
-        raise EnvsError(f"task.kind: there is no task {config.kind!r}{nearest(config.kind, TASKS)}; allowed: {known}")
-    return TASKS[config.kind](camera, config)
+        raise EnvsError(f"task.kind: there is no task {name!r}{nearest(name, TASKS)}; allowed: {known}")
+    return TASKS[name]
+
+
+def make_task(camera: CameraConfig, config: TaskConfig) -> Navigation:
+    """Return the task that a configuration names; raises `EnvsError` for an unknown one, or what it cannot be."""
+    return task_class(config.kind)(camera, config)
 
 
 def observation_space(camera: CameraConfig, config: TaskConfig) -> spaces.Dict:
