@@ -120,6 +120,15 @@ def _add_measuring(verbs: Verbs) -> None:
     )
     enjoy.set_defaults(run=_enjoy)
 
+    compare = add_verb(
+        verbs,
+        "compare",
+        "differences between two evaluations of the same episodes, with intervals",
+        """sideagents compare runs/a_train_1/eval/val_sampled_step900000 runs/b_train_1/eval/val_sampled_step900000""",
+        words="EVALUATION EVALUATION",
+    )
+    compare.set_defaults(run=_compare)
+
     plot = add_verb(
         verbs,
         "plot",
@@ -244,6 +253,15 @@ def _enjoy(args: argparse.Namespace) -> int:
     else:
         path = record_baseline(args.agent, _baseline_config(args), **options)
     print(f"wrote {path}")
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from sideagents_policies.evaluate.compare import compare
+
+    if len(args.words) != 2:
+        raise UsageError("compare needs two folders that eval wrote: sideagents compare RUN/eval/NAME RUN/eval/NAME")
+    print(compare(*map(user_path, args.words)))
     return 0
 
 

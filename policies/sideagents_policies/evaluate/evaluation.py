@@ -231,6 +231,8 @@ def _folder_name(loaded: LoadedAgent, chosen: EpisodesFrom, config: AgentConfig,
         parts.append(f"first{chosen.count}")
     if mode == "sampled" and config.eval.temperature != 1.0:
         parts.append(f"temperature{config.eval.temperature:g}")
+    if config.eval.blank:
+        parts.append(f"without-{'-'.join(config.eval.blank)}")
     own = load_config(AgentConfig, loaded.run.config_path)
     changed = differences(locate(own), loaded.config)
     if any(not key.startswith(_WITHOUT_EFFECT) for key in changed):
@@ -314,7 +316,14 @@ def _venv(
         update={"task": replace(config.task, **{key: getattr(TaskConfig, key) for key in _REWARD})}
     )
     return build_venv(
-        config, chosen.split, n_envs, base=base, episodes_file=chosen.file, perceive=perceive, world=world
+        config,
+        chosen.split,
+        n_envs,
+        base=base,
+        episodes_file=chosen.file,
+        perceive=perceive,
+        world=world,
+        blank=config.eval.blank if perceive else (),
     )
 
 

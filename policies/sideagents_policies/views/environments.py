@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 import sideagents_envs
 from sideagents.core.base import FrozenBase
+from sideagents.errors import SideAgentsError, nearest
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.parallel import ALONE, World
 from sideagents_policies.views.encode import EncodeOnce
@@ -51,6 +52,40 @@ class DropKeys(VecEnvWrapper):
         return {key: observation[key] for key in self._keys}
 
 
+class BlankKeys(VecEnvWrapper):
+    """Show some keys as an environment without an episode has them: nothing is seen, nothing is known.
+
+    Raises `SideAgentsError` for a key that is not in the observation.
+    """
+
+    def __init__(self, venv: VecEnv, keys: Sequence[str]) -> None:
+        known = dict_space(venv, "BlankKeys").spaces
+        blanks = {sensor.key: sensor.blank for sensor in venv.get_attr("task")[0].sensors}
+        for key in keys:
+            if key not in known:
+                raise SideAgentsError(
+                    f"eval.blank: no key {key!r}{nearest(key, known)} in the observation {list(known)}"
+                )
+        super().__init__(venv)
+        self._blanks = {key: blanks.get(key, 0) for key in keys}
+
+    def reset(self) -> Observation:
+        """Reset all environments."""
+        return self._blanked(self.venv.reset())
+
+    def step_wait(self) -> StepReturn:
+        """Return the step's result with empty keys, in `terminal_observation` too."""
+        observation, rewards, dones, infos = self.venv.step_wait()
+        for env in np.flatnonzero(dones):
+            if infos[env].get("terminal_observation") is not None:
+                infos[env]["terminal_observation"] = self._blanked(infos[env]["terminal_observation"])
+        return self._blanked(observation), rewards, dones, infos
+
+    def _blanked(self, observation: Any) -> Observation:
+        shown: Observation = dict(observation)
+        return shown | {key: np.full_like(shown[key], blank) for key, blank in self._blanks.items()}
+
+
 def build_venv(
     config: AgentConfig,
     split: str = "train",
@@ -62,12 +97,14 @@ def build_venv(
     world: World = ALONE,
     perceive: bool = True,
     images: bool | None = None,
+    blank: Sequence[str] = (),
 ) -> VecEnv:
     """Make the environments of one process and the wrappers of the agent.
 
     n_envs: by default `vec.n_envs`. base: from `agent_base`, loaded when needed and not given. episodes_file: a fixed
     list in place of the split's own. world: this process among those that train together. With `perceive=False` the
-    environments come bare, for agents that are no networks, and render nothing unless `images` asks for it.
+    environments come bare, for agents that are no networks, and render nothing unless `images` asks for it. blank: keys
+    that are shown empty.
     Raises `EnvsError` or `SideAgentsError`.
     """
     count = config.vec.n_envs if n_envs is None else n_envs
@@ -92,6 +129,8 @@ def build_venv(
         habitat_simulator=config.habitat_simulator,
     )
     try:
+        if blank:
+            venv = BlankKeys(venv, blank)
         return with_sight(venv, config, base, world) if perceive else venv
     except BaseException:
         venv.close()
