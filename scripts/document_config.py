@@ -45,8 +45,7 @@ MEANINGS = {
     "camera.height": "pixels, above 0",
     "camera.hfov_deg": "horizontal field of view in degrees, from 1 to below 179; pixels are square",
     "camera.height_m": "of the camera above the floor, metres, above 0",
-    "task.kind": "`pointnav`: the goal is told by distance and direction; `imagenav`: it is shown by a picture; or a task "
-    "of your own",
+    "task.kind": "`pointnav`: distance and direction tell the goal; `imagenav`: a picture shows it; or your own task",
     "task.stop": "`auto`: an agent within `success_distance_m` stops by itself; `explicit`: a fourth action stops",
     "task.max_steps": "after so many steps an episode is truncated; above 0",
     "task.success_distance_m": "geodesic distance below which stopping is a success, metres, above 0",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sideagents_envs.batch.navigation import NavigationBatch
+from sideagents_envs.batch.navigation_batch import NavigationBatch
 from sideagents_envs.bodies.embedded_bodies import EmbeddedBodies
 from sideagents_envs.config import CameraConfig, TaskConfig
 from sideagents_envs.episodes.files import Episode, rotation_of

@@ -14,7 +14,7 @@ import torch
 
 from damaged_files import cut
 from hostile import refused, refused_by_command
-from sideagents_envs.batch.navigation import NavigationBatch
+from sideagents_envs.batch.navigation_batch import NavigationBatch
 from sideagents_policies.cli.main import main
 from troubles import (
     Place,

@@ -13,7 +13,7 @@ from sideagents_envs.habitat.importing import quiet_gym, stand_in
 if TYPE_CHECKING:
     from sideagents_envs.batch.env import PointNavEnv
     from sideagents_envs.batch.habitat_env import HabitatPointNavEnv
-    from sideagents_envs.batch.navigation import NavigationBatch
+    from sideagents_envs.batch.navigation_batch import NavigationBatch
     from sideagents_envs.batch.vec import PointNavVecEnv, make_vec
 
 __all__ = ["HabitatPointNavEnv", "NavigationBatch", "PointNavEnv", "PointNavVecEnv", "make_vec"]
@@ -21,7 +21,7 @@ __all__ = ["HabitatPointNavEnv", "NavigationBatch", "PointNavEnv", "PointNavVecE
 # Loaded when asked for: `vec` needs stable-baselines3, and with it torch, which nothing else here does.
 _LAZY = {
     "HabitatPointNavEnv": "sideagents_envs.batch.habitat_env",
-    "NavigationBatch": "sideagents_envs.batch.navigation",
+    "NavigationBatch": "sideagents_envs.batch.navigation_batch",
     "PointNavEnv": "sideagents_envs.batch.env",
     "PointNavVecEnv": "sideagents_envs.batch.vec",
     "make_vec": "sideagents_envs.batch.vec",

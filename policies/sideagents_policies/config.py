@@ -137,8 +137,8 @@ class EvalConfig(_Section):
         description="of the list, the first N that `train` evaluates on: four in each of 14 bundled buildings",
         json_schema_extra=NEUTRAL,
     )
-    blank: list[str] = Field(
-        default=[],
+    blank: tuple[str, ...] = Field(
+        default=(),
         max_length=20,
         description="keys of the observation that the agent is shown empty: what does it make of them?",
         json_schema_extra=NEUTRAL,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sideagents_envs.batch.navigation import NavigationBatch
+from sideagents_envs.batch.navigation_batch import NavigationBatch
 from sideagents_envs.batch.shards import LocalShard
 from sideagents_envs.batch.vec import PointNavVecEnv
 from sideagents_envs.bodies.embedded_bodies import EmbeddedBodies

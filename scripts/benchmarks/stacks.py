@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sideagents_envs.batch.navigation import NavigationBatch
+from sideagents_envs.batch.navigation_batch import NavigationBatch
 from sideagents_envs.bodies.bodies import Bodies
 from sideagents_envs.bodies.embedded_bodies import EmbeddedBodies
 from sideagents_envs.config import CameraConfig, HabitatConfig, NavMeshConfig, ScenesConfig, TaskConfig

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sideagents_envs.batch.env import PointNavEnv
-from sideagents_envs.batch.navigation import NavigationBatch
+from sideagents_envs.batch.navigation_batch import NavigationBatch
 from sideagents_envs.config import ScenesConfig, TaskConfig
 from sideagents_envs.episodes.sources import TrainingEpisodes
 from sideagents_envs.errors import EnvsError

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sideagents_envs.batch.navigation import NavigationBatch
+from sideagents_envs.batch.navigation_batch import NavigationBatch
 from sideagents_envs.bodies.bodies import Bodies
 from sideagents_envs.bodies.embedded_bodies import EmbeddedBodies
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig

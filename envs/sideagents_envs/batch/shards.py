@@ -18,7 +18,7 @@ from gymnasium import spaces
 
 from sideagents_envs import errors
 from sideagents_envs.batch.build import BatchSpec
-from sideagents_envs.batch.navigation import NavigationBatch
+from sideagents_envs.batch.navigation_batch import NavigationBatch
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.kernels import TOLD
 from sideagents_envs.sensors.spaces import Observation

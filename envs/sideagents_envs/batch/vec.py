@@ -15,7 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
 from sideagents_envs.batch.build import BatchSpec, make_batch
-from sideagents_envs.batch.navigation import StepResult
+from sideagents_envs.batch.navigation_batch import StepResult
 from sideagents_envs.batch.shards import LocalShard, ProcessShard, Shard, split_spec, start_workers
 from sideagents_envs.config import CameraConfig, HabitatConfig, HabitatSimulator, ScenesConfig, TaskConfig
 from sideagents_envs.episodes.files import Episode

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from sideagents_envs.batch.build import make_batch
-from sideagents_envs.batch.navigation import NavigationBatch
+from sideagents_envs.batch.navigation_batch import NavigationBatch
 from sideagents_envs.batch.shards import SharedObservations, serve
 
 
