@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from hostile import refused, refused_by_command
-from sideagents_policies.agent import checks
 from sideagents_policies.cli.main import main
 from troubles import Hostile, edited
 
@@ -175,7 +174,6 @@ def words(case: Case, trained: Path, here: Path) -> list[str]:
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_refused_in_one_line(name, trained, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checks, "_check_parts", lambda config: None)  # a second each, and read by none
     refused(words(CASES[name], trained, tmp_path), tmp_path, capfd)
 
 

@@ -64,7 +64,7 @@ def _registered(registry: Registry[Any]) -> list[Row]:
 
 
 def _first_sentence(target: object) -> str:
-    lines = (getattr(target, "__doc__", None) or "").strip().splitlines()
+    lines = (getattr(target, "summary", None) or getattr(target, "__doc__", None) or "").strip().splitlines()
     return lines[0].rstrip(".") if lines else ""
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from sideagents.core.base import FrozenBase
 from sideagents.core.init import initialise_side
-from sideagents.core.side import copy_side, make_side
+from sideagents.core.side import copy_side, make_side, side_kind
 from sideagents.core.sidetuned import SideTuned
 from sideagents.core.trainable import trainable_copy
 from sideagents.errors import SideAgentsError
@@ -81,12 +81,39 @@ def _stagewise(parts: Parts) -> SideTuned:
     return SideTuned(parts.base, copy_side(parts.base), "alpha", alpha, input_size=parts.input_size)
 
 
-METHODS: Registry[Callable[[Parts], SideTuned]] = Registry("method")
-METHODS.register("sidetune", _sidetune)
-METHODS.register("features", _features)
-METHODS.register("finetune", _finetune)
-METHODS.register("scratch", _scratch)
-METHODS.register("stagewise", _stagewise)
+@dataclass(frozen=True)
+class Method:
+    """How perception is built, and what of it is known before it is.
+
+    build: makes it. trains_base: the base learns, so no code of it can be computed ahead. has_side: images are read
+    beside codes. own_side: the side is the method's own, whatever `side` says.
+    """
+
+    build: Callable[[Parts], SideTuned]
+    trains_base: bool = False
+    has_side: bool = True
+    own_side: bool = False
+
+    @property
+    def summary(self) -> str:
+        """What it does, in a sentence."""
+        return (self.build.__doc__ or "").strip().split("\n")[0].rstrip(".")
+
+    def reads(self, side: str) -> tuple[bool, bool]:
+        """Return whether codes computed ahead are read, and whether images, with a side of this name.
+
+        A side whose class has `reads_taps` looks inside the base, which is run for it anyway.
+        """
+        looks_inside = self.has_side and not self.own_side and bool(getattr(side_kind(side), "reads_taps", False))
+        return not (self.trains_base or looks_inside), self.has_side or self.trains_base
+
+
+METHODS: Registry[Method] = Registry("method")
+METHODS.register("sidetune", Method(_sidetune))
+METHODS.register("features", Method(_features, has_side=False))
+METHODS.register("finetune", Method(_finetune, trains_base=True))
+METHODS.register("scratch", Method(_scratch, trains_base=True))
+METHODS.register("stagewise", Method(_stagewise, own_side=True))
 
 
 def build_perception(
@@ -109,4 +136,4 @@ def build_perception(
     Raises `SideAgentsError` for unknown names and for parts that do not fit.
     """
     parts = Parts(base, side, merge, alpha, side_init, input_size or base.input_size, side_options or {})
-    return METHODS.get(method)(parts)
+    return METHODS.get(method).build(parts)

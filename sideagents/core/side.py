@@ -147,6 +147,11 @@ def names_code(name: str) -> bool:
     return name not in SIDES.names() and is_dotted(name)
 
 
+def side_kind(name: str) -> Callable[..., nn.Module]:
+    """Return what builds the side of that name; raises `SideAgentsError` for an unknown one."""
+    return import_network(name) if names_code(name) else SIDES.get(name)
+
+
 def make_side(
     name: str,
     out_shape: Sequence[int],
@@ -160,11 +165,11 @@ def make_side(
 
     name: `conv`, `fcn5`, `fcn4`, `copy` (a trainable copy of `base`), `feedback` (reads the base's activations), or a
     dotted path to an nn.Module class. Its constructor is given `out_shape`, `in_channels`, `input_size` and `base`
-    where it names them, and `options`. A side with an attribute `reads_taps` that is true, and the base it was made
-    for in `base`, is called with what `FrozenBase.tapped` gives in place of images.
+    where it names them, and `options`. A side whose class has a true `reads_taps`, and the base it was made for in
+    `base`, is called with what `FrozenBase.tapped` gives in place of images.
     Raises `SideAgentsError` for an unknown name, a side that cannot read the images, or a code of another shape.
     """
-    make = import_network(name) if names_code(name) else SIDES.get(name)
+    make = side_kind(name)
     offered: dict[str, Any] = {"out_shape": tuple(out_shape), "in_channels": in_channels, "input_size": input_size}
     if base is not None:
         offered["base"] = base

@@ -168,6 +168,10 @@ def restoring(checkpoint: Checkpoint, *others: type[Exception]) -> Iterator[None
     as_they_are: tuple[type[Exception], ...] = (SideAgentsError, *others)
     try:
         yield
+    except CheckpointError as error:
+        if str(checkpoint.path) in str(error):
+            raise
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
     except as_they_are:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:

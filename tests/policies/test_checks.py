@@ -43,7 +43,7 @@ def test_every_bundled_file_is_a_complete_configuration(path):
         assert readers[kind](str(path)).name == path.stem
         return
     config = checks.read_config(str(path))
-    assert config.name == path.stem
+    assert config.name in (path.stem, f"{path.parent.name}_{path.stem}")
     assert config.scenes.dataset == ("data/scene_datasets" if path.parent.name == "habitat" else "bundled")
     assert config.vec.n_envs * config.ppo.n_steps % config.ppo.batch_size == 0
 
@@ -171,7 +171,7 @@ def test_absent_data_is_listed_and_required(homes, overrides, line):
 )
 def test_wrong_parts_are_told_with_their_key(homes, overrides, message):
     with pytest.raises(ConfigError, match=message):
-        checks.default_config([*homes, *overrides])
+        checks.try_networks(checks.default_config([*homes, *overrides]))
 
 
 def test_what_may_change_on_resume(homes):

@@ -39,7 +39,7 @@ def test_two_processes(homes, demos, tmp_path, verb, when, part, ranks):
     own = ["--demos", str(demos), "task.max_steps=200", "clone.checkpoint_every_s=0.001"] if verb == "clone" else []
     words = [verb, "pointnav/demo", *homes, "workers=2", "vec.n_envs=2", f"runs={tmp_path / 'runs'}", *own]
     env = {"DIVERGE_AT": when, "DIVERGE_PART": part, "DIVERGE_RANKS": ranks, "DIVERGE_PIDS": str(tmp_path)}
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-m", "sideagents_policies.cli.main", *words, "--import", "diverging"],
         env={**os.environ, "PYTHONPATH": path, **env}, capture_output=True, text=True, timeout=240, check=False,

@@ -17,6 +17,8 @@ import yaml
 
 from run_files import latest, rows_of, told, weights
 from sideagents.bases import load_base, save_base
+from sideagents.core.base import FrozenBase
+from sideagents.core.sidetuned import SideTuned
 from sideagents.errors import CheckpointError, ConfigError
 from sideagents.machine.devices import processor_name
 from sideagents.run.checkpoint import load_checkpoint
@@ -24,6 +26,7 @@ from sideagents.run.folder import RunFolder
 from sideagents.storage.lock import locked
 from sideagents_envs.errors import EnvsError
 from sideagents_policies.agent.checks import default_config
+from sideagents_policies.agent.policy import SideTunedPolicy
 from sideagents_policies.agent.ppo import SideTunedPPO
 from sideagents_policies.agent.runs import load_agent
 from sideagents_policies.cli.main import main
@@ -323,3 +326,23 @@ def test_init_refuses_another_model(homes, whole, tmp_path, overrides, message):
     with pytest.raises(CheckpointError, match=message):
         train(default_config([*homes, f"runs={tmp_path}", *overrides]), init=whole)
     assert not any(tmp_path.iterdir())
+
+
+def test_what_is_trained_is_built_once(homes, tmp_path, monkeypatch):
+    """Nothing is built to ask it a question: `train --init` makes one base, one policy and one perception."""
+    name = "pointnav/sidetune_curvature"
+    words = [*homes, f"runs={tmp_path}", "name=once"]
+    assert main(["clone", name, *words]) == 0
+    built: dict[str, int] = {}
+    for kind in (FrozenBase, SideTuned, SideTunedPolicy):
+
+        def counted(self, *args, kind=kind, make=kind.__init__, **kwargs):
+            built[kind.__name__] = built.get(kind.__name__, 0) + 1
+            make(self, *args, **kwargs)
+
+        monkeypatch.setattr(kind, "__init__", counted)
+    assert main(["train", name, *words, "--init", str(tmp_path / "once_clone_1")]) == 0
+    assert built == {"FrozenBase": 1, "SideTuned": 1, "SideTunedPolicy": 1}
+    built.clear()
+    assert main(["eval", str(tmp_path / "once_train_1")]) == 0
+    assert built == {"FrozenBase": 1, "SideTuned": 1, "SideTunedPolicy": 1}

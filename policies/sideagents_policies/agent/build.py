@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 from sideagents.core.base import FrozenBase
+from sideagents.errors import ConfigError, SideAgentsError
 from sideagents_envs.sensors import spaces as pointnav
 from sideagents_policies.agent.extractor import SideTunedExtractor
 from sideagents_policies.agent.policy import PerEnvNoise, SideTunedPolicy
@@ -46,10 +49,20 @@ def policy_kwargs(config: AgentConfig, base: FrozenBase | None) -> dict[str, Any
 
 
 def build_policy(config: AgentConfig, base: FrozenBase | None, device: torch.device | str = "cpu") -> SideTunedPolicy:
-    """Build the policy alone, with fresh weights: enough to evaluate, count and clone."""
+    """Build the policy alone, with fresh weights: enough to evaluate, count and clone. Raises `ConfigError`."""
     rate = config.ppo.learning_rate
     space, actions = observation_space(config, base), pointnav.action_space(config.task)
-    return SideTunedPolicy(space, actions, lambda _: rate, **policy_kwargs(config, base)).to(device)
+    with _as_config_error():
+        return SideTunedPolicy(space, actions, lambda _: rate, **policy_kwargs(config, base)).to(device)
+
+
+@contextmanager
+def _as_config_error() -> Iterator[None]:
+    """Name the section of the configuration in what cannot be built."""
+    try:
+        yield
+    except SideAgentsError as error:
+        raise error if isinstance(error, ConfigError) else ConfigError(f"model: {error}") from None
 
 
 def learning_rate(ppo: PPOConfig, remaining: float) -> float:
@@ -66,28 +79,29 @@ def build_agent(config: AgentConfig, venv: VecEnv, base: FrozenBase | None, worl
     """
     ppo = config.ppo
     labelled = ppo.expert_coef > 0.0
-    agent = SideTunedPPO(
-        SideTunedPolicy,
-        ExpertLabels(venv) if labelled else venv,
-        learning_rate=functools.partial(learning_rate, ppo),
-        n_steps=ppo.n_steps,
-        batch_size=ppo.batch_size,
-        n_epochs=ppo.n_epochs,
-        gamma=ppo.gamma,
-        gae_lambda=ppo.gae_lambda,
-        clip_range=ppo.clip_range,
-        ent_coef=ppo.ent_coef,
-        final_ent_coef=ppo.final_ent_coef,
-        vf_coef=ppo.vf_coef,
-        max_grad_norm=ppo.max_grad_norm,
-        target_kl=ppo.target_kl,
-        auxiliary_loss=expert_cross_entropy(ppo.expert_coef) if labelled else None,
-        critic_warmup=ppo.critic_warmup_frames,
-        rollout_buffer_kwargs={"stacks": rollout_stacks(stacked_keys(config, base))},
-        policy_kwargs=policy_kwargs(config, base),
-        seed=config.seed,
-        device=world.device,
-    )
+    with _as_config_error():
+        agent = SideTunedPPO(
+            SideTunedPolicy,
+            ExpertLabels(venv) if labelled else venv,
+            learning_rate=functools.partial(learning_rate, ppo),
+            n_steps=ppo.n_steps,
+            batch_size=ppo.batch_size,
+            n_epochs=ppo.n_epochs,
+            gamma=ppo.gamma,
+            gae_lambda=ppo.gae_lambda,
+            clip_range=ppo.clip_range,
+            ent_coef=ppo.ent_coef,
+            final_ent_coef=ppo.final_ent_coef,
+            vf_coef=ppo.vf_coef,
+            max_grad_norm=ppo.max_grad_norm,
+            target_kl=ppo.target_kl,
+            auxiliary_loss=expert_cross_entropy(ppo.expert_coef) if labelled else None,
+            critic_warmup=ppo.critic_warmup_frames,
+            rollout_buffer_kwargs={"stacks": rollout_stacks(stacked_keys(config, base))},
+            policy_kwargs=policy_kwargs(config, base),
+            seed=config.seed,
+            device=world.device,
+        )
     first = world.rank * venv.num_envs
     agent.policy.action_noise = PerEnvNoise(config.seed, range(first, first + venv.num_envs))
     return agent

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from sideagents.bases import load_base
 from sideagents.bases import loading as bases
 from sideagents.config.typed import differences, load_config
 from sideagents.core import side
@@ -24,10 +23,13 @@ from sideagents_envs.episodes.files import content_files, read_episodes
 from sideagents_envs.errors import EnvsError
 from sideagents_envs.habitat import importing
 from sideagents_envs.habitat.lab import chosen_simulator
+from sideagents_envs.task.tasks import make_task
 from sideagents_policies.agent.build import build_policy
+from sideagents_policies.agent.policy import SideTunedPolicy
 from sideagents_policies.config import AgentConfig, ModelConfig
 from sideagents_policies.jobs import READERS
 from sideagents_policies.paths import config_kind, config_path, load_named, locate
+from sideagents_policies.views.plan import agent_base
 
 # What may differ when a run goes on: how long it trains, how often it saves, where and how fast it computes, and where
 # its data is: that it is the same, the names of the buildings and the base's fingerprint in the checkpoint tell.
@@ -48,21 +50,14 @@ MAY_CHANGE_ON_RESUME = (
 
 
 def read_config(name: str, overrides: Sequence[str] = ()) -> AgentConfig:
-    """Resolve a configuration, given by file or bundled name, and check it.
+    """Resolve a configuration, given by file or bundled name, and check it; nothing is built.
 
-    Raises `ConfigError` with the key path for unknown keys, wrong types, unknown names and parts that do not fit.
-    """
-    return read_with_base(name, overrides)[0]
-
-
-def read_with_base(name: str, overrides: Sequence[str] = ()) -> tuple[AgentConfig, FrozenBase | None]:
-    """Return what `read_config` does, and the base that was loaded to check it; None where there is none, or not here.
-
-    Raises as `read_config`.
+    Raises `ConfigError` with the key path for unknown keys, wrong types and unknown names. Whether the networks can be
+    built `try_networks` tells, or whoever builds them.
     """
     if (kind := config_kind(config_path(name))) in READERS:
         raise ConfigError(f"{name}: is a configuration of `sideagents {kind}`, an agent's is needed here")
-    return _checked(load_named(AgentConfig, name, overrides))
+    return checked(load_named(AgentConfig, name, overrides))
 
 
 def default_config(overrides: Sequence[str] = ()) -> AgentConfig:
@@ -75,19 +70,24 @@ def checked(config: AgentConfig) -> AgentConfig:
 
     Raises `ConfigError` when names or parts are wrong.
     """
-    return _checked(config)[0]
-
-
-def _checked(config: AgentConfig) -> tuple[AgentConfig, FrozenBase | None]:
-    base = None
     config = with_precision(locate(config))
     if config.env == "habitat" and config.habitat_simulator == "auto":
         config = config.model_copy(update={"habitat_simulator": chosen_simulator("auto")})
     _check_names(config)
-    if not any(line.startswith("model.") for line in absent_data(config)):
-        base = _check_parts(config)
     _check_episodes(config)
-    return config, base
+    return config
+
+
+def try_networks(config: AgentConfig) -> tuple[FrozenBase | None, SideTunedPolicy | None]:
+    """Build an agent once, in about a second: base and policy, both None where its files are not here.
+
+    Raises `ConfigError` for parts that do not fit.
+    """
+    if any(line.startswith("model.") for line in absent_data(config)):
+        return None, None
+    base = agent_base(config)
+    with torch.random.fork_rng(devices=[]):
+        return base, build_policy(config, base)
 
 
 def absent_data(config: AgentConfig) -> Iterator[str]:
@@ -189,6 +189,10 @@ def refuse_changes(before: AgentConfig, now: AgentConfig) -> None:
 
 def _check_names(config: AgentConfig) -> None:
     model = config.model
+    try:
+        make_task(config.camera, config.task)
+    except EnvsError as error:
+        raise ConfigError(str(error)) from None
     for key, look in (("model.method", METHODS.get), ("model.merge", MERGES.get), ("model.alpha", make_alpha)):
         _under(key, look, getattr(model, key.removeprefix("model.")))
     if not MERGES.get(model.merge).modeless:
@@ -207,21 +211,6 @@ def _under(key: str, look: object, value: str) -> None:
         look(value)
     except SideAgentsError as error:
         raise ConfigError(f"{key}: {error}") from None
-
-
-def _check_parts(config: AgentConfig) -> FrozenBase | None:
-    """Build the agent once: everything that cannot be built is found here, in about a second. Return its base."""
-    model, base = config.model, None
-    key = "model.base"
-    try:
-        if model.use_rgb:
-            base = load_base(model.base, weights=model.base_weights)
-        key = "model"
-        with torch.random.fork_rng(devices=[]):
-            build_policy(config, base)
-    except SideAgentsError as error:
-        raise ConfigError(f"{key}: {error}") from None
-    return base
 
 
 def _episode_files(config: AgentConfig) -> list[Path]:

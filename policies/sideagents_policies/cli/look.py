@@ -52,10 +52,11 @@ def _check(args: argparse.Namespace) -> int:
         job = READERS[kind](name, overrides)
         return _show(job, absent_of_job(job))
 
-    from sideagents_policies.agent.checks import absent_data, read_with_base, remarks
+    from sideagents_policies.agent.checks import absent_data, read_config, remarks, try_networks
     from sideagents_policies.train.estimates import cloning_too_large, estimates, too_large
 
-    config, base = read_with_base(name, overrides)
+    config = read_config(name, overrides)
+    base, _ = try_networks(config)
     _show(config, absent_data(config))
     for line in (*too_large(config, base), *cloning_too_large(config, base)):
         print(f"# too large: {line}")

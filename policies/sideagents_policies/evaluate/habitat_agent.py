@@ -17,7 +17,7 @@ from sideagents_envs.sensors.spaces import action_space
 from sideagents_envs.task.tasks import observation_space
 from sideagents_policies.agent.runs import LoadedAgent, load_agent
 from sideagents_policies.evaluate.agents import PolicyAgent
-from sideagents_policies.views.environments import with_sight
+from sideagents_policies.views.environments import with_views
 from sideagents_policies.views.stack import Observation, StepReturn
 
 GOAL_SENSOR = "pointgoal_with_gps_compass"
@@ -40,7 +40,7 @@ class HabitatAgent:
         self._task = config.task
         self._agent = PolicyAgent(loaded.policy.logits, config.seed, greedy, config.eval.temperature)
         self._fed = _Fed(config.camera, config.task)
-        self._venv = with_sight(self._fed, config, loaded.base, loaded.world)
+        self._venv = with_views(self._fed, config, loaded.base, loaded.world)
         self._track: list[tuple[float, float]] = []
         self._yaw = 0.0
 

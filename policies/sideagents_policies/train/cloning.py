@@ -12,7 +12,7 @@ from sideagents.machine.seeding import seed_everything
 from sideagents.run.checkpoint import Checkpoint, load_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents_policies import parallel
-from sideagents_policies.agent.build import build_policy
+from sideagents_policies.agent import checks
 from sideagents_policies.agent.runs import load_weights
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.demos.collect import DemosError, check_fits, collect, count_trajectories
@@ -30,7 +30,6 @@ from sideagents_policies.train.session import (
     run_workers,
     under_launcher,
 )
-from sideagents_policies.views.plan import agent_base
 
 
 def clone(config: AgentConfig, demos: Path | None = None, init: Path | None = None) -> Path:
@@ -41,8 +40,9 @@ def clone(config: AgentConfig, demos: Path | None = None, init: Path | None = No
     init: a run whose networks training starts from. Raises `SideAgentsError` or `EnvsError`.
     """
     start = None if init is None else load_checkpoint(RunFolder.open(init).checkpoint())
-    if start is not None:
-        load_weights(build_policy(config, agent_base(config)), start)
+    _, policy = checks.try_networks(config)  # asked before anything is written
+    if start is not None and policy is not None:
+        load_weights(policy, start)
     if demos is not None:
         config = _as_held(demos, config)
     if config.clone.epochs == 0 and config.clone.dagger_frames == 0:

@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.vec_env import VecEnv
 
 from sideagents.config.typed import load_config
 from sideagents.core.base import FrozenBase
@@ -25,7 +26,7 @@ from sideagents.storage.files import require
 from sideagents_envs.errors import EnvsError
 from sideagents_policies import parallel
 from sideagents_policies.agent import checks
-from sideagents_policies.agent.build import build_agent, build_policy, learning_rate
+from sideagents_policies.agent.build import build_agent, learning_rate
 from sideagents_policies.agent.ppo import SideTunedPPO
 from sideagents_policies.agent.runs import load_weights
 from sideagents_policies.config import AgentConfig
@@ -57,20 +58,27 @@ def train(config: AgentConfig, init: Path | None = None) -> Path:
 
     init: a run whose networks training starts from, usually a clone. Raises `SideAgentsError` or `EnvsError`.
     """
-    require(too_large(config))
     start = None if init is None else load_checkpoint(RunFolder.open(init).checkpoint())
-    if start is not None:
-        load_weights(build_policy(config, agent_base(config)), start)  # does it fit? asked before anything is written
     if launched_alone(config):
+        _try_out(config, start)
         with new_run(config, KIND) as run:
             run_workers(run, config, [KIND, *([] if start is None else ["--init", str(start.path)])])
         return run.path
     world = parallel.init(config.device)
     try:
-        with main_run(config, KIND, world) as own:
-            return train_here(Session(config, world, own, None), start)
+        # the agent is built first: nothing is written where that fails
+        with _learner(config, world, start) as learner, main_run(config, KIND, world) as own:
+            return _train(Session(config, world, own, None), learner)
     finally:
         parallel.finish()
+
+
+def _try_out(config: AgentConfig, start: Checkpoint | None = None) -> None:
+    """Raise `SideAgentsError` where the processes that are about to be started could not build the agent."""
+    base, policy = checks.try_networks(config)
+    require(too_large(config, base))
+    if start is not None and policy is not None:
+        load_weights(policy, start)
 
 
 def resume(path: Path, given: str | None = None, overrides: list[str] | None = None) -> Path:
@@ -81,11 +89,11 @@ def resume(path: Path, given: str | None = None, overrides: list[str] | None = N
     """
     before = load_config(AgentConfig, RunFolder.open(path).config_path)
     run, config = reopen(path, given, overrides or [])
-    require(too_large(config))
     with resuming(run, KIND) as checkpoint:
         if os.environ.get("RANK", "0") == "0" and (line := _rescheduled(before, config, checkpoint.step)):
             print(f"note: {line}", flush=True)
         if launched_alone(config):
+            _try_out(config)
             resume_workers(run, config, [KIND])
             return run.path
         world = parallel.init(config.device)
@@ -114,37 +122,59 @@ def _rescheduled(before: AgentConfig, now: AgentConfig, step: int) -> str:
     return f"schedules are now spread over {new.frames} frames, not {old.frames}: {', '.join(moved)}"
 
 
-def train_here(session: Session, start: Checkpoint | None) -> Path:
-    """Train in this process, as one of `session.world`."""
-    config, world = session.config, session.world
+class _Learner(NamedTuple):
+    """What trains in this process: PPO with its policy, its environments, the frozen base; the rollout's bytes."""
+
+    agent: SideTunedPPO
+    venv: VecEnv
+    base: FrozenBase | None
+    rollout: int
+
+
+@contextmanager
+def _learner(config: AgentConfig, world: parallel.World, start: Checkpoint | None) -> Iterator[_Learner]:
+    """Make environments, base and agent, with the weights that it starts from; the environments end with the block."""
     torch.set_num_threads(config.threads)
     seed_everything(config.seed)
     base = agent_base(config)
-    rollout = rollout_bytes(config, observation_space(config, base), stacked_keys(config, base))
-    session.say(describe(build_policy(config, base), {"rollout": rollout}, world.size))
-    session.say(told(config))
-    for line in checks.remarks(config):
-        session.say(f"note: {line}")
+    require(too_large(config, base))
     venv = build_venv(config, base=base, world=world)
     try:
         agent = build_agent(config, venv, base, world)
-        resumed = session.resumed
         if start is not None:
             load_weights(agent.policy, start)
+        rollout = rollout_bytes(config, observation_space(config, base), stacked_keys(config, base))
+        yield _Learner(agent, venv, base, rollout)
+    finally:
+        venv.close()
+
+
+def train_here(session: Session, start: Checkpoint | None) -> Path:
+    """Train in this process, as one of `session.world`."""
+    with _learner(session.config, session.world, start) as learner:
+        return _train(session, learner)
+
+
+def _train(session: Session, learner: _Learner) -> Path:
+    config, agent, resumed = session.config, learner.agent, session.resumed
+    session.say(describe(agent.policy, {"rollout": learner.rollout}, session.world.size))
+    session.say(told(config))
+    for line in checks.remarks(config):
+        session.say(f"note: {line}")
+    try:
         if resumed is not None:
             with session.going_on(), restoring(resumed, EnvsError):
                 own, _ = session.own_state()
                 load_weights(agent.policy, resumed)
-                restore_environment(venv, own["environments"])
+                restore_environment(learner.venv, own["environments"])
                 agent.set_training_state(own["ppo"])
         left = config.ppo.frames - agent.num_timesteps
         if left <= 0:
             session.say(f"{agent.num_timesteps} of {config.ppo.frames} frames are done; raise ppo.frames to go on")
             return session.folder
-        with session.telling(KIND), _examiner(session, base) as examiner:
+        with session.telling(KIND), _examiner(session, learner.base) as examiner:
             _learn(session, agent, left, examiner)
     finally:
-        venv.close()
         session.close()
     session.say(f"trained: {session.folder}")
     return session.folder

@@ -19,7 +19,7 @@ from sideagents.errors import SideAgentsError, nearest
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.parallel import ALONE, World
 from sideagents_policies.views.encode import EncodeOnce
-from sideagents_policies.views.plan import agent_base, sight_of
+from sideagents_policies.views.plan import agent_base, plan_of
 from sideagents_policies.views.stack import (
     Observation,
     StackKeys,
@@ -131,7 +131,7 @@ def build_venv(
     try:
         if blank:
             venv = BlankKeys(venv, blank)
-        return with_sight(venv, config, base, world) if perceive else venv
+        return with_views(venv, config, base, world) if perceive else venv
     except BaseException:
         venv.close()
         raise
@@ -149,10 +149,10 @@ def _say_simulator(name: str) -> None:
     print(f"environments: {name}", file=sys.stderr)
 
 
-def with_sight(venv: VecEnv, config: AgentConfig, base: FrozenBase | None, world: World) -> VecEnv:
+def with_views(venv: VecEnv, config: AgentConfig, base: FrozenBase | None, world: World) -> VecEnv:
     """Wrap environments so that they show what the agent's network reads."""
-    sight = sight_of(config, base if base is not None else agent_base(config))
-    if sight.base is not None:
-        venv = EncodeOnce(venv, sight.base, keep_rgb=sight.keep_rgb, device=world.device)
-    venv = StackKeys(venv, sight.stacks, sight.strides)
-    return DropKeys(venv, sight.drops) if sight.drops else venv
+    plan = plan_of(config, base if base is not None else agent_base(config))
+    if plan.base is not None:
+        venv = EncodeOnce(venv, plan.base, keep_rgb=plan.keep_rgb, device=world.device)
+    venv = StackKeys(venv, plan.stacks, plan.strides)
+    return DropKeys(venv, plan.drops) if plan.drops else venv
