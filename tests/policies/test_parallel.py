@@ -13,7 +13,7 @@ from dataset_on_disk import make_dataset
 from ended_processes import still_alive
 from sideagents_policies import parallel
 
-WORKER = Path(__file__).with_name("parallel_worker.py")
+WORKER = Path(__file__).parents[1] / "parallel_worker.py"
 TOLERANCE = 5e-5  # float32 sums are taken in another order; a step of Adam is 3e-3
 
 
