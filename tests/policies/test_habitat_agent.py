@@ -135,7 +135,7 @@ def test_it_sees_what_the_agent_saw_in_training(run: Path, homes: list[str]) -> 
     names = ("move_forward", "turn_left", "turn_right", "stop")
     for _ in range(25):
         action = agent.act(batch.bodies._seen[0])
-        seen, shown = batch.observe(), agent._fed.content
+        seen, shown = batch.observe(), agent._given.content
         np.testing.assert_array_equal(shown["rgb"], seen["rgb"])
         np.testing.assert_allclose(shown["goal"], seen["goal"], atol=1e-6)
         assert (shown["map"] != seen["map"]).mean() < 0.002  # a place on the border of two cells

@@ -106,7 +106,7 @@ class ForwardAgent:
         self._n_envs = venv.num_envs
 
     def begin(self, env: int, scene_id: str, episode_id: str) -> None:
-        """Need nothing."""
+        """Do nothing: it acts alike in all episodes."""
 
     def act(self, observations: Observations) -> NDArray[np.int64]:
         """Return forward for all."""
@@ -123,7 +123,7 @@ class StraightAgent:
         self._task = task
 
     def begin(self, env: int, scene_id: str, episode_id: str) -> None:
-        """Need nothing."""
+        """Do nothing: it acts alike in all episodes."""
 
     def act(self, observations: Observations) -> NDArray[np.int64]:
         """Turn while the goal is further aside than half a turn, else walk; stop at the goal where that is asked."""
@@ -143,7 +143,7 @@ class ExpertAgent:
         self._venv = venv
 
     def begin(self, env: int, scene_id: str, episode_id: str) -> None:
-        """Need nothing."""
+        """Do nothing: it acts alike in all episodes."""
 
     def act(self, observations: Observations) -> NDArray[np.int64]:
         """Ask the simulator."""

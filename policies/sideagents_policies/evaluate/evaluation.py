@@ -266,7 +266,7 @@ def evaluate_baseline(
     return _deliver(result, json_path) if show else result
 
 
-class Examiner:
+class TrainingEvaluation:
     """Evaluates a policy while it is trained, in environments of its own, without a trace in the training.
 
     The episodes are the first `eval.during_episodes` of the list of `eval.split`. Raises as `choose_episodes`, and

@@ -39,8 +39,8 @@ class HabitatAgent:
         greedy = config.eval.deterministic if deterministic is None else deterministic
         self._task = config.task
         self._agent = PolicyAgent(loaded.policy.logits, config.seed, greedy, config.eval.temperature)
-        self._fed = _Fed(config.camera, config.task)
-        self._venv = with_views(self._fed, config, loaded.base, loaded.world)
+        self._given = _GivenObservations(config.camera, config.task)
+        self._venv = with_views(self._given, config, loaded.base, loaded.world)
         self._track: list[tuple[float, float]] = []
         self._yaw = 0.0
 
@@ -61,11 +61,11 @@ class HabitatAgent:
         Raises `SideAgentsError` when the goal's reading or an image that the agent needs is not among them.
         """
         first = not self._track
-        self._fed.content = self._observation(observations)
+        self._given.content = self._observation(observations)
         if first:  # habitat-lab tells an agent no episode's name: chance belongs to where the goal is first seen
-            self._agent.begin(0, "", self._fed.content["goal"].tobytes().hex())
+            self._agent.begin(0, "", self._given.content["goal"].tobytes().hex())
         seen: Any = self._venv.reset() if first else self._venv.step(np.zeros(1, np.int64))[0]
-        near = float(self._fed.content["goal"][0, 0]) < self._task.success_distance_m
+        near = float(self._given.content["goal"][0, 0]) < self._task.success_distance_m
         choice = 3 if self._task.stop == "auto" and near else int(self._agent.act(seen)[0])
         if choice in (1, 2):
             turn = math.radians(self._task.turn_deg)
@@ -80,7 +80,7 @@ class HabitatAgent:
         x, z = metres * math.sin(self._yaw + angle), metres * math.cos(self._yaw + angle)
         self._track.append((x, z))
         content: Observation = {"goal": np.array([[metres, math.cos(angle), math.sin(angle)]], np.float32)}
-        space = self._fed.space
+        space = self._given.space
         maps = np.empty((1, *(space["map"].shape or ())), np.uint8)
         track = np.array([self._track])
         pose = np.array([[x, 0.0, z, self._yaw]])
@@ -97,7 +97,7 @@ class HabitatAgent:
         return content
 
 
-class _Fed(VecEnv):
+class _GivenObservations(VecEnv):
     """One environment whose observations are handed to it."""
 
     render_mode = None

@@ -44,7 +44,7 @@ def clone(config: AgentConfig, demos: Path | None = None, init: Path | None = No
     if start is not None and policy is not None:
         load_weights(policy, start)
     if demos is not None:
-        config = _as_held(demos, config)
+        config = _with_held_trajectories(demos, config)
     if config.clone.epochs == 0 and config.clone.dagger_frames == 0:
         raise ConfigError("clone.epochs and clone.dagger_frames are both 0: there is nothing to train")
     if under_launcher():
@@ -58,7 +58,7 @@ def clone(config: AgentConfig, demos: Path | None = None, init: Path | None = No
     return run.path
 
 
-def _as_held(demos: Path, config: AgentConfig) -> AgentConfig:
+def _with_held_trajectories(demos: Path, config: AgentConfig) -> AgentConfig:
     """Return the configuration with the number of demonstrations that a folder holds; tell when it is another."""
     header = check_fits(demos, config)
     held = count_trajectories(header["shards"])

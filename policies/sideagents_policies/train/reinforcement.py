@@ -30,7 +30,7 @@ from sideagents_policies.agent.build import build_agent, learning_rate
 from sideagents_policies.agent.ppo import SideTunedPPO
 from sideagents_policies.agent.runs import load_weights
 from sideagents_policies.config import AgentConfig
-from sideagents_policies.evaluate.evaluation import Examiner
+from sideagents_policies.evaluate.evaluation import TrainingEvaluation
 from sideagents_policies.train.estimates import too_large
 from sideagents_policies.train.session import (
     Session,
@@ -172,8 +172,8 @@ def _train(session: Session, learner: _Learner) -> Path:
         if left <= 0:
             session.say(f"{agent.num_timesteps} of {config.ppo.frames} frames are done; raise ppo.frames to go on")
             return session.folder
-        with session.telling(KIND), _examiner(session, learner.base) as examiner:
-            _learn(session, agent, left, examiner)
+        with session.telling(KIND), _evaluation(session, learner.base) as evaluation:
+            _learn(session, agent, left, evaluation)
     finally:
         session.close()
     session.say(f"trained: {session.folder}")
@@ -181,26 +181,26 @@ def _train(session: Session, learner: _Learner) -> Path:
 
 
 @contextmanager
-def _examiner(session: Session, base: FrozenBase | None) -> Iterator[Examiner | None]:
+def _evaluation(session: Session, base: FrozenBase | None) -> Iterator[TrainingEvaluation | None]:
     """Give the main process what evaluates in training, where the configuration asks for it."""
     if session.config.eval.every_frames == 0:
         yield None
         return
-    examiner = None
+    evaluation = None
     with parallel.others_wait(session.world):
         if session.world.is_main:
-            examiner = Examiner(session.config, base, session.world)
+            evaluation = TrainingEvaluation(session.config, base, session.world)
     try:
-        yield examiner
+        yield evaluation
     finally:
-        if examiner is not None:
-            examiner.close()
+        if evaluation is not None:
+            evaluation.close()
 
 
-def _learn(session: Session, agent: SideTunedPPO, left: int, examiner: Examiner | None) -> None:
+def _learn(session: Session, agent: SideTunedPPO, left: int, evaluation: TrainingEvaluation | None) -> None:
     agent.set_logger(Logger(None, [_RunWriter(session)]))
     with StopRequest() as stop:
-        callback = _Keeper(session, stop, examiner)
+        callback = _TrainCallback(session, stop, evaluation)
         try:
             with callback.progress:
                 agent.learn(left, callback=callback, reset_num_timesteps=session.resumed is None)
@@ -225,18 +225,18 @@ class _RunWriter(KVWriter):
         self._session.log(step, numbers)
 
     def close(self) -> None:
-        """Need nothing: the run folder is closed by its owner."""
+        """Do nothing: the run folder is closed by its owner."""
 
 
-class _Keeper(BaseCallback):
+class _TrainCallback(BaseCallback):
     """Logs, evaluates and saves between updates, stops when asked."""
 
     model: SideTunedPPO
 
-    def __init__(self, session: Session, stop: StopRequest, examiner: Examiner | None) -> None:
+    def __init__(self, session: Session, stop: StopRequest, evaluation: TrainingEvaluation | None) -> None:
         super().__init__()
-        self._session, self._stop, self._examiner = session, stop, examiner
-        self._examined = 0  # frames at the last evaluation
+        self._session, self._stop, self._evaluation = session, stop, evaluation
+        self._evaluated = 0  # frames at the last evaluation
         self._recent: deque[list[float]] = deque(maxlen=_AVERAGED_UPDATES)
         self._sums = [0.0] * 4
         self._clock = time.perf_counter()
@@ -249,7 +249,7 @@ class _Keeper(BaseCallback):
             own, _ = self._session.own_state()
             with restoring(self._session.resumed, EnvsError):
                 self._recent.extend(own["recent"])
-                self._examined = int(self._session.resumed.extra.get("evaluated", 0))
+                self._evaluated = int(self._session.resumed.extra.get("evaluated", 0))
         self._last_saved = self.progress.done = self.model.num_timesteps
 
     def _on_rollout_start(self) -> None:
@@ -259,7 +259,7 @@ class _Keeper(BaseCallback):
             self._save()  # an evaluation that is due waits for the resumed run
             raise _Stopped
         due = self.model.num_timesteps - self._last_saved >= self._session.config.ppo.checkpoint_every_frames
-        if not self._examine() and due:
+        if not self._evaluate() and due:
             self._save()
         self._clock, self._sums = time.perf_counter(), [0.0] * 4
 
@@ -283,19 +283,19 @@ class _Keeper(BaseCallback):
         self.progress.update(rollout, success=sums[0] / max(episodes, 1.0), alpha=float(extractor.alpha_value()))
 
     def _on_training_end(self) -> None:
-        if not self._examine():
+        if not self._evaluate():
             self._save()
 
-    def _examine(self) -> bool:
+    def _evaluate(self) -> bool:
         """Evaluate and save when that is due; return whether it was."""
         done, every = self.model.num_timesteps, self._session.config.eval.every_frames
-        if every == 0 or done // every == self._examined // every:
+        if every == 0 or done // every == self._evaluated // every:
             return False
-        self._examined = done
+        self._evaluated = done
         score = None
         with parallel.others_wait(self._session.world):
-            if self._examiner is not None:
-                means = self._examiner.measure(self.model.policy)
+            if self._evaluation is not None:
+                means = self._evaluation.measure(self.model.policy)
                 self._session.log(done, {f"eval/{metric}": mean for metric, mean in means.items()})
                 score = (means["success"], means["spl"])
                 self.progress.write(f"evaluated at {done} frames: success {score[0]:.3f}, SPL {score[1]:.3f}")
@@ -309,6 +309,6 @@ class _Keeper(BaseCallback):
             "environments": environment_state(self.training_env),
             "recent": list(self._recent),
         }
-        extra = {"evaluated": self._examined}
+        extra = {"evaluated": self._evaluated}
         self._session.save(model.num_timesteps, KIND, model.policy, own, extra=extra, score=score)
         self._last_saved = model.num_timesteps
