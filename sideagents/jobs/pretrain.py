@@ -55,7 +55,7 @@ class PretrainConfig(FitConfig):
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="of the base; the task's")
     out: str | None = Field(None, description="folder for weights, card and picture; the run's own if not given")
     runs: str = Field("runs", description="folder of all runs")
-    seed: int = Field(1, ge=0, le=2**32 - 1)
+    seed: int = Field(1, ge=0, le=2**32 - 1, description="of the weights, the order of images, mirrors and noise")
     threads: int = Field(0, ge=0, le=256, description="torch threads; 0 leaves torch's choice")
     size: int = Field(64, ge=16, le=4096, multiple_of=8, description="images are resized to size x size pixels")
     width: int = Field(32, ge=8, le=1024, multiple_of=8, description="channels of the encoder's first layer")

@@ -22,7 +22,9 @@ class RelevanceConfig(AdaptConfig):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    kind: Literal["relevance"] = "relevance"  # type: ignore[assignment]
+    kind: Literal["relevance"] = Field(  # type: ignore[assignment]
+        "relevance", description="what the file is for"
+    )
     bases: tuple[str, ...] = Field((), description="the bases to rank, as in `model.base`")
     method: str = Field("sidetune", description="side-tuning")
 
