@@ -15,16 +15,12 @@ import yaml
 from doc_pages import DOCS, FENCE, PAGES, ROOT, blocks, pages, quoted, shell_lines
 from sideagents import ALPHAS, MERGES, METHODS, SIDES, list_bases
 from sideagents.adapt import ADAPTATIONS
-from sideagents.adapt.adapt_config import AdaptConfig
 from sideagents.bases import SHIPPED
 from sideagents.config.typed import load_config
-from sideagents.jobs.pretrain import PretrainConfig
-from sideagents.jobs.relevance import RelevanceConfig
+from sideagents.jobs.job import JOBS
 from sideagents.language.glue import TASKS
-from sideagents.language.nlp_config import NlpConfig
 from sideagents.language.nlp_methods import METHODS as LANGUAGE_METHODS
 from sideagents.lifelong.learners import LEARNERS
-from sideagents.lifelong.lifelong_config import LifelongConfig
 from sideagents_envs.config import TaskConfig
 from sideagents_policies.cli.common import OVERRIDE, Parser
 from sideagents_policies.cli.main import build_parser
@@ -59,20 +55,11 @@ def check_command(words: list[str], line: str) -> None:
     free = getattr(args, "words", [])
     overrides = [word for word in free if OVERRIDE.match(word)]
     targets = [word for word in free if word not in overrides]
-    if words[0] == "pretrain":
-        load_config(PretrainConfig, None, ["task=depth", "data=x", *overrides])
-    elif words[0] == "lifelong":
-        assert set(targets) <= set(config_names()), line
-        load_config(LifelongConfig, config_path(targets[0]) if targets else None, overrides, config_path)
-    elif words[0] == "relevance":
-        assert set(targets) <= set(config_names()), line
-        load_config(RelevanceConfig, config_path(targets[0]) if targets else None, overrides, config_path)
-    elif words[0] == "adapt":
-        assert set(targets) <= set(config_names()), line
-        load_config(AdaptConfig, config_path(targets[0]) if targets else None, overrides, config_path)
-    elif words[0] == "nlp":
-        assert [*map(config_kind, map(config_path, targets))] == ["nlp"], line
-        load_config(NlpConfig, config_path(targets[0]), overrides, config_path)
+    if words[0] in JOBS.names():
+        job = JOBS.get(words[0])
+        assert {config_kind(config_path(name)) for name in targets} <= {job.kind}, line
+        needed = [] if job.needs_file else ["task=depth", "data=x"]
+        load_config(job.config, config_path(targets[0]) if targets else None, [*needed, *overrides], config_path)
     elif words[0] in ("train", "demos", "clone", "check"):
         bundled = [name for name in targets if name.startswith("pointnav/")]
         assert set(bundled) <= set(config_names()), line

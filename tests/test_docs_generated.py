@@ -17,12 +17,13 @@ from doc_pages import ROOT, pages, quoted
 from make_bases import SETTINGS, VIEWS
 from sideagents import FrozenBase, save_base
 from sideagents.bases.encoder import MidLevelEncoder
+from sideagents.config.sections import fields_of
 from sideagents.config.typed import key_paths
-from sideagents.jobs.relevance import RelevanceConfig
-from sideagents.lifelong.lifelong_config import LifelongConfig
+from sideagents.jobs.job import JOBS
 from sideagents.lifelong.metrics import average_rank
+from sideagents_envs.config import TaskConfig
 from sideagents_envs.versions import LISTS_VERSION
-from sideagents_policies.config import AgentConfig
+from sideagents_policies.config import AgentConfig, PPOConfig
 from studies.cells import newest_rows
 
 
@@ -39,18 +40,23 @@ def test_configuration_page_is_what_the_code_says():
     page = (ROOT / "docs" / "configuration.md").read_text()
     assert page == script("document_config").page(), "run: python scripts/document_config.py > docs/configuration.md"
     assert all(f"`{key}`" in page for key in key_paths(AgentConfig) if key != "scenes.navmesh")
-    assert all(f"`{key}`" in page for key in key_paths(RelevanceConfig))
-    assert all(f"`{key}`" in page for key in key_paths(LifelongConfig) if key not in ("ewc", "psp", "pnn", "distil"))
+    for config in (JOBS.get(kind).config for kind in JOBS.names()):
+        sections = [name for name, section in fields_of(config).items() if section is not None]
+        assert all(f"`{key}`" in page for key in key_paths(config) if key not in sections)
 
 
 def test_a_key_without_meaning_is_noticed(monkeypatch):
     generator = script("document_config")
-    monkeypatch.delitem(generator.MEANINGS, "ppo.gamma")
-    with pytest.raises(ValueError, match=r"ppo\.gamma: needs one description"):
-        generator.page()
-    monkeypatch.setitem(generator.MEANINGS, "ppo.gamma", "discount")
-    monkeypatch.setitem(generator.MEANINGS, "ppo.gama", "discount")
-    with pytest.raises(ValueError, match=r"not there: ppo\.gama"):
+    with monkeypatch.context() as patched:
+        patched.setattr(PPOConfig.model_fields["gamma"], "description", None)
+        with pytest.raises(ValueError, match=r"ppo\.gamma: needs a description"):
+            generator.page()
+    with monkeypatch.context() as patched:
+        patched.setattr(TaskConfig.__dataclass_fields__["stop"], "metadata", {})
+        with pytest.raises(ValueError, match=r"task\.stop: needs a description"):
+            generator.page()
+    monkeypatch.delitem(generator.JOBS_IN_ORDER, "nlp")
+    with pytest.raises(ValueError, match="nlp: belongs into JOBS_IN_ORDER"):
         generator.page()
 
 

@@ -13,21 +13,14 @@ import yaml
 from pydantic import BaseModel
 
 from hostile import MARKER, refused, refused_by_command
-from sideagents.adapt.adapt_config import AdaptConfig
 from sideagents.config.typed import key_paths
-from sideagents.jobs.pretrain import PretrainConfig
-from sideagents.jobs.relevance import RelevanceConfig
-from sideagents.language.nlp_config import NlpConfig
-from sideagents.lifelong.lifelong_config import LifelongConfig
+from sideagents.jobs.job import JOBS
 from sideagents_policies.config import AgentConfig
 
-KINDS: dict[str, tuple[type[BaseModel], list[str], dict[str, Any]]] = {
-    "agent": (AgentConfig, ["check"], {"model": {"base": "random"}}),
-    "adapt": (AdaptConfig, ["check"], {"kind": "adapt"}),
-    "relevance": (RelevanceConfig, ["check"], {"kind": "relevance", "bases": ["random", "curvature"]}),
-    "lifelong": (LifelongConfig, ["check"], {"kind": "lifelong"}),
-    "nlp": (NlpConfig, ["check"], {"kind": "nlp"}),
-    "pretrain": (PretrainConfig, ["pretrain"], {"task": "depth", "data": "nowhere"}),
+NEEDED = {"pretrain": {"task": "depth", "data": "nowhere"}, "relevance": {"bases": ["random", "curvature"]}}
+KINDS: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
+    "agent": (AgentConfig, {"model": {"base": "random"}}),
+    **{kind: (JOBS.get(kind).config, {"kind": kind, **NEEDED.get(kind, {})}) for kind in JOBS.names()},
 }
 WRONG = (  # as they stand in YAML; no key takes one of them
     "!!int abc", "!!bool x", '!!int ""', "!!float 1e", "!!timestamp 2026-13-45",
@@ -80,7 +73,7 @@ def bounds(owner: type[Any]) -> Iterator[tuple[str, Any]]:
 
 def written(kind: str, key: str, value: str) -> str:
     """Return a configuration in which one key has a value, given as YAML."""
-    base = KINDS[kind][2]
+    base = KINDS[kind][1]
     *sections, name = key.split(".")
     plain = {k: v for k, v in base.items() if k != (sections or [name])[0]}
     text = yaml.safe_dump(plain) if plain else ""
@@ -96,12 +89,12 @@ def cases() -> dict[str, Case]:
     found = {
         f"whole {number}": Case("agent", text, (), message) for number, (text, message) in enumerate(WHOLE.items())
     }
-    every = [(kind, *beyond) for kind, (owner, _, _) in KINDS.items() for beyond in bounds(owner)]
+    every = [(kind, *beyond) for kind, (owner, _) in KINDS.items() for beyond in bounds(owner)]
     for number, (kind, key, value) in enumerate(chance.sample(every, 130)):
         last = key.rpartition(".")[2]
         if number % 2:
             found[f"limit {number} {kind} {key}"] = Case(
-                kind, yaml.safe_dump(KINDS[kind][2]), (f"{key}={value!r}",), last
+                kind, yaml.safe_dump(KINDS[kind][1]), (f"{key}={value!r}",), last
             )
         else:
             found[f"limit {number} {kind} {key}"] = Case(kind, written(kind, key, repr(value)), (), last)
@@ -114,7 +107,7 @@ def cases() -> dict[str, Case]:
         if number % 3:
             found[name] = Case(kind, written(kind, key, value))
         else:
-            found[name] = Case(kind, yaml.safe_dump(KINDS[kind][2]), (f"{key}={value}",))
+            found[name] = Case(kind, yaml.safe_dump(KINDS[kind][1]), (f"{key}={value}",))
     return found
 
 
@@ -123,7 +116,7 @@ CASES = cases()
 
 def words(case: Case, here: Path) -> list[str]:
     (here / "mine.yaml").write_text(case.text, errors="surrogatepass")
-    return [*KINDS[case.kind][1], "mine.yaml", *case.overrides]
+    return ["check", "mine.yaml", *case.overrides]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -6,11 +6,18 @@ import math
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from sideagents_envs.errors import EnvsError
 
 _STRICT = {"extra": "forbid", "allow_inf_nan": False, "strict": True}  # read by pydantic when a config file is checked
+
+T = TypeVar("T")
+
+
+def _key(default: T, description: str, **marks: Any) -> T:
+    """Return a field that says what its key means; marks: see `sideagents.config.typed`."""
+    return field(default=default, metadata={"description": description, **marks})
 
 
 def _positive(owner: Any, *names: str) -> None:
@@ -37,10 +44,10 @@ class CameraConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     MOST: ClassVar[dict[str, float]] = {"width": 4096, "height": 4096, "height_m": 100.0}
 
-    width: int = 64
-    height: int = 64
-    hfov_deg: float = 90.0
-    height_m: float = 1.25
+    width: int = _key(64, "pixels, above 0")
+    height: int = _key(64, "pixels, above 0")
+    hfov_deg: float = _key(90.0, "horizontal field of view in degrees, from 1 to below 179; pixels are square")
+    height_m: float = _key(1.25, "of the camera above the floor, metres, above 0")
 
     def __post_init__(self) -> None:
         _positive(self, "width", "height", "height_m")
@@ -58,11 +65,11 @@ class NavMeshConfig:
         "cell_m": 10.0, "agent_radius_m": 10.0, "agent_height_m": 100.0, "max_climb_m": 50.0, "max_slope_deg": 90.0
     }  # fmt: skip
 
-    cell_m: float = 0.05
-    agent_radius_m: float = 0.1
-    agent_height_m: float = 1.5
-    max_climb_m: float = 0.2
-    max_slope_deg: float = 45.0
+    cell_m: float = _key(0.05, "side of a grid cell, metres, above 0")
+    agent_radius_m: float = _key(0.1, "of the agent's cylinder, metres, above 0")
+    agent_height_m: float = _key(1.5, "of the agent's cylinder, metres, above 0")
+    max_climb_m: float = _key(0.2, "highest step that can be climbed, metres, above 0")
+    max_slope_deg: float = _key(45.0, "steepest slope that can be walked on, degrees, above 0")
 
     def __post_init__(self) -> None:
         _positive(self, *(f.name for f in fields(self)))
@@ -90,21 +97,27 @@ class TaskConfig:
         "distance_reward": 1e6, "success_reward": 1e6, "collision_penalty": 1e6, "map_size_m": 1e4, "map_cells": 1024,
     }  # fmt: skip
 
-    kind: str = field(default="pointnav", metadata={"neutral": True})
-    stop: Literal["auto", "explicit"] = "auto"
-    max_steps: int = 500
-    success_distance_m: float = 0.2
-    forward_m: float = 0.25
-    turn_deg: float = 10.0
-    slack_reward: float = -0.01
-    distance_reward: float = 1.0
-    success_reward: float = 10.0
-    collision_penalty: float = 0.0
-    allow_sliding: bool = True
-    map_size_m: float = 22.0
-    map_cells: int = 84
-    rgb: bool = True
-    depth: bool = False
+    kind: str = _key(
+        "pointnav",
+        "`pointnav`: distance and direction tell the goal; `imagenav`: a picture shows it; or your own task",
+        neutral=True,
+    )
+    stop: Literal["auto", "explicit"] = _key(
+        "auto", "`auto`: an agent within `success_distance_m` stops by itself; `explicit`: a fourth action stops"
+    )
+    max_steps: int = _key(500, "after so many steps an episode is truncated; above 0")
+    success_distance_m: float = _key(0.2, "geodesic distance below which stopping is a success, metres, above 0")
+    forward_m: float = _key(0.25, "length of a forward step, metres, above 0")
+    turn_deg: float = _key(10.0, "of a turn to the left or right, degrees, above 0")
+    slack_reward: float = _key(-0.01, "of every step")
+    distance_reward: float = _key(1.0, "for each metre that the geodesic distance became shorter")
+    success_reward: float = _key(10.0, "of the step that ends a successful episode")
+    collision_penalty: float = _key(0.0, "subtracted for a forward step that was blocked")
+    allow_sliding: bool = _key(True, "whether a blocked step slides along the obstacle or ends at it")
+    map_size_m: float = _key(22.0, "side of the square that the occupancy map shows, metres, above 0")
+    map_cells: int = _key(84, "side of the occupancy map in cells, above 0; the network needs at least 36")
+    rgb: bool = _key(True, "render RGB images")
+    depth: bool = _key(False, "render depth images; the network reads them when they are there")
 
     def __post_init__(self) -> None:
         _positive(self, "max_steps", "success_distance_m", "forward_m", "turn_deg", "map_size_m", "map_cells")
@@ -131,12 +144,18 @@ class ScenesConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
     MOST: ClassVar[dict[str, float]] = {"buildings": 10**6, "episodes_per_building": 10**9}
 
-    dataset: str = "bundled"
-    buildings: int = 0
-    episodes_per_building: int = 10
-    episodes: str | None = None
-    only: tuple[str, ...] = field(default=(), metadata={"neutral": True})
-    up: Literal["auto", "y", "z"] = field(default="auto", metadata={"neutral": True})
+    dataset: str = _key(
+        "bundled", "`bundled`, or a folder with `train/*.glb`, `val/*.glb`, ... (below `SIDEAGENTS_DATA` too)"
+    )
+    buildings: int = _key(0, "use the first so many training buildings; 0 = all; at least 0")
+    episodes_per_building: int = _key(
+        10, "a training environment moves to the next building after so many episodes; above 0"
+    )
+    episodes: str | None = _key(None, "PointNav-v1 `.json.gz` file; `{split}` in it is replaced by the split's name")
+    only: tuple[str, ...] = _key((), "names of the training buildings to use; empty = all", neutral=True)
+    up: Literal["auto", "y", "z"] = _key(
+        "auto", "axis that points upwards in the files: auto (stage configuration beside, else y), y or z", neutral=True
+    )
     navmesh: NavMeshConfig = NavMeshConfig()
 
     def __post_init__(self) -> None:
@@ -169,9 +188,13 @@ class HabitatConfig:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
-    config: str = "benchmark/nav/pointnav/pointnav_gibson.yaml"
-    overrides: tuple[str, ...] = ()
-    gpu_device_ids: tuple[int, ...] = ()
+    config: str = _key(
+        "benchmark/nav/pointnav/pointnav_gibson.yaml", "a YAML file of habitat-lab, by its name there or a path"
+    )
+    overrides: tuple[str, ...] = _key((), "words passed on to habitat-lab, e.g. `habitat.seed=3`")
+    gpu_device_ids: tuple[int, ...] = _key(
+        (), "GPUs of habitat-sim, dealt to the workers; -1: CPU; empty: all there are"
+    )
 
     def __post_init__(self) -> None:
         if any(not -1 <= number < 1024 for number in self.gpu_device_ids):

@@ -43,15 +43,22 @@ class ModelConfig(_Section):
 class VecConfig(_Section):
     """Environments of one process; `subproc` spreads them over `processes` worker processes."""
 
-    n_envs: int = Field(16, ge=1, le=4096)
-    kind: Literal["dummy", "subproc"] = "dummy"
-    processes: int = Field(2, ge=1, le=256)
+    n_envs: int = Field(16, ge=1, le=4096, description="environments of each training process")
+    kind: Literal["dummy", "subproc"] = Field(
+        "dummy", description="`dummy`: in the training process; `subproc`: spread over `processes`. Results are equal"
+    )
+    processes: int = Field(2, ge=1, le=256, description="worker processes of `subproc`")
 
 
 class DemosConfig(_Section):
     """Expert demonstrations for cloning."""
 
-    trajectories: int = Field(1000, ge=1, le=10**7)
+    trajectories: int = Field(
+        1000,
+        ge=1,
+        le=10**7,
+        description="how many to collect; `clone --demos DIR` uses all in DIR and records their number",
+    )
     images: bool = Field(True, description="store the images; without them they are rendered again when read")
 
 
@@ -64,65 +71,95 @@ class CloneConfig(_Section):
     """
 
     epochs: float = Field(3.0, ge=0.0, le=1e6, description="passes over the demonstrations")
-    batch_size: int = Field(256, ge=1, le=10**6)
-    learning_rate: float = Field(5e-4, gt=0.0, le=1e3)
-    alpha_learning_rate: float = Field(1e-2, gt=0.0, le=1e3)
-    weight_decay: float = Field(1e-5, ge=0.0, le=1e3)
-    max_grad_norm: float = Field(1.0, gt=0.0, le=1e9)
+    batch_size: int = Field(256, ge=1, le=10**6, description="of each process")
+    learning_rate: float = Field(5e-4, gt=0.0, le=1e3, description="AdamW's, of all weights but alpha")
+    alpha_learning_rate: float = Field(
+        1e-2, gt=0.0, le=1e3, description="alpha's own, decayed as the other; alpha has no weight decay"
+    )
+    weight_decay: float = Field(1e-5, ge=0.0, le=1e3, description="AdamW's")
+    max_grad_norm: float = Field(
+        1.0, gt=0.0, le=1e9, description="gradients of actor and critic are clipped to this norm, each by themselves"
+    )
     final_lr_fraction: float = Field(0.1, ge=0.0, le=1.0, description="cosine decay down to this share of the rate")
-    dagger_frames: int = Field(0, ge=0, le=10**12)
-    dagger_round_frames: int = Field(8192, ge=1, le=10**9)
-    dagger_epochs: float = Field(1.0, gt=0.0, le=1e6)
-    dagger_buffer_frames: int = Field(100_000, ge=1, le=10**9)
+    dagger_frames: int = Field(
+        0,
+        ge=0,
+        le=10**12,
+        description="environment steps over all processes; the last round may be shorter; 0 = no DAgger",
+    )
+    dagger_round_frames: int = Field(
+        8192, ge=1, le=10**9, description="environment steps of one round over all processes"
+    )
+    dagger_epochs: float = Field(
+        1.0, gt=0.0, le=1e6, description="passes over the newest `dagger_buffer_frames` after each round"
+    )
+    dagger_buffer_frames: int = Field(
+        100_000, ge=1, le=10**9, description="labelled frames that training looks back to, over all processes"
+    )
     frames_in: Literal["memory", "disk"] = Field(
         "memory",
         description="where the frames to learn from are kept; disk: in files in the run's folder, removed at the end",
         json_schema_extra=NEUTRAL,
     )
-    checkpoint_every_s: float = Field(120.0, gt=0.0, le=1e9)
+    checkpoint_every_s: float = Field(120.0, gt=0.0, le=1e9, description="seconds between checkpoints")
 
 
 class PPOConfig(_Section):
     """PPO as in stable-baselines3; rates and coefficients under their names there."""
 
     frames: int = Field(500_000, ge=1, le=10**12, description="environment steps over all processes")
-    n_steps: int = Field(128, ge=1, le=10**6)
-    batch_size: int = Field(256, ge=1, le=10**6)
-    n_epochs: int = Field(3, ge=1, le=10**4)
-    learning_rate: float = Field(2.5e-4, gt=0.0, le=1e3)
-    alpha_learning_rate: float = Field(1e-2, gt=0.0, le=1e3)
+    n_steps: int = Field(128, ge=1, le=10**6, description="steps of each environment in a rollout")
+    batch_size: int = Field(
+        256, ge=1, le=10**6, description="mini-batch of each process; must divide `vec.n_envs * ppo.n_steps`"
+    )
+    n_epochs: int = Field(3, ge=1, le=10**4, description="passes over each rollout")
+    learning_rate: float = Field(2.5e-4, gt=0.0, le=1e3, description="Adam's, of all weights but alpha")
+    alpha_learning_rate: float = Field(1e-2, gt=0.0, le=1e3, description="alpha's own, constant")
     final_lr_fraction: float = Field(0.1, ge=0.0, le=1.0, description="linear decay down to this share of the rate")
-    gamma: float = Field(0.99, gt=0.0, le=1.0)
-    gae_lambda: float = Field(0.95, ge=0.0, le=1.0)
-    clip_range: float = Field(0.1, gt=0.0, le=1e3)
-    ent_coef: float = Field(5e-3, ge=0.0, le=1e6)
+    gamma: float = Field(0.99, gt=0.0, le=1.0, description="discount; cloning trains the critic with it too")
+    gae_lambda: float = Field(0.95, ge=0.0, le=1.0, description="of generalised advantage estimation")
+    clip_range: float = Field(0.1, gt=0.0, le=1e3, description="of the probability ratio")
+    ent_coef: float = Field(
+        5e-3, ge=0.0, le=1e6, description="weight of the entropy bonus, at the start where `final_ent_coef` is given"
+    )
     final_ent_coef: float | None = Field(
         None,
         ge=0.0,
         le=1e6,
         description="entropy coefficient at the end of training, reached linearly; null keeps `ent_coef`",
     )
-    vf_coef: float = Field(0.5, ge=0.0, le=1e6)
+    vf_coef: float = Field(0.5, ge=0.0, le=1e6, description="weight of the value loss")
     expert_coef: float = Field(
         0.0, ge=0.0, le=1e6, description="weight of the cross-entropy to the expert's action, added to PPO's objective"
     )
-    max_grad_norm: float = Field(0.5, gt=0.0, le=1e9)
-    amsgrad: bool = False
-    target_kl: float | None = Field(None, gt=0.0, le=1e6)
+    max_grad_norm: float = Field(0.5, gt=0.0, le=1e9, description="gradients are clipped to this norm")
+    amsgrad: bool = Field(False, description="use AMSGrad")
+    target_kl: float | None = Field(
+        None,
+        gt=0.0,
+        le=1e6,
+        description="an update ends early when the divergence exceeds 1.5 times this; null = never",
+    )
     critic_warmup_frames: int = Field(
         0, ge=0, le=10**12, description="frames at the start in which only the critic learns"
     )
-    checkpoint_every_frames: int = Field(100_000, ge=1, le=10**12)
+    checkpoint_every_frames: int = Field(
+        100_000, ge=1, le=10**12, description="frames between checkpoints, over all processes"
+    )
 
 
 class EvalConfig(_Section):
     """Evaluation on a fixed list of episodes."""
 
-    split: Literal["train", "val", "test"] = "val"
+    split: Literal["train", "val", "test"] = Field(
+        "val", description="buildings and episode list; `train` has no fixed list of its own"
+    )
     episodes: int = Field(
         0, ge=0, le=10**7, description="the first N of the list, which visits its buildings in turn; 0 = all"
     )
-    n_envs: int = Field(16, ge=1, le=4096)
+    n_envs: int = Field(
+        16, ge=1, le=4096, description="environments that play side by side; results do not depend on it"
+    )
     every_frames: int = Field(
         0,
         ge=0,
@@ -151,8 +188,16 @@ class AgentConfig(_Section):
     """Everything about one agent. Any key can be overridden on the command line as `section.key=value`."""
 
     name: str = Field("agent", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names the run folder")
-    seed: int = Field(1, ge=0, le=2**32 - 1)
-    env: Literal["embedded", "habitat"] = "embedded"
+    seed: int = Field(
+        1,
+        ge=0,
+        le=2**32 - 1,
+        description="of everything random: episodes, weights, sampled actions, the order of mini-batches",
+    )
+    env: Literal["embedded", "habitat"] = Field(
+        "embedded",
+        description="`embedded`, or `habitat`: the episodes are played by habitat-lab, see [habitat.md](habitat.md)",
+    )
     habitat_simulator: HabitatSimulator = Field(
         "auto",
         description="simulator inside habitat-lab; auto: habitat-sim where it is installed",
@@ -162,7 +207,12 @@ class AgentConfig(_Section):
     runs: str = Field("runs", description="folder of all runs")
     workers: int = Field(1, ge=1, le=64, description="data-parallel training processes")
     threads: int = Field(1, ge=1, le=256, description="torch threads of each process")
-    device: str = Field("auto", pattern=DEVICES)
+    device: str = Field(
+        "auto",
+        pattern=DEVICES,
+        description="`auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU when torch sees one; `eval` and `enjoy` use "
+        "the CPU where it is not there",
+    )
     precision: Precision = Field(
         "auto",
         description="what networks compute in (losses stay float32); auto: what is fast here, by a short timing",

@@ -1,86 +1,31 @@
-"""Configurations of training without an environment: how each kind is read, and what of its data is absent.
-
-What a kind needs is imported when one is read, so that no other verb waits for it.
-"""
+"""Configurations of training without an environment, read for the job that they are of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
+from sideagents.config.typed import load_config
 from sideagents.errors import ConfigError
-from sideagents_policies.paths import config_kind, config_path, load_named
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    from sideagents.adapt.adapt_config import AdaptConfig
-    from sideagents.jobs.relevance import RelevanceConfig
-    from sideagents.language.nlp_config import NlpConfig
-    from sideagents.lifelong.lifelong_config import LifelongConfig
+from sideagents.jobs.job import JOBS
+from sideagents.storage.files import require
+from sideagents_policies.paths import config_kind, config_path
 
 
-def read_lifelong(name: str, overrides: Sequence[str] = ()) -> LifelongConfig:
-    """Resolve and check a configuration for a sequence of tasks; raises `ConfigError`."""
-    from sideagents.jobs.lifelong import checked
-    from sideagents.lifelong.lifelong_config import LifelongConfig
+def read_job(kind: str, name: str | None, overrides: Sequence[str] = ()) -> Any:
+    """Resolve a configuration of a kind of job, given by file or bundled name, and check it.
 
-    return checked(load_named(LifelongConfig, _of_kind(name, "lifelong"), overrides))
-
-
-def read_adapt(name: str, overrides: Sequence[str] = ()) -> AdaptConfig:
-    """Resolve and check a configuration for adapting to one data set; raises `ConfigError`."""
-    from sideagents.adapt.adapt_config import AdaptConfig
-    from sideagents.jobs.adapt import checked
-
-    return checked(load_named(AdaptConfig, _of_kind(name, "adapt"), overrides))
-
-
-def read_nlp(name: str, overrides: Sequence[str] = ()) -> NlpConfig:
-    """Resolve and check a configuration for adapting a language model; raises `ConfigError`."""
-    from sideagents.jobs.nlp import checked
-    from sideagents.language.nlp_config import NlpConfig
-
-    return checked(load_named(NlpConfig, _of_kind(name, "nlp"), overrides))
-
-
-def read_relevance(name: str, overrides: Sequence[str] = ()) -> RelevanceConfig:
-    """Resolve and check a configuration for ranking bases; raises `ConfigError`."""
-    from sideagents.jobs.relevance import RelevanceConfig, each_base
-
-    config = load_named(RelevanceConfig, _of_kind(name, "relevance"), overrides)
-    each_base(config)
-    return config
-
-
-def absent_data(config: Any) -> Iterable[str]:
-    """Return one line for everything on disk that a configuration of a job needs and that is not there."""
-    if config.kind == "adapt":
-        from sideagents.jobs.adapt import absent_data as absent_of_adapt
-
-        return absent_of_adapt(config)
-    if config.kind == "lifelong":
-        from sideagents.jobs.lifelong import absent_data as absent_of_lifelong
-
-        return absent_of_lifelong(config)
-    if config.kind == "nlp":
-        from sideagents.jobs.nlp import absent_data as absent_of_nlp
-
-        return absent_of_nlp(config)
-    from sideagents.jobs.relevance import each_base
-
-    return dict.fromkeys(line for one in each_base(config).values() for line in absent_data(one))
-
-
-READERS: dict[str, Callable[[str, Sequence[str]], BaseModel]] = {
-    "adapt": read_adapt,
-    "lifelong": read_lifelong,
-    "nlp": read_nlp,
-    "relevance": read_relevance,
-}  # kinds of configurations that are not an agent's
-
-
-def _of_kind(name: str, kind: str) -> str:
-    if (found := config_kind(config_path(name))) != kind:
+    Without a name it is the defaults and the overrides. Raises `ConfigError`.
+    """
+    job = JOBS.get(kind)
+    path = None if name is None else config_path(name)
+    if path is not None and (found := config_kind(path)) not in ((kind,) if job.needs_file else (kind, "agent")):
         raise ConfigError(f"{name}: is a configuration of kind {found!r}, one of `kind: {kind}` is needed here")
-    return name
+    return job.checked(load_config(job.config, path, overrides, config_path))
+
+
+def ready_job(kind: str, name: str | None, overrides: Sequence[str] = ()) -> Any:
+    """Do as `read_job`, for who is about to run it: absent data is a `ConfigError` too."""
+    config = read_job(kind, name, overrides)
+    require(JOBS.get(kind).absent(config))
+    return config

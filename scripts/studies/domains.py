@@ -24,14 +24,13 @@ from sideagents.adapt.svd import compress_adapters
 from sideagents.bases import load_base
 from sideagents.config.typed import config_hash
 from sideagents.errors import SideAgentsError
-from sideagents.jobs.adapt import absent_data, adapt_run, read_data
+from sideagents.jobs.adapt import adapt_run, read_data
 from sideagents.machine.seeding import seed_everything
 from sideagents.run.figures import new_figure, save_figure
-from sideagents.storage.files import require
 from sideagents.train.loop import fit
 from sideagents.train.supervised import example_loss, judge
 from sideagents_policies.evaluate.tables import markdown_table
-from sideagents_policies.jobs import read_adapt
+from sideagents_policies.jobs import ready_job
 from sideagents_policies.paths import load_named
 from studies.cells import Cell, add_cell_options, newest_rows, run_cells, select
 
@@ -99,8 +98,7 @@ def settings_of(key: Key, base: Path) -> str:
 
 def work(cell: Cell, base: Path) -> dict[str, Any]:
     """Run one cell; return its row."""
-    config = read_adapt(CONFIG, words_of(cell.key, base))
-    require(absent_data(config))
+    config = ready_job("adapt", CONFIG, words_of(cell.key, base))
     result = _compressed(cell.key, config, base) if cell.key["method"] == SVD else adapt_run(config)[1]
     costs = ("trainable", "stored", "multiple", "activation_bytes", "peak_bytes")
     kept = ("precision", "accuracy", "images", "judged", "classes", *costs)

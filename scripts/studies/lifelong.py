@@ -28,14 +28,13 @@ import numpy.typing as npt
 
 from sideagents.config.typed import config_hash
 from sideagents.errors import SideAgentsError
-from sideagents.jobs.lifelong import absent_data, lifelong
+from sideagents.jobs.lifelong import lifelong
 from sideagents.lifelong.lifelong_config import LifelongConfig
 from sideagents.lifelong.lifelong_plots import plot_methods
 from sideagents.lifelong.metrics import average_rank, forgetting, rigidity
 from sideagents.run.stats import bootstrap_interval
-from sideagents.storage.files import require
 from sideagents_policies.evaluate.tables import markdown_table
-from sideagents_policies.jobs import read_lifelong
+from sideagents_policies.jobs import ready_job
 from sideagents_policies.paths import load_named
 from studies.cells import Cell, add_cell_options, newest_rows, run_tables
 
@@ -157,8 +156,7 @@ def best_strength(name: str, results: Path) -> float:
 
 def work(name: str, cell: Cell, results: Path) -> dict[str, Any]:
     """Run one cell; return its row."""
-    config = read_lifelong(*words_of(name, cell.key, results))
-    require(absent_data(config))
+    config = ready_job("lifelong", *words_of(name, cell.key, results))
     if cell.key["table"] == "first":
         alone = [lifelong(config.model_copy(update={"order": (task,)}))[1] for task in range(config.count)]
         scores = {key: [one[key][0][0] for one in alone] for key in ("loss", "accuracy")}

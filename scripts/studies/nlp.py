@@ -25,14 +25,14 @@ import numpy as np
 
 from sideagents.config.typed import config_hash
 from sideagents.errors import SideAgentsError
-from sideagents.jobs.nlp import absent_data, measured, nlp
+from sideagents.jobs.nlp import measured, nlp
 from sideagents.language.glue import TASKS, read_glue, score
 from sideagents.language.nlp_config import NlpConfig
 from sideagents.run.figures import new_figure, save_figure
 from sideagents.run.folder import RunFolder
-from sideagents.storage.files import find_data, require
+from sideagents.storage.files import find_data
 from sideagents_policies.evaluate.tables import markdown_table
-from sideagents_policies.jobs import read_nlp
+from sideagents_policies.jobs import read_job, ready_job
 from sideagents_policies.paths import load_named
 from studies.cells import Cell, add_cell_options, newest_rows, run_tables
 from studies.nlp_grid import (
@@ -131,14 +131,13 @@ def work(cell: Cell, results: Path) -> dict[str, Any]:
     """Run one cell; return its row. A run that its search has trained already is judged and not trained again."""
     if cell.key["table"] == "paired":
         return _paired(cell.key, results)
-    config = read_nlp(*words_of(cell.key, results))
-    require(absent_data(config))
+    config: NlpConfig = ready_job("nlp", *words_of(cell.key, results))
     if cell.key["table"] == "memory":
         return measured(config)
     _, result = nlp(config, resume=_trained(config), test=cell.key["table"] not in _UNREAD)
     if cell.key["table"] == "curves":
         name, words = words_of(cell.key, results)
-        result |= measured(read_nlp(name, [*words, FUSED, "device=cpu"]))
+        result |= measured(read_job("nlp", name, [*words, FUSED, "device=cpu"]))
     return {name: result[name] for name in _KEPT if name in result}
 
 

@@ -24,10 +24,9 @@ from sideagents.adapt.adapt_config import AdaptConfig
 from sideagents.bases import load_base
 from sideagents.config.typed import config_hash
 from sideagents.errors import SideAgentsError
-from sideagents.jobs.adapt import absent_data, adapt_run
-from sideagents.storage.files import require
+from sideagents.jobs.adapt import adapt_run
 from sideagents_policies.evaluate.tables import markdown_table
-from sideagents_policies.jobs import read_adapt
+from sideagents_policies.jobs import ready_job
 from sideagents_policies.paths import load_named
 from studies.cells import Cell, add_cell_options, newest_rows, run_tables
 
@@ -158,8 +157,7 @@ def settings_of(table: str, key: Key, bases: Mapping[str, str]) -> str:
 
 def work(table: str, cell: Cell, bases: Mapping[str, str]) -> dict[str, Any]:
     """Run one cell; return its row."""
-    config = read_adapt(f"vision/{table}", words_of(table, cell.key, bases))
-    require(absent_data(config))
+    config = ready_job("adapt", f"vision/{table}", words_of(table, cell.key, bases))
     count = int(str(cell.key["sides"]).split(" x ")[0]) if table == "boosting" else 1
     result = _boosted(config, count) if count > 1 else adapt_run(config)[1]
     kept = ("precision", "measure", "accuracy", "loss", "alpha", "images", "trainable")

@@ -22,7 +22,7 @@ class AdaptConfig(RunConfig, RenderedConfig):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    kind: Literal["adapt"] = "adapt"
+    kind: Literal["adapt"] = Field("adapt", description="what the file is for")
     name: str = Field("adapt", pattern=NAME, description="of the run's folder")
 
     data: str = Field("cifar100", description="folder of the data set, as given or below SIDEAGENTS_DATA")

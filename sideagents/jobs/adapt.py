@@ -30,6 +30,7 @@ from sideagents.data.images import LabelledImages
 from sideagents.data.mosaics import load_mosaics
 from sideagents.data.targets import TARGETS, outputs_of
 from sideagents.errors import ConfigError, SideAgentsError, nearest
+from sideagents.jobs.job import Job
 from sideagents.machine.devices import device_here, missing_device
 from sideagents.machine.precision import base_dtype, resolved, told, with_precision
 from sideagents.machine.seeding import seed_everything
@@ -45,11 +46,8 @@ TASK = "task"
 _SUMMARISED = 32  # images of the training step whose memory is reported
 
 
-def checked(config: AdaptConfig) -> AdaptConfig:
-    """Return the configuration with its data looked up and its domain's own values in place.
-
-    Raises `ConfigError` for unknown names and parts.
-    """
+def located(config: AdaptConfig) -> AdaptConfig:
+    """Return the configuration with its domain's own values in place and its data looked up; raises `ConfigError`."""
     config = for_domain(config)
     found = {"data": find_data(config.data), "base": find_file(config.base), "runs": os.path.expanduser(config.runs)}
     for key in ("cache", "stack_on"):
@@ -58,7 +56,12 @@ def checked(config: AdaptConfig) -> AdaptConfig:
     for key in ("base_weights", "held_out_data"):
         if getattr(config, key) is not None:
             found[key] = find_data(getattr(config, key))
-    config = with_precision(config.model_copy(update=found))
+    return config.model_copy(update=found)
+
+
+def checked(config: AdaptConfig) -> AdaptConfig:
+    """Return the configuration as `located`, in a precision; raises `ConfigError` for unknown names and parts."""
+    config = with_precision(located(config))
     try:
         ADAPTATIONS.get(config.method)().check_options(config.method, config.options)
         if (config.reader in ("decathlon", "taskonomy")) != (config.domain is not None):
@@ -295,3 +298,11 @@ def _save_base(config: AdaptConfig, adapted: Adapted, run: RunFolder) -> None:
     base = old.with_encoder(net.encoder, config.name)
     card = {"config": config.model_dump(mode="json", exclude={"data", "base_weights", "runs"})}
     save_base(run.path / "base.safetensors", base, *architecture_of(net.encoder), card)
+
+
+def summary_of(result: Mapping[str, Any]) -> str:
+    """Return a result for people: the method, what it is judged by, and what is stored of it."""
+    return f"{result['method']}: {score_of(result)}, {result['multiple']:.3f} x the base"
+
+
+JOB = Job("adapt", AdaptConfig, checked, absent_data, adapt_run, summary_of)

@@ -25,6 +25,7 @@ from sideagents.data.codes import cached_codes
 from sideagents.data.images import LabelledImages
 from sideagents.data.targets import TARGETS, outputs_of
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
+from sideagents.jobs.job import Job
 from sideagents.lifelong.learners import LEARNERS, Learner
 from sideagents.lifelong.lifelong_config import LifelongConfig
 from sideagents.lifelong.lifelong_plots import plot_sequence
@@ -342,3 +343,6 @@ def table_of(result: Mapping[str, Any]) -> str:
     cells = "  ".join(f"{name} {value:.4f}" for name, value in zip(names, values, strict=True))
     mean, lost = result["mean_loss"], result["forgetting"]
     return f"{result['method']}: mean loss {mean:.4f}, forgetting {lost:.4f}\n{cells}{relevance}"
+
+
+JOB = Job("lifelong", LifelongConfig, checked, absent_data, lifelong, table_of)

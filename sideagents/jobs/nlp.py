@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sideagents.config.options import check_options
 from sideagents.config.typed import config_hash, load_config
 from sideagents.errors import ConfigError, SideAgentsError, nearest
+from sideagents.jobs.job import Job
 from sideagents.ladder import LadderModel
 from sideagents.language.build import Built, build, full_batch
 from sideagents.language.cost import training_cost
@@ -252,3 +253,6 @@ def summary_of(result: Mapping[str, Any]) -> str:
     metrics = result.get("metrics") or {"held-out score": max(result["held_out"], default=math.nan)}
     shown = ", ".join(f"{name} {100 * value:.2f}" for name, value in metrics.items())
     return f"{result['method']}, {result['task']}: {shown}; {result['trainable']:,} weights ({result['percent']:.2f} %)"
+
+
+JOB = Job("nlp", NlpConfig, checked, absent_data, nlp, summary_of)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import ConfigDict, Field, field_validator
@@ -15,19 +15,20 @@ from torch.nn import functional
 
 from sideagents.bases.encoder import MidLevelDecoder, MidLevelEncoder
 from sideagents.bases.saved import save_base
-from sideagents.config.typed import load_config
+from sideagents.config.typed import NEUTRAL
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import multiply_adds, weights_of
 from sideagents.data.image_set import ImageSet
 from sideagents.data.targets import TARGETS, Target
 from sideagents.data.taskonomy_folder import data_root, read_parts
-from sideagents.errors import nearest
+from sideagents.errors import SideAgentsError, nearest
+from sideagents.jobs.job import Job
 from sideagents.machine.precision import autocast, told, with_precision
 from sideagents.machine.seeding import seed_everything
 from sideagents.run.checkpoint import save_tensors
 from sideagents.run.folder import RunFolder
 from sideagents.run.provenance import command_line, versions
-from sideagents.storage.files import find_data, read_json
+from sideagents.storage.files import find_data, missing_message, read_json
 from sideagents.train.loop import FitConfig, fit
 from sideagents.train.sheet import contact_sheet
 
@@ -42,6 +43,11 @@ class PretrainConfig(FitConfig):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    kind: Literal["pretrain"] = Field(
+        "pretrain",
+        description="what the file is for; `sideagents pretrain` reads files without it too",
+        json_schema_extra=NEUTRAL,
+    )
     task: str = Field(description="curvature, denoising, depth, normals, autoencoding, edges, segmentation, ...")
     data: str = Field(description="folder in Taskonomy's layout, as given or below SIDEAGENTS_DATA")
     held_out: str | None = Field(None, description="folder with the held-out buildings, when it is another one")
@@ -49,7 +55,7 @@ class PretrainConfig(FitConfig):
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="of the base; the task's")
     out: str | None = Field(None, description="folder for weights, card and picture; the run's own if not given")
     runs: str = Field("runs", description="folder of all runs")
-    seed: int = Field(1, ge=0, le=2**32 - 1)
+    seed: int = Field(1, ge=0, le=2**32 - 1, description="of the weights, the order of images, mirrors and noise")
     threads: int = Field(0, ge=0, le=256, description="torch threads; 0 leaves torch's choice")
     size: int = Field(64, ge=16, le=4096, multiple_of=8, description="images are resized to size x size pixels")
     width: int = Field(32, ge=8, le=1024, multiple_of=8, description="channels of the encoder's first layer")
@@ -73,24 +79,15 @@ class PretrainConfig(FitConfig):
         return self.name or self.task
 
 
-class PretrainArguments(Protocol):
-    """What the command line hands over."""
-
-    config: Path | None
-    overrides: Sequence[str]
-    resume: bool
-
-
-def pretrain_command(args: PretrainArguments) -> int:
-    """Run `sideagents pretrain [CONFIG.yaml] task=... data=... [key=value ...]`; print what was written."""
-    config = load_config(PretrainConfig, args.config, args.overrides, Path)
-    weights = pretrain(config, resume=args.resume)
-    card = read_json(weights.with_suffix(".json"))
-    print(
-        f"{weights}: held-out loss {card['held_out_loss']:.5f}, {card['reduction_percent']:.1f} % below the mean image "
-        f"({card['mean_image_loss']:.5f}); card and picture beside it"
-    )
-    return 0
+def absent_data(config: PretrainConfig) -> Iterator[str]:
+    """Yield one line for everything on disk that the configuration needs and that is not there."""
+    for folder in [config.data] if config.held_out is None else [config.data, config.held_out]:
+        try:
+            data_root(folder)
+        except SideAgentsError as error:
+            yield str(error)
+    if config.splits is not None and not Path(find_data(config.splits)).is_file():
+        yield missing_message(Path(find_data(config.splits)))
 
 
 def pretrain(config: PretrainConfig, resume: bool = False) -> Path:
@@ -268,7 +265,7 @@ def _write(
         "seconds": round(seconds, 1),
         "seed": config.seed,
         "command": _portable(command_line()).replace(" --resume", ""),  # a run that went on is one never stopped
-        "config": config.model_dump(mode="json", exclude={"data", "held_out", "splits", "out", "runs"}),
+        "config": config.model_dump(mode="json", exclude={"kind", "data", "held_out", "splits", "out", "runs"}),
         "multiply_adds": multiply_adds(base.encoder, (3, config.size, config.size)),
         "weights": weights_of(base),
         "versions": {key: value for key, value in versions().items() if key in ("sideagents", "torch", "python")},
@@ -302,3 +299,20 @@ def _describe(folder: str, data: ImageSet) -> dict[str, Any]:
 def _portable(text: str) -> str:
     """Leave out where on this machine the working folder and the home lie: cards travel."""
     return text.replace(f"{Path.cwd()}/", "").replace(str(Path.home()), "~")
+
+
+def _run(config: PretrainConfig, resume: bool = False) -> tuple[Path, dict[str, Any]]:
+    """Train a base; return the folder of its weights and its card, with the weights' `file`."""
+    weights = pretrain(config, resume)
+    return weights.parent, {"file": str(weights), **read_json(weights.with_suffix(".json"))}
+
+
+def summary_of(card: Mapping[str, Any]) -> str:
+    """Return a result for people: the file of the base and what it is judged by."""
+    return (
+        f"{card['file']}: held-out loss {card['held_out_loss']:.5f}, {card['reduction_percent']:.1f} % below the mean "
+        f"image ({card['mean_image_loss']:.5f}); card and picture beside it"
+    )
+
+
+JOB = Job("pretrain", PretrainConfig, with_precision, absent_data, _run, summary_of, needs_file=False)

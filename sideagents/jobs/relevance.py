@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,8 @@ from pydantic import ConfigDict, Field
 from sideagents.adapt.adapt_config import AdaptConfig, for_domain
 from sideagents.adapt.adapt_plots import plot_relevance
 from sideagents.errors import ConfigError
-from sideagents.jobs.adapt import adapt_run, checked, score_of
+from sideagents.jobs.adapt import absent_data, adapt_run, checked, located, score_of
+from sideagents.jobs.job import Job
 from sideagents.run.folder import RunFolder
 from sideagents.storage.files import write_json
 
@@ -21,13 +22,19 @@ class RelevanceConfig(AdaptConfig):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    kind: Literal["relevance"] = "relevance"  # type: ignore[assignment]
+    kind: Literal["relevance"] = Field(  # type: ignore[assignment]
+        "relevance", description="what the file is for"
+    )
     bases: tuple[str, ...] = Field((), description="the bases to rank, as in `model.base`")
     method: str = Field("sidetune", description="side-tuning")
 
 
 def each_base(config: RelevanceConfig) -> dict[str, AdaptConfig]:
     """Return the checked configuration of each base; raises `ConfigError` for fewer than two, or another method."""
+    return {base: checked(one) for base, one in _each(config).items()}
+
+
+def _each(config: RelevanceConfig) -> dict[str, AdaptConfig]:
     if len(set(config.bases)) < 2:
         raise ConfigError(f"bases: give two or more to rank, got {list(config.bases)}")
     if config.method != "sidetune" or config.options.get("alpha", "learned") != "learned":
@@ -36,7 +43,7 @@ def each_base(config: RelevanceConfig) -> dict[str, AdaptConfig]:
     found = {}
     for base in dict.fromkeys(config.bases):
         word = "".join(letter if letter.isalnum() else "-" for letter in base)
-        found[base] = checked(AdaptConfig.model_validate(plain | {"base": base, "name": f"{config.name}-{word}"}))
+        found[base] = AdaptConfig.model_validate(plain | {"base": base, "name": f"{config.name}-{word}"})
     return found
 
 
@@ -67,3 +74,19 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"{'base':24}{'alpha':>8}"]
     lines += [f"{row['base']:24}{row['alpha']:>8.3f}  {score_of(row)}" for row in rows]
     return "\n".join(lines)
+
+
+def _checked(config: RelevanceConfig) -> RelevanceConfig:
+    each_base(config)
+    return config
+
+
+def _absent(config: RelevanceConfig) -> Iterable[str]:
+    return dict.fromkeys(line for one in _each(config).values() for line in absent_data(located(one)))
+
+
+def _run(config: RelevanceConfig, resume: bool = False) -> tuple[Path, list[dict[str, Any]]]:
+    return relevance(config, each_base(config), resume)
+
+
+JOB = Job("relevance", RelevanceConfig, _checked, _absent, _run, table_of)

@@ -16,7 +16,7 @@ class NlpConfig(RunConfig, StepConfig):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    kind: Literal["nlp"] = "nlp"
+    kind: Literal["nlp"] = Field("nlp", description="what the file is for")
     name: str = Field("nlp", pattern=NAME, description="of the run's folder")
 
     model: str = Field(

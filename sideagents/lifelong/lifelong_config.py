@@ -23,9 +23,11 @@ class EWCConfig(BaseModel):
     model_config = _STRICT
 
     strength: float = Field(1e3, ge=0.0, le=1e12, description="lambda of lambda / 2 times the penalty")
-    mode: Literal["separate", "online"] = "separate"
+    mode: Literal["separate", "online"] = Field(
+        "separate", description="one penalty for each earlier task, or one for all"
+    )
     gamma: float = Field(1.0, ge=0.0, le=1.0, description="online: how much of the older information is kept")
-    fisher: Literal["exact", "empirical", "batched"] = "exact"
+    fisher: Literal["exact", "empirical", "batched"] = Field("exact", description="see `sideagents.lifelong.fisher`")
     samples: int = Field(
         200, ge=1, le=10**9, description="images of each task that the Fisher information is computed on"
     )
@@ -42,7 +44,7 @@ class PSPConfig(BaseModel):
 
     model_config = _STRICT
 
-    kind: Literal["binary", "complex", "rotation"] = "binary"
+    kind: Literal["binary", "complex", "rotation"] = Field("binary", description="of the keys")
     skip_first: bool = Field(True, description="the first convolution has no key, as in the side-tuning authors' code")
 
 
@@ -60,7 +62,7 @@ class LifelongConfig(RunConfig, RenderedConfig):
 
     model_config = _STRICT
 
-    kind: Literal["lifelong"] = "lifelong"
+    kind: Literal["lifelong"] = Field("lifelong", description="what the file is for")
     name: str = Field("lifelong", pattern=NAME, description="of the run's folder")
     seed: int = Field(
         1, ge=0, le=2**32 - 1, description="of everything random; each task draws from it and its number alone"
@@ -90,16 +92,16 @@ class LifelongConfig(RunConfig, RenderedConfig):
         json_schema_extra=NEUTRAL,
     )
 
-    base: str = "cifar:resnet44"
+    base: str = Field("cifar:resnet44", description="as in `model.base`, one whose codes are vectors")
     base_weights: str | None = Field(None, description="weights file of the base, as given or below SIDEAGENTS_DATA")
     method: str = Field("sidetune", description="sidetune, features, finetune, independent, ewc, psp or pnn")
-    side: str = "fcn4"
+    side: str = Field("fcn4", description="as in `model.side`")
     side_init: str = Field(
         "default", description="default, copy, random, low_energy, distilled, or a .safetensors file"
     )
-    side_options: dict[str, Any] = Field(default_factory=dict)
-    merge: str = "alpha"
-    alpha: str | float = "learned"
+    side_options: dict[str, Any] = Field(default_factory=dict, description="of the side's constructor")
+    merge: str = Field("alpha", description="as in `model.merge`")
+    alpha: str | float = Field("learned", description="as in `model.alpha`")
     norm_groups: int = Field(8, ge=0, le=65_536, description="GroupNorm between merge and readout; 0 leaves it out")
 
     steps: int = Field(157, ge=1, le=10**9, description="optimizer steps for each task")

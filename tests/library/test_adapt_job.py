@@ -27,7 +27,7 @@ from sideagents.train import loop
 from sideagents.train.readouts import make_readout
 from sideagents.train.supervised import judge
 from sideagents_policies.cli.main import main
-from sideagents_policies.jobs import read_adapt
+from sideagents_policies.jobs import read_job
 from vision_jobs import adapt_config
 
 
@@ -110,7 +110,8 @@ def decathlon(root: Path, domain: str, *words: str) -> AdaptConfig:
         put_domain(root / "data", domain, split)
     small = ["base=resnet26", "base_options={factor: 0.125, input_size: [64, 64]}", "epochs=1", "threads=1"]
     places = [f"data={root / 'data'}", f"runs={root}", f"domain={domain}", f"name={domain}"]
-    return read_adapt("vision/decathlon", [*places, *small, *words])
+    config: AdaptConfig = read_job("adapt", "vision/decathlon", [*places, *small, *words])
+    return config
 
 
 def test_domains_of_the_decathlon_share_a_base_and_see_images_in_their_own_way(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from sideagents.machine.precision import autocast
 from sideagents.run.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from sideagents.storage.tensors import load_tensors
 from sideagents_policies.cli.main import main
-from sideagents_policies.jobs import read_nlp
+from sideagents_policies.jobs import read_job
 from tiny_bert import tiny_model
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -318,4 +318,4 @@ def test_the_command(
     assert main(["nlp", "nlp/glue", *words, "--resume"]) == 0
     assert "lst, RTE: accuracy" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="one of `kind: nlp` is needed here"):
-        read_nlp("vision/transfer")
+        read_job("nlp", "vision/transfer")

@@ -15,16 +15,14 @@ from torch import nn
 from sideagents.adapt.adapt_config import AdaptConfig
 from sideagents.config.typed import config_hash, load_config
 from sideagents.errors import ConfigError
+from sideagents.jobs.job import JOBS
 from sideagents.jobs.pretrain import PretrainConfig
-from sideagents.jobs.relevance import RelevanceConfig
-from sideagents.language.nlp_config import NlpConfig
-from sideagents.lifelong.lifelong_config import LifelongConfig
 from sideagents.machine import precision as module
 from sideagents.machine.devices import processor_name
 from sideagents.machine.precision import autocast, base_dtype, resolved, sets_precision, timed, told, with_precision
 from sideagents_policies.config import AgentConfig
 
-CONFIGS: list[type[BaseModel]] = [AgentConfig, AdaptConfig, RelevanceConfig, LifelongConfig, NlpConfig, PretrainConfig]
+CONFIGS: list[type[BaseModel]] = [AgentConfig, *(JOBS.get(kind).config for kind in JOBS.names())]
 
 
 @pytest.fixture(autouse=True)

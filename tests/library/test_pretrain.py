@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from sideagents.jobs.pretrain import (
     _constants,
     held_out_loss,
     pretrain,
-    pretrain_command,
 )
 from sideagents.run.checkpoint import load_checkpoint
 from sideagents.run.folder import RunFolder
@@ -162,13 +160,14 @@ def test_held_out_buildings_are_another_folder_or_a_split(data: Path, tmp_path: 
     assert [entry.name for entry in tmp_path.iterdir() if entry.is_dir()] == ["pretrain-auto_1"]
 
 
-def test_mistakes_are_one_line_before_anything_is_written(data: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line_before_anything_is_written(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fault(*words: str) -> str:
-        args = SimpleNamespace(config=None, overrides=[*words, f"runs={tmp_path}"], resume=False)
-        with pytest.raises(SideAgentsError) as caught:
-            pretrain_command(args)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
+        assert main(["pretrain", *words, f"runs={tmp_path}"]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        return said
 
     assert "the key 'task' is missing" in fault(f"data={data}")
     assert "did you mean 'curvature'?" in fault("task=curvatur", f"data={data}")
@@ -184,11 +183,19 @@ def test_the_command_reads_a_file_and_says_what_it_wrote(
 ) -> None:
     path = tmp_path / "base.yaml"
     path.write_text(f"task: depth\ndata: {data}\nruns: {tmp_path}\nsize: {SIZE}\nwidth: 8\nthreads: 1\n")
-    args = SimpleNamespace(config=path, overrides=["epochs=1"], resume=False)
-    assert pretrain_command(args) == 0
-    assert "held-out loss" in capsys.readouterr().out
-    recorded = load_config(PretrainConfig, tmp_path / "pretrain-depth_1" / "config.yaml")
+    run = tmp_path / "pretrain-depth_1"
+    assert main(["pretrain", str(path), "epochs=1", "--json", str(tmp_path / "result.json")]) == 0
+    said = capsys.readouterr().out
+    assert f"{run / 'depth.safetensors'}: held-out loss" in said
+    assert said.endswith(f"wrote {run}\n")
+    assert json.loads((tmp_path / "result.json").read_text()) == {
+        "file": str(run / "depth.safetensors"),
+        **json.loads((run / "depth.json").read_text()),
+    }
+    recorded = load_config(PretrainConfig, run / "config.yaml")
     assert (recorded.epochs, recorded.base_name) == (1, "depth")
+    assert main(["check", str(run / "config.yaml"), f"data={tmp_path / 'none'}"]) == 0
+    assert f"# absent: no such folder {tmp_path / 'none'}" in capsys.readouterr().out
 
 
 def test_a_loss_that_explodes_is_named(data: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sideagents.errors import SideAgentsError
-from sideagents_policies.jobs import read_nlp
+from sideagents_policies.jobs import read_job
 from studies import nlp as module
 from studies.cells import Cell
 from studies.nlp import (
@@ -49,7 +49,7 @@ def test_every_cell_can_run_and_has_settings_of_its_own(searched: Path) -> None:
     for table in ("search", "glue", "memory", "curves", "designs", "squad"):
         keys = keys_of(table, [1, 2])
         for key in keys:
-            read_nlp(*words_of(key, searched))
+            read_job("nlp", *words_of(key, searched))
         settings = [settings_of(key, searched) for key in keys]
         assert len(set(settings)) == len(keys)
     assert len(keys_of("search", [1])) == len(GLUE) * sum(map(len, RATES.values()))

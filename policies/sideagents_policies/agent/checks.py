@@ -16,6 +16,7 @@ from sideagents.core.base import FrozenBase
 from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS
 from sideagents.errors import ConfigError, SideAgentsError
+from sideagents.jobs.job import JOBS
 from sideagents.machine.devices import missing_device
 from sideagents.machine.precision import with_precision
 from sideagents.storage.files import require
@@ -27,7 +28,6 @@ from sideagents_envs.task.tasks import make_task
 from sideagents_policies.agent.build import build_policy
 from sideagents_policies.agent.policy import SideTunedPolicy
 from sideagents_policies.config import AgentConfig, ModelConfig
-from sideagents_policies.jobs import READERS
 from sideagents_policies.paths import config_kind, config_path, load_named, locate
 from sideagents_policies.views.plan import agent_base
 
@@ -55,7 +55,7 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> AgentConfig:
     Raises `ConfigError` with the key path for unknown keys, wrong types and unknown names. Whether the networks can be
     built `try_networks` tells, or whoever builds them.
     """
-    if (kind := config_kind(config_path(name))) in READERS:
+    if (kind := config_kind(config_path(name))) in JOBS.names():
         raise ConfigError(f"{name}: is a configuration of `sideagents {kind}`, an agent's is needed here")
     return checked(load_named(AgentConfig, name, overrides))
 

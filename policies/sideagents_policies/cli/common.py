@@ -80,14 +80,6 @@ def add_import(verb: Parser) -> None:
     )
 
 
-def add_run_options(verb: Parser, run: object) -> None:
-    """Give a verb that trains from a configuration its options `--resume`, `--json` and `--import`."""
-    verb.add_argument("--resume", action="store_true", help="go on with the newest run of that name")
-    verb.add_argument("--json", type=user_path, metavar="FILE", help="write the result to FILE too")
-    add_import(verb)
-    verb.set_defaults(run=run)
-
-
 def user_path(text: str) -> Path:
     """Read a path; `~` is the home folder, in `--out=~/x` too, which a shell leaves alone."""
     return Path(text).expanduser()

@@ -45,12 +45,13 @@ def _check(args: argparse.Namespace) -> int:
     name, overrides = one_target(args, A_CONFIG)
     kind = config_kind(config_path(name))
 
-    from sideagents_policies.jobs import READERS
-    from sideagents_policies.jobs import absent_data as absent_of_job
+    from sideagents.jobs.job import JOBS
 
-    if kind in READERS:
-        job = READERS[kind](name, overrides)
-        return _show(job, absent_of_job(job))
+    if kind in JOBS.names():
+        from sideagents_policies.jobs import read_job
+
+        job = read_job(kind, name, overrides)
+        return _show(job, JOBS.get(kind).absent(job))
 
     from sideagents_policies.agent.checks import absent_data, read_config, remarks, try_networks
     from sideagents_policies.train.estimates import cloning_too_large, estimates, too_large

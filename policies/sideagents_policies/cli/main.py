@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from sideagents_policies.cli import agent_verbs, language, look, pretrain, scenes, vision
+from sideagents_policies.cli import agent_verbs, job_verbs, look, scenes
 from sideagents_policies.cli.common import Parser
 from sideagents_policies.guard import guarded
 
@@ -39,9 +39,7 @@ def build_parser() -> Parser:
     agent_verbs.add_verbs(verbs)
     look.add_verbs(verbs)
     scenes.add_verbs(verbs)
-    pretrain.add_verbs(verbs)
-    vision.add_verbs(verbs)
-    language.add_verbs(verbs)
+    job_verbs.add_verbs(verbs)
     return parser
 
 
