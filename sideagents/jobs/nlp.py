@@ -12,7 +12,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sideagents.config.options import check_options
 from sideagents.config.typed import config_hash, load_config
 from sideagents.errors import ConfigError, SideAgentsError, nearest
 from sideagents.ladder import LadderModel
@@ -57,7 +56,7 @@ def checked(config: NlpConfig) -> NlpConfig:
     if config.method == "prompt" and config.task == SQUAD:
         raise ConfigError("method prompt moves the places of tokens, where squad's answers stand: take another one")
     try:
-        check_options(METHODS.get(config.method), config.method, config.options, ("model", "importance", "batches"))
+        METHODS.check(config.method, config.options)
     except SideAgentsError as error:
         raise ConfigError(str(error)) from None
     return config

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from sideagents.adapt.peft_methods import import_peft
 from sideagents.core.alpha import FixedAlpha, LearnedAlpha, make_alpha
+from sideagents.core.protocol import Methods, says
 from sideagents.errors import SideAgentsError, first_line
 from sideagents.ladder import LadderModel
 from sideagents.ladder.backbone import task_heads
 from sideagents.ladder.design import Block, Down, Fusion, Mix
 from sideagents.ladder.model import Init
 from sideagents.language.sidetuned_text import SideTunedText, freeze_layers, learned_heads, side_tower
-from sideagents.registry import Registry
 
 _ENCODERS = ("Bert", "Roberta", "Electra", "DebertaV2")
 _ADAPTED = (
@@ -44,21 +44,25 @@ class Adapter(nn.Module):
         return cast(Tensor, x + self.up(self.act(self.down(x))))
 
 
+@says(frozen_base=False)
 def full(model: Any) -> nn.Module:
     """Train everything."""
     return cast(nn.Module, model.requires_grad_(True))
 
 
+@says(frozen_base=False)
 def scratch(model: Any) -> nn.Module:
     """Train everything, from fresh weights."""
     return cast(nn.Module, type(model)(model.config))
 
 
+@says(reads_codes=True, needs_images=False)
 def features(model: Any) -> nn.Module:
     """Train the head alone, and the pooler before it."""
     return SideTunedText(model, None)
 
 
+@says(has_side=True, reads_codes=True)
 def sidetune(
     model: Any, reduction: AtLeastOne = 1, layers: Sequence[int] | None = None, alpha: str | float = "learned"
 ) -> nn.Module:
@@ -71,6 +75,7 @@ def sidetune(
     return SideTunedText(model, side_tower(model, reduction, layers), alpha)
 
 
+@says(has_side=True, reads_codes=True, needs_images=False)
 def lst(
     model: Any,
     reduction: AtLeastOne = 8,
@@ -108,6 +113,7 @@ def lst(
     return ladder
 
 
+@says(frozen_base=False)
 def bitfit(model: Any) -> nn.Module:
     """Train the biases, and the weights of norms where they have none (T5), and the head (Ben Zaken et al. 2021).
 
@@ -120,6 +126,7 @@ def bitfit(model: Any) -> nn.Module:
     return cast(nn.Module, model)
 
 
+@says(frozen_base=False)
 def adapters(model: Any, width: AtLeastOne = 48) -> nn.Module:
     """Train bottlenecks after each attention and feed-forward part, before the residual sum, norms, and the head.
 
@@ -156,7 +163,9 @@ def prompt(model: Any, tokens: AtLeastOne = 100) -> nn.Module:
     return _by_peft(model, peft.PromptTuningConfig(num_virtual_tokens=tokens, task_type=_task(model)))
 
 
-METHODS: Registry[Callable[..., nn.Module]] = Registry("method of language adaptation")
+METHODS: Methods[Callable[..., nn.Module]] = Methods(
+    "language", given=("model", "importance", "batches"), label="method of language adaptation"
+)
 for _method in (full, scratch, features, sidetune, lst, bitfit, adapters, lora, ia3, prompt):
     METHODS.register(_method.__name__, _method)
 
