@@ -240,7 +240,7 @@ def _test(config: NlpConfig, task: TextTask, model: nn.Module, run: RunFolder) -
 def shares_of(model: nn.Module) -> dict[str, float]:
     """Return the weight of the frozen model by name: `alpha` of side-tuning, a ladder's mean `gate/TOWER`."""
     if isinstance(model, SideTunedText):
-        return {"alpha": model.alpha.value()} if model.side is not None else {}
+        return {"alpha": model.share()} if model.side is not None and model.alpha is not None else {}
     if isinstance(model, LadderModel):
         return {f"gate/{name}": float(gates.detach().mean()) for name, gates in model.gates().items()}
     return {}

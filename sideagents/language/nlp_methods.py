@@ -9,11 +9,12 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, cast
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from sideagents.adapt.peft_methods import import_peft
 from sideagents.core.alpha import FixedAlpha, LearnedAlpha, make_alpha
+from sideagents.core.merge import merge_name
 from sideagents.core.protocol import Methods, says
 from sideagents.errors import SideAgentsError, first_line
 from sideagents.ladder import LadderModel
@@ -28,6 +29,7 @@ _ADAPTED = (
     *(f"{name}{part}" for name in _ENCODERS for part in ("SelfOutput", "Output")),
 )
 AtLeastOne = Annotated[int, Field(ge=1)]
+MergeName = Annotated[str, AfterValidator(merge_name)]
 
 
 class Adapter(nn.Module):
@@ -64,15 +66,19 @@ def features(model: Any) -> nn.Module:
 
 @says(has_side=True, reads_codes=True)
 def sidetune(
-    model: Any, reduction: AtLeastOne = 1, layers: Sequence[int] | None = None, alpha: str | float = "learned"
+    model: Any,
+    reduction: AtLeastOne = 1,
+    layers: Sequence[int] | None = None,
+    alpha: str | float = "learned",
+    merge: MergeName = "alpha",
 ) -> nn.Module:
     """Train a copy of the frozen encoder beside it, or one that is pruned to width / reduction and to some layers.
 
-    Alpha is learned or fixed: a curriculum would have to be told how far training is.
+    Alpha is learned or fixed: a curriculum would have to be told how far training is. merge: see `SideTunedText`.
     """
     if not isinstance(make_alpha(alpha), LearnedAlpha | FixedAlpha):
         raise SideAgentsError(f"alpha={alpha!r}: text is side-tuned by alpha=learned, or a number for a fixed one")
-    return SideTunedText(model, side_tower(model, reduction, layers), alpha)
+    return SideTunedText(model, side_tower(model, reduction, layers), alpha, merge)
 
 
 @says(has_side=True, reads_codes=True, needs_images=False)
