@@ -90,13 +90,32 @@ def test_a_method_of_lifelong_learning(own: Path, cifar: Path, capsys: Any) -> N
     command = ["lifelong", "lifelong/icifar", *words(cifar, *few)]
     assert main(command) == 2
     assert "unknown method 'anchored'" in capsys.readouterr().err
+    for wrong, line in (
+        ("strenght=1", "has no option 'strenght', did you mean 'strength'? (allowed: strength)"),
+        ("strength=much", "option strength must be a valid number, got 'much'"),
+        ("strength=-1", "option strength must be greater than or equal to 0, got -1"),
+    ):
+        assert main([*command, f"options.{wrong}", "--import", "my_methods"]) == 2
+        assert capsys.readouterr().err == f"error: method 'anchored'{'' if 'has no' in line else ':'} {line}\n"
+    assert not (own / "runs").exists()
+    losses = {}
+    for strength in (1000, 0):
+        given = [f"options.strength={strength}", f"runs={own / str(strength)}", "--import", "my_methods"]
+        assert main([*command, *given]) == 0
+        losses[strength] = json.loads((own / "result.json").read_text())["loss"]
+    assert losses[1000][0] == losses[0][0]
+    assert losses[1000][1] != losses[0][1]  # only the second task has something to be pulled back to
+    command.append("options.strength=0.5")
     assert main([*command, "--import", "my_methods"]) == 0
     result = json.loads((own / "result.json").read_text())
     assert (result["method"], len(result["per_task"])) == ("anchored", 2)
     assert main([*command, "--import", "my_methods", "--resume"]) == 0  # anchors and all
     assert json.loads((own / "runs" / "icifar_1" / "versions.json").read_text())["imports"] == ["my_methods"]
-    assert main(["list", "learners", "--import", "my_methods"]) == 0
-    assert "pulled back to its weights" in capsys.readouterr().out
+    capsys.readouterr()
+    assert main(["list", "learners", "--json", "--import", "my_methods"]) == 0
+    (row,) = [row for row in json.loads(capsys.readouterr().out) if row["name"] == "anchored"]
+    assert row["summary"] == "One network for all tasks, pulled back to its weights after the last one"
+    assert row["options"] == {"strength": {"type": "float", "default": 1.0}}
 
 
 def test_a_sensor_and_a_task(own: Path, homes: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -8,12 +8,14 @@ import json
 import re
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from rich.console import Console
 from rich.table import Table
 
+from sideagents.core.protocol import Methods, about, summary_of
 from sideagents.registry import Registry
 from sideagents_policies.paths import config_names, config_path
 
@@ -27,6 +29,7 @@ _TABLES = {  # what is shown alone is imported
     "merges": "sideagents.core.merge:MERGES",
     "sides": "sideagents.core.side:SIDES",
 }
+_OF_METHODS = ("methods", "adaptations", "language", "learners")
 
 
 def rows(what: str) -> list[Row]:
@@ -38,7 +41,8 @@ def rows(what: str) -> list[Row]:
     if what == "configs":
         return [_config(name) for name in config_names()]
     module, _, name = _TABLES[what].partition(":")
-    return _registered(getattr(import_module(module), name))
+    registry = getattr(import_module(module), name)
+    return _methods(registry) if what in _OF_METHODS else _registered(registry)
 
 
 def as_json(found: Sequence[Row]) -> str:
@@ -47,7 +51,8 @@ def as_json(found: Sequence[Row]) -> str:
 
 
 def as_table(found: Sequence[Row]) -> str:
-    """Return the rows as aligned columns for people; nested values are left out."""
+    """Return the rows as aligned columns for people; nested values are left out, but for options of methods."""
+    found = [{key: _shown(key, value) for key, value in row.items()} for row in found]
     columns = dict.fromkeys(key for row in found for key, value in row.items() if not isinstance(value, dict))
     table = Table(box=None, pad_edge=False, header_style="")
     for column in columns:
@@ -60,12 +65,47 @@ def as_table(found: Sequence[Row]) -> str:
 
 
 def _registered(registry: Registry[Any]) -> list[Row]:
-    return [{"name": name, "summary": _first_sentence(registry.get(name))} for name in registry.names()]
+    return [{"name": name, "summary": summary_of(registry.get(name))} for name in registry.names()]
 
 
-def _first_sentence(target: object) -> str:
-    lines = (getattr(target, "summary", None) or getattr(target, "__doc__", None) or "").strip().splitlines()
-    return lines[0].rstrip(".") if lines else ""
+def _methods(registry: Registry[Any]) -> list[Row]:
+    """Return the methods of a kind with their options, by name: type, and default where there is one."""
+    from sideagents.core.methods import Method  # torch, which other tables do not need
+
+    given = registry.given if isinstance(registry, Methods) else ("parts",)
+    found = []
+    for name in registry.names():
+        target = registry.get(name)
+        method = about(name, target.build if isinstance(target, Method) else target, given)
+        options = {
+            key: {"type": _type(option.type)} | ({} if option.required else {"default": option.default})
+            for key, option in method.options.items()
+        }
+        found.append({"name": name, "summary": method.summary, "options": options})
+    return found
+
+
+def _type(annotation: Any) -> str:
+    """Return a type in the words of a configuration's reader."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (Union, UnionType):
+        return " | ".join(map(_type, arguments))
+    return "null" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))
+
+
+def _shown(key: str, value: Any) -> Any:
+    """Return a row's value as a column holds it: options as `name=default`, the name alone where one must be given."""
+    if key != "options":
+        return value
+    return ", ".join(f"{name}={_yaml(one['default'])}" if "default" in one else name for name, one in value.items())
+
+
+def _yaml(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _config(name: str) -> Row:

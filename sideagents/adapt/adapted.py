@@ -78,7 +78,7 @@ class Adapted(nn.Module):
     def __init__(self, base: FrozenBase, method: str, options: dict[str, Any]) -> None:
         super().__init__()
         self.base, self.method, self.options = base, method, options
-        self.adaptation.check_options(method, options)
+        ADAPTATIONS.check(method, options, complete=False)
         self._tasks = nn.ModuleDict()
         self._chosen = Choice()
 
@@ -120,7 +120,7 @@ class Adapted(nn.Module):
             raise SideAgentsError(f"task {name!r}: give classes (at least 1) or a readout, got classes={classes!r}")
         classes = whole_number(classes)
         options = self.options | options
-        self.adaptation.check_options(self.method, options)
+        ADAPTATIONS.check(self.method, options)
         reading = _reading(name, images or {})
         base = self.base.seeing(**reading) if reading else self.base
         net = self.adaptation.build(base, **options)

@@ -12,13 +12,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sideagents.config.options import check_options
 from sideagents.core.base import FrozenBase
+from sideagents.core.protocol import Methods, Traits
 from sideagents.errors import CheckpointError, SideAgentsError
-from sideagents.registry import Registry
 
 
-class Adaptation(ABC):
+class Adaptation(Traits, ABC):
     """A method; subclasses define `build`, whose keyword arguments are the method's options.
 
     `norms_code`: a GroupNorm without weights stands between the code and a linear readout, as the side-tuning paper has
@@ -59,12 +58,8 @@ class Adaptation(ABC):
         """Return the option that would import a module which the options name, empty when none does."""
         return ""
 
-    def check_options(self, name: str, options: Mapping[str, Any]) -> None:
-        """Raise `SideAgentsError` for an option that `build` does not have, and for a value of another type."""
-        check_options(self.build, name, options, apart_from=("base", "options"))
 
-
-ADAPTATIONS: Registry[type[Adaptation]] = Registry("method")
+ADAPTATIONS: Methods[type[Adaptation]] = Methods("vision", given=("base",))
 ADAPTATIONS.register("sidetune", "sideagents.adapt.plain:SideTuning")
 ADAPTATIONS.register("features", "sideagents.adapt.plain:Features")
 ADAPTATIONS.register("finetune", "sideagents.adapt.plain:FineTuning")

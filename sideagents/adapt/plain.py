@@ -24,6 +24,7 @@ from sideagents.errors import BaseError, SideAgentsError, first_line
 class SideTuning(Adaptation):
     """The base beside a trained side network: merge(alpha, B(x), S(x)); options as in `build_perception`."""
 
+    has_side = reads_codes = True
     norms_code = True
 
     def build(
@@ -60,6 +61,8 @@ class SideTuning(Adaptation):
 class Features(Adaptation):
     """The base as it is: only the readout learns."""
 
+    reads_codes = True
+    needs_images = False
     norms_code = True
 
     def build(self, base: FrozenBase) -> nn.Module:
@@ -73,6 +76,8 @@ class Features(Adaptation):
 
 class FineTuning(Adaptation):
     """A copy of the base for each task, all of it trained; BatchNorm uses and keeps its own statistics."""
+
+    frozen_base = False
 
     def build(self, base: FrozenBase) -> nn.Module:
         """Build the copy."""

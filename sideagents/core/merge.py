@@ -12,6 +12,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from sideagents.core.alpha import Alpha, make_alpha
 from sideagents.errors import SideAgentsError
 from sideagents.registry import Registry
 
@@ -202,3 +203,21 @@ def make_merge(name: str, out_shape: Sequence[int]) -> Merge:
     if len(out_shape) not in (1, 3):
         raise SideAgentsError(f"merges take codes of shape (C, h, w) or (C,), got {tuple(out_shape)}")
     return MERGES.get(name)(out_shape)
+
+
+def merge_name(name: str) -> str:
+    """Return the name of a merge; raises `SideAgentsError` where there is none of that name."""
+    MERGES.get(name)
+    return name
+
+
+def alpha_for(merge: Merge, alpha: Alpha | str | float, name: str = "alpha") -> Alpha | None:
+    """Build the weight of the base for a merge, see `make_alpha`; None for a merge that takes none.
+
+    name: of the setting, for the `SideAgentsError` where it would have no effect.
+    """
+    if merge.exact_ends:
+        return make_alpha(alpha)
+    if alpha not in ("learned", None):
+        raise SideAgentsError(f"{name}={alpha!r} has no effect on this merge; use merge 'alpha', or leave {name} out")
+    return None

@@ -85,12 +85,12 @@ def _stagewise(parts: Parts) -> SideTuned:
 class Method:
     """How perception is built, and what of it is known before it is.
 
-    build: makes it. trains_base: the base learns, so no code of it can be computed ahead. has_side: images are read
+    build: makes it. frozen_base: the base does not learn, so its codes can be computed ahead. has_side: images are read
     beside codes. own_side: the side is the method's own, whatever `side` says.
     """
 
     build: Callable[[Parts], SideTuned]
-    trains_base: bool = False
+    frozen_base: bool = True
     has_side: bool = True
     own_side: bool = False
 
@@ -105,14 +105,14 @@ class Method:
         A side whose class has `reads_taps` looks inside the base, which is run for it anyway.
         """
         looks_inside = self.has_side and not self.own_side and bool(getattr(side_kind(side), "reads_taps", False))
-        return not (self.trains_base or looks_inside), self.has_side or self.trains_base
+        return self.frozen_base and not looks_inside, self.has_side or not self.frozen_base
 
 
 METHODS: Registry[Method] = Registry("method")
 METHODS.register("sidetune", Method(_sidetune))
 METHODS.register("features", Method(_features, has_side=False))
-METHODS.register("finetune", Method(_finetune, trains_base=True))
-METHODS.register("scratch", Method(_scratch, trains_base=True))
+METHODS.register("finetune", Method(_finetune, frozen_base=False))
+METHODS.register("scratch", Method(_scratch, frozen_base=False))
 METHODS.register("stagewise", Method(_stagewise, own_side=True))
 
 

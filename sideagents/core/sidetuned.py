@@ -7,11 +7,11 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from sideagents.core.alpha import Alpha, make_alpha
+from sideagents.core.alpha import Alpha
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
 from sideagents.core.groups import parameter_groups
-from sideagents.core.merge import Merge, make_merge
+from sideagents.core.merge import Merge, alpha_for, make_merge
 from sideagents.core.pixels import fit_images
 from sideagents.core.side import check_side, make_side
 from sideagents.core.trainable import TrainableBase
@@ -56,9 +56,7 @@ class SideTuned(nn.Module):
                 "of images: make it for this base, and for a method that keeps the base frozen"
             )
         self.merge = make_merge(merge, self.out_shape) if isinstance(merge, str) else merge
-        self.alpha = make_alpha(alpha if side is not None else 1.0) if self.merge.exact_ends else None
-        if self.alpha is None and alpha not in ("learned", None):
-            raise SideAgentsError(f"alpha={alpha!r} has no effect on this merge; use merge 'alpha', or leave alpha out")
+        self.alpha = alpha_for(self.merge, 1.0 if side is None and self.merge.exact_ends else alpha)
 
     def forward(self, images: Tensor | None = None, base_code: Tensor | None = None) -> Tensor:
         """Return the merged code (B, *out_shape), float32.

@@ -63,7 +63,7 @@ def checked(config: AdaptConfig) -> AdaptConfig:
     """Return the configuration as `located`, in a precision; raises `ConfigError` for unknown names and parts."""
     config = with_precision(located(config))
     try:
-        ADAPTATIONS.get(config.method)().check_options(config.method, config.options)
+        ADAPTATIONS.check(config.method, config.options)
         if (config.reader in ("decathlon", "taskonomy")) != (config.domain is not None):
             raise ConfigError("domain is needed by the readers decathlon and taskonomy, and by no other")
         if config.reader == "taskonomy" and config.domain not in TARGETS:
@@ -75,7 +75,7 @@ def checked(config: AdaptConfig) -> AdaptConfig:
         rendered = config.reader == "taskonomy"
         maps = rendered and TARGETS[str(config.domain)].kind != "category"
         require_fitting(config, rendered, ("first_class", "classes", "per_class", "held_out"), maps)
-        if config.save_base and config.method not in ("finetune", "scratch"):
+        if config.save_base and ADAPTATIONS.get(config.method).frozen_base:
             raise ConfigError(f"save_base keeps a network that was trained as a whole, method {config.method!r} is not")
         if not list(absent_data(config)):
             if config.save_base:

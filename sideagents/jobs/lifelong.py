@@ -26,7 +26,7 @@ from sideagents.data.images import LabelledImages
 from sideagents.data.targets import TARGETS, outputs_of
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
 from sideagents.jobs.job import Job
-from sideagents.lifelong.learners import LEARNERS, Learner
+from sideagents.lifelong.learners import LEARNERS, Learner, make_learner
 from sideagents.lifelong.lifelong_config import LifelongConfig
 from sideagents.lifelong.lifelong_plots import plot_sequence
 from sideagents.lifelong.metrics import final_mean, forgetting, parameters
@@ -83,12 +83,12 @@ def checked(config: LifelongConfig) -> LifelongConfig:
         found["base_weights"] = find_data(config.base_weights)
     config = with_precision(config.model_copy(update=found))
     try:
-        learner = LEARNERS.get(config.method)
+        LEARNERS.check(config.method, config.method_options)
         rendered = config.reader == "taskonomy"
         maps = rendered and any(TARGETS[name].kind != "category" for name in config.order_of_targets)
         require_fitting(config, rendered, ("tasks", "held_out"), maps)
         MERGES.get(config.merge)
-        if make_alpha(config.alpha).moves and getattr(learner, "shares_alpha", False):
+        if make_alpha(config.alpha).moves and getattr(LEARNERS.get(config.method), "shares_alpha", False):
             raise ConfigError(
                 f"alpha: a curriculum ends with its task, and {config.method} has one network for all of them: take a "
                 "learned or a fixed one"
@@ -97,7 +97,7 @@ def checked(config: LifelongConfig) -> LifelongConfig:
             base = _base_of(config)
             for answer in _answers(config):
                 make_readout(base.out_shape, answer, config.norm_groups)
-            learner(_started(config, None), base, []).check()
+            make_learner(_started(config, None), base, []).check()
     except ConfigError:
         raise
     except SideAgentsError as error:
@@ -148,7 +148,7 @@ class TaskSequence:
         self.config, self.base, self.tasks, self.run = config, base, tasks, run
         self.device = device_here(config.device)
         student = self._distilled() if config.side_init == DISTILLED else None
-        self.learner: Learner = LEARNERS.get(config.method)(_started(config, student), base, tasks)
+        self.learner: Learner = make_learner(_started(config, student), base, tasks)
         self._accuracy = np.full((len(tasks), len(tasks)), np.nan)
         self._loss = np.full((len(tasks), len(tasks)), np.nan)
         self._weights: list[int] = []

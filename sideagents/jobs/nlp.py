@@ -12,7 +12,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sideagents.config.options import check_options
 from sideagents.config.typed import config_hash, load_config
 from sideagents.errors import ConfigError, SideAgentsError, nearest
 from sideagents.jobs.job import Job
@@ -58,7 +57,7 @@ def checked(config: NlpConfig) -> NlpConfig:
     if config.method == "prompt" and config.task == SQUAD:
         raise ConfigError("method prompt moves the places of tokens, where squad's answers stand: take another one")
     try:
-        check_options(METHODS.get(config.method), config.method, config.options, ("model", "importance", "batches"))
+        METHODS.check(config.method, config.options)
     except SideAgentsError as error:
         raise ConfigError(str(error)) from None
     return config
@@ -242,7 +241,7 @@ def _test(config: NlpConfig, task: TextTask, model: nn.Module, run: RunFolder) -
 def shares_of(model: nn.Module) -> dict[str, float]:
     """Return the weight of the frozen model by name: `alpha` of side-tuning, a ladder's mean `gate/TOWER`."""
     if isinstance(model, SideTunedText):
-        return {"alpha": model.alpha.value()} if model.side is not None else {}
+        return {"alpha": model.share()} if model.side is not None and model.alpha is not None else {}
     if isinstance(model, LadderModel):
         return {f"gate/{name}": float(gates.detach().mean()) for name, gates in model.gates().items()}
     return {}

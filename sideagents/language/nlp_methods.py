@@ -9,18 +9,19 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, cast
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from sideagents.adapt.peft_methods import import_peft
 from sideagents.core.alpha import FixedAlpha, LearnedAlpha, make_alpha
+from sideagents.core.merge import merge_name
+from sideagents.core.protocol import Methods, says
 from sideagents.errors import SideAgentsError, first_line
 from sideagents.ladder import LadderModel
 from sideagents.ladder.backbone import task_heads
 from sideagents.ladder.design import Block, Down, Fusion, Mix
 from sideagents.ladder.model import Init
 from sideagents.language.sidetuned_text import SideTunedText, freeze_layers, learned_heads, side_tower
-from sideagents.registry import Registry
 
 _ENCODERS = ("Bert", "Roberta", "Electra", "DebertaV2")
 _ADAPTED = (
@@ -28,6 +29,7 @@ _ADAPTED = (
     *(f"{name}{part}" for name in _ENCODERS for part in ("SelfOutput", "Output")),
 )
 AtLeastOne = Annotated[int, Field(ge=1)]
+MergeName = Annotated[str, AfterValidator(merge_name)]
 
 
 class Adapter(nn.Module):
@@ -44,33 +46,42 @@ class Adapter(nn.Module):
         return cast(Tensor, x + self.up(self.act(self.down(x))))
 
 
+@says(frozen_base=False)
 def full(model: Any) -> nn.Module:
     """Train everything."""
     return cast(nn.Module, model.requires_grad_(True))
 
 
+@says(frozen_base=False)
 def scratch(model: Any) -> nn.Module:
     """Train everything, from fresh weights."""
     return cast(nn.Module, type(model)(model.config))
 
 
+@says(reads_codes=True, needs_images=False)
 def features(model: Any) -> nn.Module:
     """Train the head alone, and the pooler before it."""
     return SideTunedText(model, None)
 
 
+@says(has_side=True, reads_codes=True)
 def sidetune(
-    model: Any, reduction: AtLeastOne = 1, layers: Sequence[int] | None = None, alpha: str | float = "learned"
+    model: Any,
+    reduction: AtLeastOne = 1,
+    layers: Sequence[int] | None = None,
+    alpha: str | float = "learned",
+    merge: MergeName = "alpha",
 ) -> nn.Module:
     """Train a copy of the frozen encoder beside it, or one that is pruned to width / reduction and to some layers.
 
-    Alpha is learned or fixed: a curriculum would have to be told how far training is.
+    Alpha is learned or fixed: a curriculum would have to be told how far training is. merge: see `SideTunedText`.
     """
     if not isinstance(make_alpha(alpha), LearnedAlpha | FixedAlpha):
         raise SideAgentsError(f"alpha={alpha!r}: text is side-tuned by alpha=learned, or a number for a fixed one")
-    return SideTunedText(model, side_tower(model, reduction, layers), alpha)
+    return SideTunedText(model, side_tower(model, reduction, layers), alpha, merge)
 
 
+@says(has_side=True, reads_codes=True, needs_images=False)
 def lst(
     model: Any,
     reduction: AtLeastOne = 8,
@@ -108,6 +119,7 @@ def lst(
     return ladder
 
 
+@says(frozen_base=False)
 def bitfit(model: Any) -> nn.Module:
     """Train the biases, and the weights of norms where they have none (T5), and the head (Ben Zaken et al. 2021).
 
@@ -120,6 +132,7 @@ def bitfit(model: Any) -> nn.Module:
     return cast(nn.Module, model)
 
 
+@says(frozen_base=False)
 def adapters(model: Any, width: AtLeastOne = 48) -> nn.Module:
     """Train bottlenecks after each attention and feed-forward part, before the residual sum, norms, and the head.
 
@@ -156,7 +169,9 @@ def prompt(model: Any, tokens: AtLeastOne = 100) -> nn.Module:
     return _by_peft(model, peft.PromptTuningConfig(num_virtual_tokens=tokens, task_type=_task(model)))
 
 
-METHODS: Registry[Callable[..., nn.Module]] = Registry("method of language adaptation")
+METHODS: Methods[Callable[..., nn.Module]] = Methods(
+    "language", given=("model", "importance", "batches"), label="method of language adaptation"
+)
 for _method in (full, scratch, features, sidetune, lst, bitfit, adapters, lora, ia3, prompt):
     METHODS.register(_method.__name__, _method)
 

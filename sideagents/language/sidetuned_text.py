@@ -1,4 +1,4 @@
-"""Side-tuned encoders: a frozen transformer and one that learns beside it, blended by alpha (paper, section 4.3)."""
+"""Side-tuned encoders: a frozen transformer and one that learns beside it, merged (paper, section 4.3)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Self
 
-from sideagents.core.alpha import Alpha, make_alpha
+from sideagents.core.alpha import Alpha
+from sideagents.core.merge import alpha_for, make_merge
 from sideagents.errors import SideAgentsError
 from sideagents.ladder.backbone import task_heads
 from sideagents.ladder.families import family_of
@@ -18,19 +19,27 @@ from sideagents.ladder.twin import checked_layers
 
 
 class SideTunedText(nn.Module):
-    """R(x) = alpha B(x) + (1 - alpha) S(x) over last hidden states, then the model's own head, which is trained.
+    """R(x) = merge(alpha, B(x), S(x)) of last hidden states, then the model's own head, which is trained.
 
     model: a Hugging Face model of one tower of layers, such as `BertForQuestionAnswering`, which is taken over: its
     layers stop requiring gradients and stay in eval mode. side: a tower that takes what the model's takes, None for the
-    frozen one alone. Takes and returns what the model does. Raises `SideAgentsError` for other models.
+    frozen one alone. merge: by name, see `make_merge`; the states of each token are merged as vectors. Takes and
+    returns what the model does. Raises `SideAgentsError` for other models, and for merges that mix tokens.
     """
 
-    def __init__(self, model: Any, side: nn.Module | None, alpha: Alpha | str | float = "learned") -> None:
+    def __init__(
+        self, model: Any, side: nn.Module | None, alpha: Alpha | str | float = "learned", merge: str = "alpha"
+    ) -> None:
         super().__init__()
         if side is not None and len(family_of(model).stacks) > 1:
             raise SideAgentsError(f"side-tuning of text needs a model of one tower, a {type(model).__name__} has more")
         self.model, self.side = model, side
-        self.alpha = make_alpha(alpha if side is not None else 1.0)
+        self.merge = make_merge(merge if side is not None else "alpha", (int(model.config.hidden_size),))
+        if not self.merge.modeless:
+            raise SideAgentsError(
+                f"merge {merge!r} has BatchNorm, which would count the padding of texts: take another one"
+            )
+        self.alpha = alpha_for(self.merge, alpha if side is not None else 1.0)
         freeze_layers(model)
         if side is not None:
             tower_of(model).register_forward_hook(self._blend, with_kwargs=True)
@@ -45,14 +54,17 @@ class SideTunedText(nn.Module):
         """Return the model's output, of the blended states."""
         return self.model(*args, **inputs)
 
+    def share(self) -> float:
+        """Return the weight of the frozen model; nan for a merge that has none."""
+        return float("nan") if self.alpha is None else self.alpha.value()
+
     def _blend(self, tower: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        share = self.alpha.value()
-        if share == 1.0:
+        if self.share() == 1.0:
             return output
-        states = cast(nn.Module, self.side)(*args, **kwargs).last_hidden_state
-        if share > 0.0:
-            alpha = self.alpha()
-            states = alpha * output.last_hidden_state + (1 - alpha) * states
+        own: Tensor = cast(nn.Module, self.side)(*args, **kwargs).last_hidden_state
+        alpha = None if self.alpha is None else self.alpha()
+        merged = self.merge(output.last_hidden_state.flatten(0, 1), own.flatten(0, 1), alpha)
+        states = merged.unflatten(0, own.shape[:2])
         output["last_hidden_state"] = states
         if (pooler := getattr(tower, "pooler", None)) is not None:
             output["pooler_output"] = pooler(states)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
@@ -16,21 +16,24 @@ from sideagents.train.student import StudentConfig
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+Strength = Annotated[float, Field(ge=0.0, le=1e12, allow_inf_nan=False)]
+Gamma = Annotated[float, Field(ge=0.0, le=1.0)]
+Fisher = Literal["exact", "empirical", "batched"]
+Samples = Annotated[int, Field(ge=1, le=10**9)]
+
 
 class EWCConfig(BaseModel):
     """Elastic weight consolidation; see `sideagents.lifelong.ewc`."""
 
     model_config = _STRICT
 
-    strength: float = Field(1e3, ge=0.0, le=1e12, description="lambda of lambda / 2 times the penalty")
+    strength: Strength = Field(1e3, description="lambda of lambda / 2 times the penalty")
     mode: Literal["separate", "online"] = Field(
         "separate", description="one penalty for each earlier task, or one for all"
     )
-    gamma: float = Field(1.0, ge=0.0, le=1.0, description="online: how much of the older information is kept")
-    fisher: Literal["exact", "empirical", "batched"] = Field("exact", description="see `sideagents.lifelong.fisher`")
-    samples: int = Field(
-        200, ge=1, le=10**9, description="images of each task that the Fisher information is computed on"
-    )
+    gamma: Gamma = Field(1.0, description="online: how much of the older information is kept")
+    fisher: Fisher = Field("exact", description="see `sideagents.lifelong.fisher`")
+    samples: Samples = Field(200, description="images of each task that the Fisher information is computed on")
 
     @model_validator(mode="after")
     def _gamma_of_online(self) -> Self:
@@ -95,6 +98,11 @@ class LifelongConfig(RunConfig, RenderedConfig):
     base: str = Field("cifar:resnet44", description="as in `model.base`, one whose codes are vectors")
     base_weights: str | None = Field(None, description="weights file of the base, as given or below SIDEAGENTS_DATA")
     method: str = Field("sidetune", description="sidetune, features, finetune, independent, ewc, psp or pnn")
+    options: dict[str, Any] = Field(
+        {},
+        description="of the method; those of ewc, psp and pnn may stand in sections of that name, below",
+        json_schema_extra=NEUTRAL,
+    )
     side: str = Field("fcn4", description="as in `model.side`")
     side_init: str = Field(
         "default", description="default, copy, random, low_energy, distilled, or a .safetensors file"
@@ -119,6 +127,17 @@ class LifelongConfig(RunConfig, RenderedConfig):
     ewc: EWCConfig = EWCConfig()
     psp: PSPConfig = PSPConfig()
     pnn: PNNConfig = PNNConfig()
+
+    @property
+    def _section(self) -> BaseModel | None:
+        """The section of the method that is chosen, where it has one: it is older than `options`."""
+        return {"ewc": self.ewc, "psp": self.psp, "pnn": self.pnn}.get(self.method)
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """The options of the method, those of its section included."""
+        section = self._section
+        return ({} if section is None else section.model_dump()) | self.options
 
     @property
     def count(self) -> int:
@@ -148,7 +167,15 @@ class LifelongConfig(RunConfig, RenderedConfig):
         return self
 
     @model_validator(mode="after")
+    def _said_once(self) -> Self:
+        for key, value in {} if self._section is None else self._section.model_dump(exclude_defaults=True).items():
+            if self.options.get(key, value) != value:
+                raise ValueError(f"options.{key} and {self.method}.{key} differ: give one of them")
+        return self
+
+    @model_validator(mode="after")
     def _fisher_of_classes(self) -> Self:
-        if self.method == "ewc" and self.reader == "taskonomy" and self.ewc.fisher == "exact":
+        exact = self.method == "ewc" and self.method_options["fisher"] == "exact"
+        if exact and self.reader == "taskonomy":
             raise ValueError("ewc.fisher: exact is over classes; for targets of images give empirical or batched")
         return self

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 from typing_extensions import Self
 
+from sideagents.core.alpha import Alpha
+from sideagents.core.merge import alpha_for, make_merge
 from sideagents.core.side import FCN4
 from sideagents.errors import SideAgentsError
 
@@ -23,9 +26,19 @@ class Lateral(nn.Module):
     The grid is fitted first, by adaptive average pooling: the side-tuning authors' code max-pools the adapter's result
     and crops. 1 + inputs outputs + 2 outputs + outputs^2 weights. The norm undoes all but the sign of the scale, here
     as in that code; it is kept so that the counts agree.
+
+    merge: how it joins a layer of the column, by name (see `make_merge`): the lateral in the place of the base, the
+    layer in that of the side; alpha: the weight of the lateral, where the merge takes one. `sum` is the paper's.
     """
 
-    def __init__(self, inputs: int, outputs: int, scale: float = _SCALE) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        scale: float = _SCALE,
+        merge: str = "sum",
+        alpha: Alpha | str | float = "learned",
+    ) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(scale))
         self.adapter = nn.Sequential(
@@ -34,6 +47,13 @@ class Lateral(nn.Module):
             nn.ReLU(),
             nn.Conv2d(outputs, outputs, 1, bias=False),
         )
+        self.merge = make_merge(merge, (outputs, 1, 1))  # on grids of any size
+        self.alpha = alpha_for(self.merge, alpha, "laterals_alpha")
+
+    def joined(self, total: Tensor, activation: Tensor) -> Tensor:
+        """Return what a layer of the column has so far (B, outputs, h, w), merged with the adapted activation."""
+        lateral = self(activation, (total.shape[-2], total.shape[-1]))
+        return cast(Tensor, self.merge(lateral, total, None if self.alpha is None else self.alpha()))
 
     def forward(self, activation: Tensor, size: tuple[int, int]) -> Tensor:
         """Adapt (B, inputs, h, w) to (B, outputs, *size)."""
@@ -45,25 +65,28 @@ class Lateral(nn.Module):
 class Column(nn.Module):
     """One task's network: stages of a convolution and what follows it, with lateral adapters in between.
 
-    h_i = rest_i(conv_i(h_(i-1)) + sum over earlier columns j of lateral(h_(i-1) of j) + lateral(tap_i of the base)).
+    h_i = rest_i(conv_i(h_(i-1)) + sum over earlier columns j of lateral(h_(i-1) of j) + lateral(tap_i of the base));
+    by another merge than the sum, laterals join one after the other in this order. make_lateral: (inputs, outputs).
     """
 
     def __init__(
-        self, stages: Sequence[nn.Sequential], earlier: int, base_channels: Sequence[int | None], scale: float
+        self,
+        stages: Sequence[nn.Sequential],
+        earlier: int,
+        base_channels: Sequence[int | None],
+        make_lateral: Callable[[int, int], Lateral],
     ) -> None:
         super().__init__()
         convs = [_first_conv(stage, index) for index, stage in enumerate(stages)]
         self.stages = nn.ModuleList(stages)
         # All columns are built alike, so the channels that enter a stage here leave the one before it there.
         self.from_columns = nn.ModuleList(
-            nn.ModuleList(
-                Lateral(conv.in_channels, conv.out_channels, scale) for _ in range(earlier if index > 0 else 0)
-            )
+            nn.ModuleList(make_lateral(conv.in_channels, conv.out_channels) for _ in range(earlier if index > 0 else 0))
             for index, conv in enumerate(convs)
         )
         self.from_base = nn.ModuleDict(
             {
-                str(index): Lateral(channels, convs[index].out_channels, scale)
+                str(index): make_lateral(channels, convs[index].out_channels)
                 for index, channels in enumerate(base_channels)
                 if channels is not None
             }
@@ -88,12 +111,11 @@ class Column(nn.Module):
         for index, stage in enumerate(self.stages):
             conv, *rest = cast(nn.Sequential, stage)
             total = conv(x)
-            size = tuple(total.shape[-2:])
             laterals = cast(nn.ModuleList, self.from_columns[index])
             for lateral, activation in zip(laterals, earlier if index > 0 else (), strict=True):
-                total = total + lateral(activation[index - 1].detach(), size)
+                total = cast(Lateral, lateral).joined(total, activation[index - 1].detach())
             if str(index) in of_base:
-                total = total + self.from_base[str(index)](of_base[str(index)].detach(), size)
+                total = cast(Lateral, self.from_base[str(index)]).joined(total, of_base[str(index)].detach())
             x = total
             for layer in rest:
                 x = layer(x)
@@ -115,6 +137,7 @@ class ProgressiveNet(nn.Module):
         base_channels: per stage, the channels of the base's activation that is fed into it, or None for no lateral.
         dense: laterals from all earlier columns; False for the base only.
         scale: starting value of the learned scale of each lateral.
+        laterals, laterals_alpha: the merge of each lateral and its alpha, see `Lateral`.
 
     Raises `SideAgentsError` for stages that do not fit and when nothing is given to read from.
     """
@@ -126,6 +149,8 @@ class ProgressiveNet(nn.Module):
         *,
         dense: bool = True,
         scale: float = _SCALE,
+        laterals: str = "sum",
+        laterals_alpha: str | float = "learned",
     ) -> None:
         super().__init__()
         stages = len([_first_conv(stage, index) for index, stage in enumerate(make_stages())])
@@ -140,7 +165,7 @@ class ProgressiveNet(nn.Module):
             raise SideAgentsError("progressive net: without dense and base_channels there is nothing to read from")
         self.make_stages = make_stages
         self.dense = dense
-        self.scale = scale
+        self._make_lateral = partial(Lateral, scale=scale, merge=laterals, alpha=laterals_alpha)
         self.columns = nn.ModuleList()
 
     def add_column(self) -> int:
@@ -148,7 +173,7 @@ class ProgressiveNet(nn.Module):
         for column in self.columns:
             cast(Column, column).freeze()
         earlier = len(self.columns) if self.dense else 0
-        column = Column(self.make_stages(), earlier, self.base_channels, self.scale).train(self.training)
+        column = Column(self.make_stages(), earlier, self.base_channels, self._make_lateral).train(self.training)
         existing = next(self.parameters(), None)
         self.columns.append(column if existing is None else column.to(existing))
         return len(self.columns) - 1
@@ -190,10 +215,10 @@ class ProgressiveFCN4(ProgressiveNet):
         *,
         stem: bool = True,
         dense: bool = False,
-        scale: float = _SCALE,
+        **settings: Any,
     ) -> None:
         base_channels = (16 if stem else None, 16, 32, 64)
-        super().__init__(lambda: _fcn4_stages(make_side()), base_channels, dense=dense, scale=scale)
+        super().__init__(lambda: _fcn4_stages(make_side()), base_channels, dense=dense, **settings)
         self._like = (make_side(),)  # in a tuple: no part of the network
 
     def forward(self, images: Tensor, task: int, taps: Sequence[Tensor] = ()) -> Tensor:
@@ -210,10 +235,10 @@ class ProgressiveCopy(ProgressiveNet):
     """
 
     def __init__(
-        self, make_stages: Callable[[], Sequence[nn.Sequential]], *, dense: bool = False, scale: float = _SCALE
+        self, make_stages: Callable[[], Sequence[nn.Sequential]], *, dense: bool = False, **settings: Any
     ) -> None:
         convs = [_first_conv(stage, index) for index, stage in enumerate(make_stages())]
-        super().__init__(make_stages, (None, *(c.in_channels for c in convs[1:])), dense=dense, scale=scale)
+        super().__init__(make_stages, (None, *(c.in_channels for c in convs[1:])), dense=dense, **settings)
 
 
 def _fcn4_stages(side: FCN4) -> list[nn.Sequential]:

@@ -21,7 +21,7 @@ from sideagents.data.image_set import ImageSet
 from sideagents.data.images import LabelledImages
 from sideagents.data.targets import TARGETS
 from sideagents.lifelong.ewc import EWC
-from sideagents.lifelong.learners import LEARNERS
+from sideagents.lifelong.learners import LEARNERS, make_learner
 from sideagents.lifelong.lifelong_config import LifelongConfig
 from sideagents.lifelong.stream import StreamTask
 from sideagents.machine import devices
@@ -118,7 +118,7 @@ def test_a_training_step_of_lifelong_happens_where_the_network_is(method: str, m
         {"method": method, "base": "cifar:resnet20", "norm_groups": 8, "ewc": {"fisher": "empirical", "samples": 2}}
     )
     tasks = [StreamTask(number, str(number), colours(), colours()) for number in (0, 1)]
-    learner = LEARNERS.get(method)(config, load_base(config.base), tasks)
+    learner = make_learner(config, load_base(config.base), tasks)
     held: list[dict[str, torch.Tensor]] = []
     monkeypatch.setattr(EWC, "remember", lambda self, found: held.append(dict(found)))
     for task in (0, 1):

@@ -15,6 +15,7 @@ if not transformers_ready():
     pytest.skip("transformers is not installed (the `nlp` extra)", allow_module_level=True)
 
 
+from sideagents.core.merge import MERGES
 from sideagents.errors import SideAgentsError
 from sideagents.language.models import import_transformers, load_model, load_tokenizer
 from sideagents.language.nlp_methods import METHODS, features, lst, sidetune
@@ -35,13 +36,17 @@ def model_of(tiny: Path, kind: Any = "classify") -> Any:
     return load_model(str(tiny), kind, 2)
 
 
+EXACT = [name for name in MERGES.names() if MERGES.get(name).exact_ends]
+
+
+@pytest.mark.parametrize("merge", EXACT)
 @pytest.mark.parametrize("kind", ["classify", "answer"])
-def test_alpha_at_its_ends_is_one_of_the_two(tiny: Path, texts: Texts, kind: str) -> None:
+def test_alpha_at_its_ends_is_one_of_the_two(tiny: Path, texts: Texts, kind: str, merge: str) -> None:
     name = "logits" if kind == "classify" else "start_logits"
     inputs = texts.batch(torch.arange(4), targets=False)
     base = model_of(tiny, kind).eval()
     plain = base(**inputs)[name]
-    model = sidetune(copy.deepcopy(base), alpha=0.5).eval()
+    model = sidetune(copy.deepcopy(base), alpha=0.5, merge=merge).eval()
     torch.testing.assert_close(model(**inputs)[name], plain)  # the copy is what the base is
     with torch.no_grad():
         for parameter in model.side.parameters():  # type: ignore[union-attr]
@@ -50,7 +55,7 @@ def test_alpha_at_its_ends_is_one_of_the_two(tiny: Path, texts: Texts, kind: str
     assert not torch.allclose(blended, plain)
     tower = copy.deepcopy(model.side)
     for alpha, expected in ((1.0, plain), (0.0, None)):
-        one = SideTunedText(copy.deepcopy(base), copy.deepcopy(tower), alpha).eval()
+        one = SideTunedText(copy.deepcopy(base), copy.deepcopy(tower), alpha, merge).eval()
         found = one(**inputs)[name]
         if expected is None:
             alone = copy.deepcopy(base)
@@ -61,6 +66,34 @@ def test_alpha_at_its_ends_is_one_of_the_two(tiny: Path, texts: Texts, kind: str
                         parameter.copy_(wanted[key])
             expected = alone(**inputs)[name]
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("merge", [name for name in MERGES.names() if MERGES.get(name).modeless])
+def test_every_merge_of_tokens_learns(tiny: Path, texts: Texts, merge: str) -> None:
+    """States are merged as the merge does vectors, token by token; what pads a batch changes nothing."""
+    model: Any = sidetune(model_of(tiny), merge=merge).eval()
+    seen: list[Any] = []
+    model.merge.register_forward_hook(lambda _, given, result: seen.append((*given[:2], result)))
+    inputs = texts.batch(torch.arange(4))
+    found = model(**inputs)
+    tokens = inputs["input_ids"].numel()
+    assert [tuple(part.shape) for part in seen[0]] == [(tokens, 16)] * 3
+    if merge == "sum":
+        assert torch.equal(seen[0][2], seen[0][0] + seen[0][1])
+    alone = model(**texts.batch(torch.tensor([0]), targets=False)).logits
+    torch.testing.assert_close(alone, found.logits[:1])
+    found.loss.backward()
+    assert all(p.grad is not None for p in model.merge.parameters())
+    assert all(p.grad is None for p in model.model.bert.encoder.parameters())
+    assert (model.alpha is None) == (merge not in EXACT)
+
+
+def test_merges_that_cannot_be_are_one_line(tiny: Path) -> None:
+    for merge in ("mlp_batchnorm", "mlp2_batchnorm"):
+        with pytest.raises(SideAgentsError, match=f"merge '{merge}' has BatchNorm, which would count the padding"):
+            sidetune(model_of(tiny), merge=merge)
+    with pytest.raises(SideAgentsError, match=r"alpha=0\.5 has no effect on this merge; use merge 'alpha'"):
+        sidetune(model_of(tiny), merge="sum", alpha=0.5)
 
 
 def test_the_frozen_tower_stays_as_it_is(tiny: Path, texts: Texts) -> None:
@@ -113,6 +146,7 @@ def test_an_encoder_and_decoder_cannot_be_side_tuned() -> None:
         ("lst", {"reduction": 2, "keep_encoder": [0], "mix": "residual"}, [0, 1, 2]),
         ("features", {}, [2]),
         ("sidetune", {}, [2]),
+        ("sidetune", {"merge": "film"}, [2]),
         ("lora", {}, None),
         ("full", {}, None),
     ],

@@ -13,7 +13,7 @@ import torch
 from cifar_files import TRAIN
 from rendered_images import put_images
 from run_files import weights
-from sideagents.config.typed import load_config
+from sideagents.config.typed import config_hash, load_config
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.jobs import lifelong as run_module
 from sideagents.jobs.lifelong import lifelong, table_of
@@ -229,7 +229,14 @@ def test_images_are_held_out_of_training_and_the_test_set_stays_shut(cifar: Path
         ({"alpha": 2.0}, "alpha"),
         ({"alpha": "linear", "method": "psp"}, "alpha: a curriculum ends with its task, and psp has one network"),
         ({"norm_groups": 7}, "norm_groups=7 does not divide the 64 numbers of a code"),
-        ({"method": "pnn", "merge": "sum"}, "merge alpha"),
+        ({"method": "pnn", "merge": "sum", "alpha": 0.5}, r"alpha=0\.5 has no effect on this merge"),
+        ({"method": "pnn", "options": {"laterals_alpha": 0.5}}, r"laterals_alpha=0\.5 has no effect on this merge"),
+        ({"method": "pnn", "options": {"laterals": "sun"}}, "option laterals: unknown merge 'sun', did you mean 'sum'"),
+        ({"method": "ewc", "options": {"strenght": 1.0}}, "has no option 'strenght', did you mean 'strength'.*samples"),
+        ({"method": "ewc", "options": {"strength": "much"}}, "option strength must be a valid number, got 'much'"),
+        ({"method": "ewc", "options": {"gamma": 0.5}}, "gamma is between 0 and 1, and for mode 'online' only"),
+        ({"method": "psp", "options": {"kind": "binari"}}, "option kind must be 'binary', 'rotation' or 'complex'"),
+        ({"method": "features", "options": {"dense": True}}, r"has no option 'dense' \(allowed: none\)"),
     ],
 )
 def test_parts_that_do_not_fit_are_told_before_anything_is_trained(
@@ -244,6 +251,43 @@ def test_gamma_is_for_online_ewc(cifar: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"with 'separate' it must stay 1\.0"):
         lifelong_config(cifar, tmp_path, method="ewc", ewc={"gamma": 0.5})
     assert lifelong_config(cifar, tmp_path, method="ewc", ewc={"gamma": 0.5, "mode": "online"}).ewc.gamma == 0.5
+
+
+@pytest.mark.parametrize("method", ["ewc", "psp", "pnn"])
+def test_the_sections_of_methods_are_their_options(method: str) -> None:
+    section = getattr(LifelongConfig(), method)
+    options = LEARNERS.about(method).options
+    assert {name: options[name].default for name in type(section).model_fields} == section.model_dump()
+    own = [name for name in options if name not in type(section).model_fields]
+    assert own == (["laterals", "laterals_alpha"] if method == "pnn" else [])
+    assert LifelongConfig(method=method).method_options == section.model_dump()
+
+
+def test_options_and_sections_mean_the_same_and_may_not_differ(cifar: Path, tmp_path: Path) -> None:
+    old, new = {"ewc": {"strength": 5.0, "samples": 4}}, {"options": {"strength": 5.0, "samples": 4}}
+    (_, before), (_, now) = (
+        lifelong(lifelong_config(cifar, tmp_path, method="ewc", steps=2, **given)) for given in (old, new)
+    )
+    assert before["loss"] == now["loss"]
+    assert config_hash(LifelongConfig(options={})) == config_hash(LifelongConfig())
+    assert config_hash(LifelongConfig(options={"strength": 5.0})) != config_hash(LifelongConfig())
+    assert LifelongConfig(method="ewc", options={"strength": 2.0}, **{"ewc": {"strength": 2.0}}).options  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"options\.strength and ewc\.strength differ: give one of them"):
+        lifelong_config(cifar, tmp_path, method="ewc", ewc={"strength": 5.0}, options={"strength": 4.0})
+    assert lifelong_config(cifar, tmp_path, ewc={"strength": 5.0}).method_options == {}  # of a method that is not run
+
+
+@pytest.mark.parametrize("merge", ["mlp_batchnorm", "film"])
+def test_merges_reach_progressive_columns(merge: str, cifar: Path, tmp_path: Path) -> None:
+    """Each task has a merge of its own, so nothing is forgotten; without alpha there is none to report."""
+    options = {"laterals": "alpha", "laterals_alpha": "linear:0.5"}
+    run, result = lifelong(lifelong_config(cifar, tmp_path, method="pnn", merge=merge, options=options))
+    assert result["loss"][1][0] == result["loss"][0][0]
+    assert result["alpha"] == [None, None]
+    tensors = load_checkpoint(RunFolder.open(run).checkpoint()).tensors
+    assert {name.split(".")[1] for name in tensors if name.startswith("merges.")} == {"0", "1"}
+    weights = [float(t) for name, t in tensors.items() if name.endswith("alpha.alpha")]
+    assert weights == [0.0] * 8  # four layers of two columns, at the end of the curriculum
 
 
 def test_classes_that_cannot_be_cut(cifar: Path, tmp_path: Path) -> None:

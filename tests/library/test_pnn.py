@@ -9,6 +9,7 @@ from torch import nn
 from sideagents import SideAgentsError
 from sideagents.bases.encoder import MidLevelEncoder
 from sideagents.core.counting import weights_of
+from sideagents.core.merge import MERGES
 from sideagents.core.side import FCN4
 from sideagents.lifelong.pnn import Lateral, ProgressiveCopy, ProgressiveFCN4, ProgressiveNet
 
@@ -124,6 +125,37 @@ def test_a_lateral_by_hand():
     assert lateral(activation, (3, 5)).shape == (1, 2, 3, 5)
     assert Lateral(4, 4).scale.item() == pytest.approx(0.9)
     assert weights_of(Lateral(16, 32)) == 1 + 16 * 32 + 2 * 32 + 32 * 32
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_laterals_join_by_any_merge_exact_at_the_ends_of_alpha(dense):
+    def grown(**settings):
+        torch.manual_seed(0)
+        net = ProgressiveNet(stages, (None, 7, None), dense=dense, **settings).eval()
+        net.add_column()
+        net.add_column()
+        return net
+
+    base = taps(7)
+    of_column, of_lateral = (grown(laterals="alpha", laterals_alpha=alpha) for alpha in (0.0, 1.0))
+    new = of_column.columns[1]
+    x = pictures()
+    for stage in new.stages:
+        x = stage(x)
+    assert torch.equal(of_column(pictures(), 1, base), x)  # the column as if it had no laterals
+    lateral = of_lateral.columns[1].from_base["1"]
+    assert torch.equal(lateral.joined(torch.full((4, 6, 3, 3), torch.nan), base[0]), lateral(base[0], (3, 3)))
+    for name in MERGES.names():
+        net = grown(laterals=name).train()
+        found = net(pictures(), 1, base)
+        assert found.shape == x.shape
+        found.square().mean().backward()
+        alphas = [p for key, p in net.columns[1].named_parameters() if "alpha" in key]
+        assert bool(alphas) == (name == "alpha")
+        assert all(p.grad is not None for p in net.columns[1].parameters())
+    assert torch.equal(grown()(pictures(), 1, base), grown(laterals="sum")(pictures(), 1, base))
+    with pytest.raises(SideAgentsError, match=r"laterals_alpha=0\.5 has no effect on this merge"):
+        grown(laterals_alpha=0.5)
 
 
 def cifar_taps():
