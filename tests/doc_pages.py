@@ -14,7 +14,7 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [*DOCS, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md") if (ROOT / name).is_file())]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 INLINE = re.compile(r"`([^`\n]+)`")
-PLACEHOLDER = re.compile(r"\[.*|.*\.\.\.")  # of a synopsis such as `sideagents pretrain [CONFIG.yaml] ...`
+PLACEHOLDER = re.compile(r"\[.*|.*\.\.\.\]?")  # of a synopsis such as `sideagents pretrain [CONFIG.yaml] ...`
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
