@@ -70,7 +70,8 @@ def test_a_read_only_installation_can_be_imported(tmp_path, first):
         tmp_path / "site" / "sideagents_envs",
         ignore=shutil.ignore_patterns("__pycache__"),
     )
-    (copy / "__pycache__").write_text("in the way of a folder")
+    for room in (copy, copy / "sensors"):
+        (room / "__pycache__").write_text("in the way of a folder")
     nowhere = {"HOME": os.devnull, "XDG_CACHE_HOME": os.devnull, "PYTHONDONTWRITEBYTECODE": "1"}
     own = {"PYTHONPATH": str(copy.parent), "SIDEAGENTS_CACHE": str(tmp_path / "cache")}
     environment = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"} | nowhere | own
@@ -79,5 +80,5 @@ def test_a_read_only_installation_can_be_imported(tmp_path, first):
     )
     assert done.returncode == 0, done.stderr
     module, folder = done.stdout.split()
-    assert Path(module).parent == copy
+    assert Path(module).parent == copy / "sensors"
     assert (tmp_path / "cache") in Path(folder).parents

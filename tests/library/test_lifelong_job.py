@@ -326,7 +326,7 @@ DIVERGED = {
 
 @pytest.mark.parametrize("what", DIVERGED)
 def test_a_sequence_that_diverges_is_one_line_and_keeps_the_task_before(
-    what: str, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    what: str, cifar: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = run_module.TaskSequence._train
 
@@ -345,8 +345,8 @@ def test_a_sequence_that_diverges_is_one_line_and_keeps_the_task_before(
             monkeypatch.setattr(self.learner, "memory", lambda: {**memory, "sums": torch.tensor([1.0, float("inf")])})
 
     monkeypatch.setattr(run_module.TaskSequence, "_train", trains)
-    words = ["method=ewc", f"data={data}", "base=cifar:resnet20", "base_weights=null", "side_init=default", "tasks=2"]
-    words += ["steps=8", "batch_size=16", "ewc.samples=4", "threads=1", f"cache={data / 'codes'}", f"runs={tmp_path}"]
+    words = ["method=ewc", f"data={cifar}", "base=cifar:resnet20", "base_weights=null", "side_init=default", "tasks=2"]
+    words += ["steps=8", "batch_size=16", "ewc.samples=4", "threads=1", f"cache={cifar / 'codes'}", f"runs={tmp_path}"]
     assert main(["lifelong", "lifelong/icifar_demo", *words]) == 2
     errors = capfd.readouterr().err  # progress is told there too
     line = errors.splitlines()[-1]
@@ -362,11 +362,11 @@ def test_a_sequence_that_diverges_is_one_line_and_keeps_the_task_before(
 
 
 def test_a_first_task_that_diverges_leaves_nothing(
-    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    cifar: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "example_loss", lambda *_, **__: torch.tensor(float("inf"), requires_grad=True))
-    words = [f"data={data}", "base=cifar:resnet20", "base_weights=null", "side_init=default", "tasks=2", "steps=2"]
-    words += ["threads=1", f"cache={data / 'codes'}", f"runs={tmp_path / 'runs'}"]
+    words = [f"data={cifar}", "base=cifar:resnet20", "base_weights=null", "side_init=default", "tasks=2", "steps=2"]
+    words += ["threads=1", f"cache={cifar / 'codes'}", f"runs={tmp_path / 'runs'}"]
     assert main(["lifelong", "lifelong/icifar_demo", *words]) == 2
     errors = capfd.readouterr().err
     said = "error: task 0-1: the loss became inf (step 1); lower learning_rate; there is no checkpoint yet"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from sideagents.errors import SideAgentsError
-from sideagents_envs.config import TaskConfig
+from sideagents_envs.config import CameraConfig, TaskConfig
+from sideagents_envs.task.tasks import observation_space
 from sideagents_policies.evaluate.agents import (
     FORWARD,
     LEFT,
@@ -24,6 +25,7 @@ from sideagents_policies.evaluate.agents import (
 
 class TwoEnvs:
     num_envs = 2
+    observation_space = observation_space(CameraConfig(), TaskConfig())
 
 
 VENV = cast(Any, TwoEnvs())
@@ -93,3 +95,11 @@ def test_random_uses_all_actions_of_the_task() -> None:
 def test_unknown_baseline() -> None:
     with pytest.raises(SideAgentsError, match="did you mean 'expert'"):
         baseline("exprt")
+
+
+def test_straight_needs_to_know_where_the_goal_is() -> None:
+    class Blind(TwoEnvs):
+        observation_space = observation_space(CameraConfig(), TaskConfig(kind="imagenav"))
+
+    with pytest.raises(SideAgentsError, match=r"straight: task\.kind=imagenav does not tell where the goal is"):
+        StraightAgent(cast(Any, Blind()), TaskConfig(kind="imagenav"), 0)

@@ -310,7 +310,7 @@ def resume_workers(run: RunFolder, config: AgentConfig, arguments: list[str]) ->
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
         path.write_text(dump_config(config), encoding="utf-8")
-        run_workers(run, config, [*arguments, "--resume", str(path), "--command", command_line()])
+        run_workers(run, config, [*arguments, "--resume", str(path), f"--command={command_line()}"])
 
 
 def run_workers(run: RunFolder, config: AgentConfig, arguments: list[str]) -> None:
