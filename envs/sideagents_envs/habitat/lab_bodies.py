@@ -23,10 +23,9 @@ from sideagents_envs.habitat.lab import (
     move_to_floor,
     navigation_episode,
 )
-from sideagents_envs.sensors.spaces import FORWARD, STOP
+from sideagents_envs.sensors.spaces import ACTION_NAMES, FORWARD, STOP
 from sideagents_envs.simulators.embedded import EmbeddedWorld
 
-_ACTIONS = ("move_forward", "turn_left", "turn_right", "stop")  # ours, in order
 _GOAL = "pointgoal_with_gps_compass"
 
 
@@ -109,7 +108,7 @@ class HabitatBodies:
     def act(self, env: int, action: int) -> bool:
         """Carry out an action; return whether something was in the way."""
         lab = self.lab[env]
-        self._seen[env] = lab.step(_ACTIONS[action])
+        self._seen[env] = lab.step(ACTION_NAMES[action])
         self._read_pose(env)
         return bool(lab.sim.previous_step_collided)
 
@@ -156,7 +155,7 @@ class HabitatBodies:
             self._followers[env] = make_follower(lab.sim, self._task.success_distance_m)
         goal = np.asarray(lab.current_episode.goals[0].position, np.float32)
         name = lab.task.get_action_name(int(self._followers[env].get_next_action(goal)))
-        action = _ACTIONS.index(name)
+        action = ACTION_NAMES.index(name)
         # with the automatic stop whatever is chosen at the goal ends the episode
         return FORWARD if action == STOP and self._task.stop == "auto" else action
 

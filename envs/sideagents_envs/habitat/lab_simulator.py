@@ -21,13 +21,13 @@ from sideagents_envs.habitat.cameras import make_sensors
 from sideagents_envs.habitat.importing import SIMULATOR_NAME
 from sideagents_envs.habitat.pathfinder import PathFinder
 from sideagents_envs.habitat.worlds import Building, find_scene, note_of_axis, open_building
+from sideagents_envs.sensors.spaces import ACTION_NAMES
 from sideagents_envs.walk.geodesic import DistanceField
 from sideagents_envs.walk.navmesh import NavMesh
 
 Float = NDArray[np.float64]
 
 _FIELDS_KEPT = 16  # distance fields of so many goals are remembered
-_SUPPORTED = ("move_forward", "turn_left", "turn_right", "stop")
 
 
 @registry.register_simulator(name=SIMULATOR_NAME)
@@ -50,7 +50,7 @@ class SideAgentsSim(Simulator):
             max_slope_deg=float(agent.max_slope),
         )
         self._suite = SensorSuite(make_sensors(agent))
-        self._actions = spaces.Discrete(len(_SUPPORTED))
+        self._actions = spaces.Discrete(len(ACTION_NAMES))
         self._rng = np.random.default_rng(int(config.seed))
         self._scene = ""
         self._position: Float = np.zeros(3)
@@ -136,7 +136,7 @@ class SideAgentsSim(Simulator):
             turn = math.radians(float(self.habitat_config.turn_angle))
             self._yaw = math.remainder(self._yaw + (turn if action == HabitatSimActions.turn_left else -turn), math.tau)
         elif action not in (None, HabitatSimActions.stop):
-            raise SceneError(f"{SIMULATOR_NAME}: action {action} is not one of {', '.join(_SUPPORTED)}")
+            raise SceneError(f"{SIMULATOR_NAME}: action {action} is not one of {', '.join(ACTION_NAMES)}")
         return self._look()
 
     def step_physics(self, dt: float) -> None:

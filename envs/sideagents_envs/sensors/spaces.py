@@ -14,6 +14,7 @@ from sideagents_envs.errors import EnvsError
 Observation = dict[str, NDArray[Any]]
 
 FORWARD, LEFT, RIGHT, STOP = range(4)
+ACTION_NAMES = ("move_forward", "turn_left", "turn_right", "stop")  # what habitat-lab calls them, in order
 NO_ACTION = -1  # of an expert where the episode ends by itself
 FURTHEST_GOAL_M = 10_000.0
 FURTHEST_DEPTH_M = 1_000.0

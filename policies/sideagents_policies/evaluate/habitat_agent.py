@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sideagents.errors import SideAgentsError
 from sideagents_envs.sensors.occupancy import draw_maps
-from sideagents_envs.sensors.spaces import action_space
+from sideagents_envs.sensors.spaces import ACTION_NAMES, action_space
 from sideagents_envs.task.tasks import observation_space
 from sideagents_policies.agent.runs import LoadedAgent, load_agent
 from sideagents_policies.evaluate.agents import PolicyAgent
@@ -21,7 +21,6 @@ from sideagents_policies.views.environments import with_views
 from sideagents_policies.views.stack import Observation, StepReturn
 
 GOAL_SENSOR = "pointgoal_with_gps_compass"
-ACTIONS = ("move_forward", "turn_left", "turn_right", "stop")  # habitat-lab's names of ours, in order
 
 
 class HabitatAgent:
@@ -70,7 +69,7 @@ class HabitatAgent:
         if choice in (1, 2):
             turn = math.radians(self._task.turn_deg)
             self._yaw = math.remainder(self._yaw + (turn if choice == 1 else -turn), math.tau)
-        return {"action": ACTIONS[choice]}
+        return {"action": ACTION_NAMES[choice]}
 
     def _observation(self, observations: Mapping[str, Any]) -> Observation:
         if GOAL_SENSOR not in observations:
