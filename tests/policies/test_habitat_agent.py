@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,9 @@ def test_cloning_through_habitat_lab(homes: list[str], tmp_path: Path) -> None:
     assert list(tmp_path.glob("lab_clone_*/checkpoints/step_*"))
 
 
-def test_the_benchmark_of_habitat_lab_evaluates_it(run: Path, homes: list[str]) -> None:
+def test_the_benchmark_of_habitat_lab_evaluates_it(run: Path, homes: list[str], tmp_path: Path) -> None:
     config = read_config(str(run / "config.yaml"))
-    folder = dataset_of(homes)
+    folder = shutil.copytree(dataset_of(homes), tmp_path / "homes")
     for path in folder.rglob("*.glb"):  # Habitat would put Z up without
         path.with_name(path.stem + SUFFIX).write_text(json.dumps({"render_asset": path.name}))
     tree = lab_config(
