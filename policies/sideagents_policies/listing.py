@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from sideagents.core.protocol import Methods, about, summary_of
+from sideagents.core.protocol import Methods, summary_of
 from sideagents.registry import Registry
 from sideagents_policies.paths import config_names, config_path
 
@@ -29,7 +29,6 @@ _TABLES = {  # what is shown alone is imported
     "merges": "sideagents.core.merge:MERGES",
     "sides": "sideagents.core.side:SIDES",
 }
-_OF_METHODS = ("methods", "adaptations", "language", "learners")
 
 
 def rows(what: str) -> list[Row]:
@@ -42,7 +41,7 @@ def rows(what: str) -> list[Row]:
         return [_config(name) for name in config_names()]
     module, _, name = _TABLES[what].partition(":")
     registry = getattr(import_module(module), name)
-    return _methods(registry) if what in _OF_METHODS else _registered(registry)
+    return _methods(registry) if isinstance(registry, Methods) else _registered(registry)
 
 
 def as_json(found: Sequence[Row]) -> str:
@@ -68,15 +67,11 @@ def _registered(registry: Registry[Any]) -> list[Row]:
     return [{"name": name, "summary": summary_of(registry.get(name))} for name in registry.names()]
 
 
-def _methods(registry: Registry[Any]) -> list[Row]:
+def _methods(registry: Methods[Any]) -> list[Row]:
     """Return the methods of a kind with their options, by name: type, and default where there is one."""
-    from sideagents.core.methods import Method  # torch, which other tables do not need
-
-    given = registry.given if isinstance(registry, Methods) else ("parts",)
     found = []
     for name in registry.names():
-        target = registry.get(name)
-        method = about(name, target.build if isinstance(target, Method) else target, given)
+        method = registry.about(name)
         options = {
             key: {"type": _type(option.type)} | ({} if option.required else {"default": option.default})
             for key, option in method.options.items()

@@ -10,11 +10,11 @@ from torch import nn
 
 from sideagents.core.base import FrozenBase
 from sideagents.core.init import initialise_side
+from sideagents.core.protocol import Methods, says
 from sideagents.core.side import copy_side, make_side, side_kind
 from sideagents.core.sidetuned import SideTuned
 from sideagents.core.trainable import trainable_copy
 from sideagents.errors import SideAgentsError
-from sideagents.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,26 @@ class Parts:
         return side
 
 
+@says(has_side=True, reads_codes=True)
 def _sidetune(parts: Parts) -> SideTuned:
     """Base frozen, side and alpha trained."""
     return SideTuned(parts.base, parts.make_side(), parts.merge, parts.alpha, input_size=parts.input_size)
 
 
+@says(reads_codes=True, needs_images=False)
 def _features(parts: Parts) -> SideTuned:
     """Base frozen and alone: alpha fixed at 1."""
     return SideTuned(parts.base, None, "alpha", 1.0)
 
 
+@says(frozen_base=False, has_side=True)
 def _finetune(parts: Parts) -> SideTuned:
     """The same graph as sidetune with the base unfrozen: everything is trained, as in the paper's comparisons."""
     base = trainable_copy(parts.base)
     return SideTuned(base, parts.make_side(), parts.merge, parts.alpha, input_size=parts.input_size)
 
 
+@says(frozen_base=False, has_side=True)
 def _scratch(parts: Parts) -> SideTuned:
     """The graph of finetune with fresh weights everywhere."""
     if parts.side_init not in ("default", "low_energy"):
@@ -73,6 +77,7 @@ def _scratch(parts: Parts) -> SideTuned:
     return SideTuned(base, side, parts.merge, parts.alpha, input_size=parts.input_size)
 
 
+@says(has_side=True, reads_codes=True)
 def _stagewise(parts: Parts) -> SideTuned:
     """Base alone first (alpha 1), then a trainable copy of it alone (alpha 0): continuous where alpha switches."""
     alpha = "stagewise" if parts.alpha == "learned" else parts.alpha
@@ -81,39 +86,23 @@ def _stagewise(parts: Parts) -> SideTuned:
     return SideTuned(parts.base, copy_side(parts.base), "alpha", alpha, input_size=parts.input_size)
 
 
-@dataclass(frozen=True)
-class Method:
-    """How perception is built, and what of it is known before it is.
+METHODS: Methods[Callable[[Parts], SideTuned]] = Methods("agents", given=("parts",))
+METHODS.register("sidetune", _sidetune)
+METHODS.register("features", _features)
+METHODS.register("finetune", _finetune)
+METHODS.register("scratch", _scratch)
+METHODS.register("stagewise", _stagewise)
 
-    build: makes it. frozen_base: the base does not learn, so its codes can be computed ahead. has_side: images are read
-    beside codes. own_side: the side is the method's own, whatever `side` says.
+
+def what_is_read(method: str, side: str) -> tuple[bool, bool]:
+    """Return whether a method reads codes computed ahead, and whether images, with a side of this name.
+
+    A side whose class has `reads_taps` looks inside the base, which is run for it anyway. Raises `SideAgentsError` for
+    unknown names.
     """
-
-    build: Callable[[Parts], SideTuned]
-    frozen_base: bool = True
-    has_side: bool = True
-    own_side: bool = False
-
-    @property
-    def summary(self) -> str:
-        """What it does, in a sentence."""
-        return (self.build.__doc__ or "").strip().split("\n")[0].rstrip(".")
-
-    def reads(self, side: str) -> tuple[bool, bool]:
-        """Return whether codes computed ahead are read, and whether images, with a side of this name.
-
-        A side whose class has `reads_taps` looks inside the base, which is run for it anyway.
-        """
-        looks_inside = self.has_side and not self.own_side and bool(getattr(side_kind(side), "reads_taps", False))
-        return self.frozen_base and not looks_inside, self.has_side or not self.frozen_base
-
-
-METHODS: Registry[Method] = Registry("method")
-METHODS.register("sidetune", Method(_sidetune))
-METHODS.register("features", Method(_features, has_side=False))
-METHODS.register("finetune", Method(_finetune, frozen_base=False))
-METHODS.register("scratch", Method(_scratch, frozen_base=False))
-METHODS.register("stagewise", Method(_stagewise, own_side=True))
+    traits = METHODS.about(method).traits
+    looks_inside = traits["has_side"] and getattr(side_kind(side), "reads_taps", False)
+    return traits["reads_codes"] and not looks_inside, traits["needs_images"]
 
 
 def build_perception(
@@ -136,4 +125,4 @@ def build_perception(
     Raises `SideAgentsError` for unknown names and for parts that do not fit.
     """
     parts = Parts(base, side, merge, alpha, side_init, input_size or base.input_size, side_options or {})
-    return METHODS.get(method).build(parts)
+    return METHODS.get(method)(parts)

@@ -248,6 +248,8 @@ def test_questions(config: NlpConfig, data: Path) -> None:
         (["data=nowhere"], "data: no such file or folder nowhere"),
         (["options={reduction: 0}"], "method 'lst': option reduction must be greater than or equal to 1, got 0"),
         (["method=sidetune", "options={alpha: linear}"], "alpha='linear': text is side-tuned by alpha=learned"),
+        (["method=sidetune", "options.merge=alfa"], "option merge: unknown merge 'alfa', did you mean 'alpha'?"),
+        (["method=sidetune", "options={merge: mlp_batchnorm}"], "has BatchNorm, which would count the padding"),
         (["model_options={num_hidden_layers: 3}"], "its files lack 16 tensors of the network"),
         (["model_options={hidden_act: foo}"], "cannot be loaded (KeyError: 'foo')"),
         (["rows=1"], "rows and held_out leave no example of RTE to train on"),

@@ -25,8 +25,8 @@ from sideagents_envs.task.tasks import task_class
 class BatchSpec:
     """All that makes the environments `first_env ... first_env + n_envs` of `total_envs`; None means the default.
 
-    `rules`: the class of the task, by default the one that `task.kind` names; by it a worker process is told of a task
-    that only a module of the user's registers. With `habitat` the environments are habitat-lab's, on the simulator
+    `task_type`: the class of the task, by default the one that `task.kind` names; by it a worker process is told of a
+    task that only a module of the user's registers. With `habitat` the environments are habitat-lab's, on the simulator
     named by `habitat_simulator`; without it the embedded ones.
     """
 
@@ -41,12 +41,12 @@ class BatchSpec:
     total_envs: int | None = None
     habitat: HabitatConfig | None = None
     habitat_simulator: HabitatSimulator = "auto"
-    rules: type[Navigation] | None = None
+    task_type: type[Navigation] | None = None
 
-    def made_task(self) -> Navigation:
+    def make_task(self) -> Navigation:
         """Return the task; raises `EnvsError` for an unknown one."""
         config = self.task or TaskConfig()
-        return (self.rules or task_class(config.kind))(self.camera or CameraConfig(), config)
+        return (self.task_type or task_class(config.kind))(self.camera or CameraConfig(), config)
 
 
 def make_batch(spec: BatchSpec) -> NavigationBatch:
@@ -102,7 +102,7 @@ def make_batch(spec: BatchSpec) -> NavigationBatch:
         from sideagents_envs.habitat.lab_bodies import HabitatBodies  # needs habitat-lab
 
         bodies = HabitatBodies(world, spec.n_envs, camera, task, spec.habitat, spec.habitat_simulator, spec.first_env)
-    return NavigationBatch(bodies, source, spec.n_envs, spec.made_task())
+    return NavigationBatch(bodies, source, spec.n_envs, spec.make_task())
 
 
 def _episodes_file(spec: BatchSpec, scenes: ScenesConfig) -> Path | None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sideagents_envs.bodies.bodies import Bodies
 from sideagents_envs.episodes.files import Episode
 from sideagents_envs.episodes.sources import EpisodeSource, Start
 from sideagents_envs.errors import EnvsError, EpisodeError
-from sideagents_envs.sensors.sensor import Look
+from sideagents_envs.sensors.sensor import Look, Sensor
 from sideagents_envs.sensors.spaces import FORWARD, STOP, Observation, checked_actions
 from sideagents_envs.task.navigation import Navigation, Step
 
@@ -67,11 +68,12 @@ class NavigationBatch:
         self._collisions = np.zeros(n_envs, np.int64)
         self._tracks = np.zeros((n_envs, task.config.max_steps + 1, 2))
         self._track_lengths = np.zeros(n_envs, np.int64)
-        self._fixed = {
-            sensor.key: np.zeros((n_envs, *sensor.space().shape), sensor.space().dtype)
+        self._fixed = {  # what is read once in an episode
+            sensor: np.zeros((n_envs, *box.shape), box.dtype)
             for sensor in task.sensors
-            if sensor.fixed
+            if sensor.fixed and isinstance(box := task.observation_space[sensor.key], spaces.Box)
         }
+        self._moving = [sensor for sensor in task.sensors if not sensor.fixed]
 
     @property
     def poses(self) -> NDArray[np.float64]:
@@ -103,10 +105,9 @@ class NavigationBatch:
         self.goals[env] = start.episode.goal
         self.bodies.enter(env, start, pose)
         if self._fixed:
-            look = self._look(np.array([env]))
-            for sensor in self.task.sensors:
-                if sensor.fixed:
-                    self._fixed[sensor.key][env] = sensor.read(look)[0]
+            look = self._look(np.array([env]), self._fixed)
+            for sensor, kept in self._fixed.items():
+                kept[env] = sensor.read(look)[0]
 
     def step(self, actions: NDArray[Any]) -> StepResult:
         """Take one action (N,) in every environment that is active.
@@ -184,18 +185,22 @@ class NavigationBatch:
         """Return the observations of some environments (K, ...), all by default, rendered by one call."""
         chosen = np.arange(self.n_envs) if envs is None else np.asarray(envs, np.int64)
         content: Observation = {}
-        seen = np.flatnonzero([self.starts[env] is not None for env in chosen])
-        index = chosen[seen]
-        look = self._look(index) if seen.size else None
         for sensor in self.task.sensors:
-            space = sensor.space()
-            content[sensor.key] = np.full((len(chosen), *space.shape), sensor.blank, space.dtype)
-            if look is not None:
-                content[sensor.key][seen] = self._fixed[sensor.key][index] if sensor.fixed else sensor.read(look)
+            box = self.observation_space[sensor.key]
+            content[sensor.key] = np.full((len(chosen), *(box.shape or ())), sensor.blank, box.dtype)
+        seen = np.flatnonzero([self.starts[env] is not None for env in chosen])
+        if seen.size:
+            index = chosen[seen]
+            look = self._look(index, self._moving)
+            for sensor in self._moving:
+                content[sensor.key][seen] = sensor.read(look)
+            for sensor, kept in self._fixed.items():
+                content[sensor.key][seen] = kept[index]
         return content
 
-    def _look(self, envs: NDArray[np.int64]) -> Look:
-        channels = [name for sensor in self.task.sensors if not sensor.fixed for name in sensor.channels]
+    def _look(self, envs: NDArray[np.int64], sensors: Iterable[Sensor]) -> Look:
+        """Return what some environments' bodies can be asked by these sensors; images are rendered by one call."""
+        channels = [name for sensor in sensors for name in sensor.channels]
         return Look(
             self.poses[envs],
             self.goals[envs],

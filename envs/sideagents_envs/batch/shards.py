@@ -132,7 +132,7 @@ class ProcessShard:
     def __init__(self, spec: BatchSpec, number: int) -> None:
         self.n_envs = spec.n_envs
         self._number = number
-        self._shared = SharedObservations(spec.made_task().observation_space, spec.n_envs)
+        self._shared = SharedObservations(spec.make_task().observation_space, spec.n_envs)
         self._pipe, theirs = Pipe()
         descriptors = (theirs.fileno(), self._shared.descriptor)
         self._process = subprocess.Popen(

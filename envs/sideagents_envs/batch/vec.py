@@ -81,7 +81,7 @@ def make_vec(
     )
     shards: Sequence[Shard]
     shards = start_workers(split_spec(spec, workers)) if kind == "subproc" else [LocalShard(make_batch(spec))]
-    return PointNavVecEnv(shards, spec.made_task())
+    return PointNavVecEnv(shards, spec.make_task())
 
 
 class PointNavVecEnv(VecEnv):

@@ -25,7 +25,6 @@ class GoalImage(Sensor):
     """What the agent's camera sees at the goal, uint8 (H, W, 3), the same all through an episode."""
 
     key = "goal_image"
-    channels = ("rgb",)
     camera = True
     fixed = True
 

@@ -70,26 +70,29 @@ class OccupancyMap(Sensor):
 
     key = "map"
     blank = MAP_BACKGROUND
-    values = (MAP_BACKGROUND, MAP_MARK)
     shows_goal: ClassVar[bool] = True
 
     def space(self) -> spaces.Box:
         """Return the space of one reading."""
-        return spaces.Box(0, 255, (self.task.map_cells, self.task.map_cells, 3), np.uint8)
+        return spaces.Box(0, 255, self._shape, np.uint8)
 
     def read(self, look: Look) -> NDArray[Any]:
         """Return the maps of the bodies."""
-        maps = np.empty((len(look.poses), *self.space().shape), np.uint8)
+        maps = np.empty((len(look.poses), *self._shape), np.uint8)
         draw_maps(maps, look.tracks, look.lengths, look.poses, look.goals, self.task.map_size_m)
         return self._shown(maps)
 
     def replay(self, walk: Walk) -> NDArray[Any]:
         """Return the map of each step."""
-        maps = np.empty((len(walk.poses), *self.space().shape), np.uint8)
+        maps = np.empty((len(walk.poses), *self._shape), np.uint8)
         track = np.ascontiguousarray(walk.poses[:, [0, 2]])
         for t, pose in enumerate(walk.poses):
             draw_map(maps[t], track[: t + 1], pose, walk.goal, self.task.map_size_m)
         return self._shown(maps)
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return (self.task.map_cells, self.task.map_cells, 3)
 
     def _shown(self, maps: NDArray[Any]) -> NDArray[Any]:
         if not self.shows_goal:

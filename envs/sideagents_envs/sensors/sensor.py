@@ -44,9 +44,8 @@ class Walk:
 class Sensor(ABC):
     """One key of the observation: its space, how it is read from a batch of bodies, and from a stored episode.
 
-    key: its name; channels: what of the camera it needs (`rgb`, `depth`); camera: a blind agent does without it; blank:
-    what an environment without an episode observes; fixed: it is read once, when an episode begins; values: the two
-    values that it takes, where it takes no others, so that it can be kept in bits.
+    key: its name; channels: what it reads of `Look.images` (`rgb`, `depth`); camera: a blind agent does without it;
+    blank: what an environment without an episode observes; fixed: it is read once, when an episode begins.
     """
 
     key: ClassVar[str]
@@ -54,7 +53,6 @@ class Sensor(ABC):
     camera: ClassVar[bool] = False
     blank: ClassVar[int] = 0
     fixed: ClassVar[bool] = False
-    values: ClassVar[tuple[int, int] | None] = None
 
     def __init__(self, camera: CameraConfig, task: TaskConfig) -> None:
         self.image_shape = (camera.height, camera.width)

@@ -28,7 +28,27 @@ from sideagents_policies.views.stack import (
 )
 
 
-class DropKeys(VecEnvWrapper):
+class _ChangedKeys(VecEnvWrapper):
+    """Show observations as `shown` changes them, those in `terminal_observation` too."""
+
+    def shown(self, observation: Any) -> Observation:
+        """Return the changed observation, of all environments or of one."""
+        raise NotImplementedError
+
+    def reset(self) -> Observation:
+        """Reset all environments."""
+        return self.shown(self.venv.reset())
+
+    def step_wait(self) -> StepReturn:
+        """Return the step's result, changed."""
+        observation, rewards, dones, infos = self.venv.step_wait()
+        for env in np.flatnonzero(dones):
+            if infos[env].get("terminal_observation") is not None:
+                infos[env]["terminal_observation"] = self.shown(infos[env]["terminal_observation"])
+        return self.shown(observation), rewards, dones, infos
+
+
+class DropKeys(_ChangedKeys):
     """Leave out observation keys that the agent's network does not read, so that no buffer stores them."""
 
     def __init__(self, venv: VecEnv, keys: Sequence[str]) -> None:
@@ -36,23 +56,12 @@ class DropKeys(VecEnvWrapper):
         super().__init__(venv, observation_space=spaces.Dict(kept))
         self._keys = tuple(kept)
 
-    def reset(self) -> Observation:
-        """Reset all environments."""
-        return self._keep(self.venv.reset())
-
-    def step_wait(self) -> StepReturn:
-        """Return the step's result without the dropped keys, in `terminal_observation` too."""
-        observation, rewards, dones, infos = self.venv.step_wait()
-        for env in np.flatnonzero(dones):
-            if infos[env].get("terminal_observation") is not None:
-                infos[env]["terminal_observation"] = self._keep(infos[env]["terminal_observation"])
-        return self._keep(observation), rewards, dones, infos
-
-    def _keep(self, observation: Any) -> Observation:
+    def shown(self, observation: Any) -> Observation:
+        """Return the kept keys."""
         return {key: observation[key] for key in self._keys}
 
 
-class BlankKeys(VecEnvWrapper):
+class BlankKeys(_ChangedKeys):
     """Show some keys as an environment without an episode has them: nothing is seen, nothing is known.
 
     Raises `SideAgentsError` for a key that is not in the observation.
@@ -67,23 +76,11 @@ class BlankKeys(VecEnvWrapper):
                     f"eval.blank: no key {key!r}{nearest(key, known)} in the observation {list(known)}"
                 )
         super().__init__(venv)
-        self._blanks = {key: blanks.get(key, 0) for key in keys}
+        self._blanks = {key: blanks[key] for key in keys}
 
-    def reset(self) -> Observation:
-        """Reset all environments."""
-        return self._blanked(self.venv.reset())
-
-    def step_wait(self) -> StepReturn:
-        """Return the step's result with empty keys, in `terminal_observation` too."""
-        observation, rewards, dones, infos = self.venv.step_wait()
-        for env in np.flatnonzero(dones):
-            if infos[env].get("terminal_observation") is not None:
-                infos[env]["terminal_observation"] = self._blanked(infos[env]["terminal_observation"])
-        return self._blanked(observation), rewards, dones, infos
-
-    def _blanked(self, observation: Any) -> Observation:
-        shown: Observation = dict(observation)
-        return shown | {key: np.full_like(shown[key], blank) for key, blank in self._blanks.items()}
+    def shown(self, observation: Any) -> Observation:
+        """Return the observation with empty keys."""
+        return {**observation, **{key: np.full_like(observation[key], blank) for key, blank in self._blanks.items()}}
 
 
 def build_venv(

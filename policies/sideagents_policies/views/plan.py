@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
-from sideagents.core.methods import METHODS
+from sideagents.core.methods import what_is_read
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.machine.precision import base_dtype
 from sideagents_envs.task.tasks import make_task
@@ -57,7 +57,7 @@ def plan_of(config: AgentConfig, base: FrozenBase | None) -> Plan:
     stacks = {"goal": model.goal_history} if any(sensor.key == "goal" for sensor in sensors) else {}
     if base is None:
         return Plan(None, False, stacks, {}, (*drops, *(sensor.key for sensor in sensors if sensor.camera)))
-    codes, images = METHODS.get(model.method).reads(model.side)
+    codes, images = what_is_read(model.method, model.side)
     seen = "base" if codes else "rgb"
     stacks[seen] = model.frames
     return Plan(base if codes else None, images, stacks, {seen: model.frame_stride}, drops)
