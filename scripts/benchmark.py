@@ -101,7 +101,10 @@ def parser() -> argparse.ArgumentParser:
     adapt.set_defaults(rows=adapt_rows)
     nlp = verbs.add_parser("nlp", help="memory and time of one training step of a T5 by each method, each in a process")
     nlp.add_argument(
-        "--only", nargs="+", metavar="METHOD", help="rivals full, adapters, lora, bitfit, prompt; ladders lst, lst_..."
+        "--only",
+        nargs="+",
+        metavar="METHOD",
+        help="full, adapters, lora, bitfit, prompt, and ladders lst, lst_...",
     )
     nlp.add_argument("--size", default="t5-base", help="tiny, t5-small, t5-base or t5-large")
     nlp.add_argument("--batch", type=int, default=32, help="examples in the step")

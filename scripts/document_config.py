@@ -54,7 +54,7 @@ sideagents check pointnav/sidetune_curvature model.base=denoising ppo.frames=100
 - Unknown keys, wrong types, `nan` and infinity are refused with one line that names the file or override, the key, what
   is allowed and the nearest name. The exit code is 2. Types are strict: `"12"` is no number.
 - `sideagents check CONFIG` prints the whole configuration, resolved. What it needs on disk and does not find it reports
-  as `# absent: ...`, and exits with 0; every other verb stops there with 2. What memory and disk it will take follows.
+  as `# missing: ...`, and exits with 0; every other verb stops there with 2. What memory and disk it will take follows.
 - `${other.key}` in a file is replaced by the value of that key.
 - A file has at most 2^18 characters and 10,000 values, with all that anchors and `${other.key}` repeat. Dates are text.
 

@@ -1,4 +1,4 @@
-"""Run sequences of tasks by side-tuning and its rivals; see `--help`."""
+"""Run sequences of tasks by side-tuning and other methods; see `--help`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Run language tasks by side networks and their rivals; see `--help`."""
+"""Run language tasks by side networks and other methods; see `--help`."""
 
 import sys
 

@@ -19,36 +19,36 @@ def memory_bytes() -> int:
     return min([_physical(), *(limit for path in _groups() if (limit := _limit(path)) is not None)])
 
 
-def require_memory(size: int, what: str, mend: str) -> None:
+def require_memory(size: int, what: str, remedy: str) -> None:
     """Raise `ConfigError` where `size` bytes are more than this machine has: before hours of work, not after."""
-    if (line := memory_line(size, what, mend)) is not None:
+    if (line := memory_line(size, what, remedy)) is not None:
         raise ConfigError(line)
 
 
-def require_disk(folder: Path, size: int, what: str, mend: str) -> None:
+def require_disk(folder: Path, size: int, what: str, remedy: str) -> None:
     """Raise `ConfigError` where `size` bytes are more than is free where `folder` is; the folder is made.
 
     To be asked before a file is mapped into memory: a disk that is full then ends the process without a word.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if (line := disk_line(folder, size, what, mend)) is not None:
+    if (line := disk_line(folder, size, what, remedy)) is not None:
         raise ConfigError(line)
 
 
-def disk_line(folder: Path, size: int, what: str, mend: str) -> str | None:
+def disk_line(folder: Path, size: int, what: str, remedy: str) -> str | None:
     """Return the line that says that `size` bytes are more than is free where `folder` is or would be, or None."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(there).free
     if size <= free:
         return None
-    return f"{folder}: {what} takes {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: {mend}"
+    return f"{folder}: {what} takes {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: {remedy}"
 
 
-def memory_line(size: int, what: str, mend: str) -> str | None:
+def memory_line(size: int, what: str, remedy: str) -> str | None:
     """Return the line that says that `size` bytes are more than this machine has, or None where they are not."""
     if size <= memory_bytes():
         return None
-    return f"{what} takes {size / 1e9:.1f} GB, the machine has {memory_bytes() / 1e9:.1f} GB of memory: {mend}"
+    return f"{what} takes {size / 1e9:.1f} GB, the machine has {memory_bytes() / 1e9:.1f} GB of memory: {remedy}"
 
 
 def _physical() -> int:

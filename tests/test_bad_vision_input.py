@@ -1,4 +1,4 @@
-"""Every kind of bad input to `adapt`, `relevance` and `lifelong`, and to tasks in Python: one clear line with the mend.
+"""Every kind of bad input to `adapt`, `relevance` and `lifelong`, and to tasks in Python: one clear line, the remedy in it.
 
 On the command line the exit code is 2, and nothing is written.
 """

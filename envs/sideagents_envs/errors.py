@@ -1,4 +1,4 @@
-"""Errors of the environments: each carries what was wrong, where, and the mend, in one line."""
+"""Errors of the environments: each carries what was wrong, where, and the remedy, in one line."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def read_job(kind: str, name: str | None, overrides: Sequence[str] = ()) -> Any:
 
 
 def ready_job(kind: str, name: str | None, overrides: Sequence[str] = ()) -> Any:
-    """Do as `read_job`, for who is about to run it: absent data is a `ConfigError` too."""
+    """Do as `read_job`, for who is about to run it: missing data is a `ConfigError` too."""
     config = read_job(kind, name, overrides)
-    require(JOBS.get(kind).absent(config))
+    require(JOBS.get(kind).missing(config))
     return config

@@ -28,7 +28,7 @@ from sideagents.jobs.adapt import adapt_run, read_data
 from sideagents.machine.seeding import seed_everything
 from sideagents.run.figures import new_figure, save_figure
 from sideagents.train.loop import fit
-from sideagents.train.supervised import example_loss, judge
+from sideagents.train.supervised import example_loss, totals
 from sideagents_policies.evaluate.tables import markdown_table
 from sideagents_policies.jobs import ready_job
 from sideagents_policies.paths import load_named
@@ -114,14 +114,14 @@ def _compressed(key: Key, config: AdaptConfig, base: Path) -> dict[str, Any]:
     train, test = read_data(config)
     gentler = config.model_copy(update={"learning_rate": config.learning_rate * _SVD_RATE})
 
-    def answer(images: Tensor, index: Tensor) -> Tensor:
+    def predict(images: Tensor, index: Tensor) -> Tensor:
         return cast(Tensor, adapted(images, task))
 
     def loss(index: Tensor, generator: torch.Generator) -> Tensor:
-        return example_loss(answer, train, config.augment, index, generator)
+        return example_loss(predict, train, config.augment, index, generator)
 
     fit(adapted.task(task), loss, len(train), gentler, epochs=_SVD_EPOCHS, seed=config.seed, title=f"svd, {task}")
-    accuracy = judge(answer, test, config.precision).accuracy
+    accuracy = totals(predict, test, config.precision).accuracy
     own = adapted.costs(task, batch=32)
     about = {"images": len(train), "judged": len(test), "classes": train.outputs[0], "precision": config.precision}
     return {**own, **about, "accuracy": accuracy, **_shared(adapted, own)}

@@ -1,11 +1,11 @@
-"""Sequences of tasks by side-tuning and its rivals, cell by cell (side-tuning paper, section 4.2, Tables 2, 4 and 5).
+"""Sequences of tasks by side-tuning and others, cell by cell (side-tuning paper, section 4.2, Tables 2, 4 and 5).
 
 icifar        CIFAR-100 in ten tasks beside a ResNet-44: sidetune (alpha merge), sidetune_mlp (the authors'
-              demonstration), features, independent, finetune, ewc, psp, pnn; judged by accuracy on the test set
-simtaskonomy  twelve targets of rendered images beside the curvature base, judged by loss on other buildings
+              demonstration), features, independent, finetune, ewc, psp, pnn; measured by accuracy on the test set
+simtaskonomy  twelve targets of rendered images beside the curvature base, measured by loss on other buildings
 
 Tables of each:
-ewc           EWC's strength, judged on images that are held out of training
+ewc           EWC's strength, chosen on images that are held out of training
 methods       the comparison
 first         each task trained first, which rigidity is measured against; only what depends on a task's turn is run:
               psp, and pnn where its columns read all earlier ones (finetune and ewc are `independent` there, the
@@ -140,7 +140,7 @@ def settings_of(name: str, key: Key, results: Path) -> str:
 def best_strength(name: str, results: Path) -> float:
     """Return EWC's best strength on held-out images; raises before all of them are measured.
 
-    Best: mean accuracy, or the average rank over tasks where they are judged by loss.
+    Best: mean accuracy, or the average rank over tasks where they are measured by loss.
     """
     strengths = COMPARISONS[name].strengths
     current = {settings_of(name, key, results) for key in keys_of(name, "ewc", [1])}

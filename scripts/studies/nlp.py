@@ -1,4 +1,4 @@
-"""A small pre-trained encoder on tasks of language, by Ladder Side-Tuning, side-tuning and their rivals, cell by cell.
+"""A small pre-trained encoder on tasks of language, by Ladder Side-Tuning, side-tuning and other methods, cell by cell.
 
 search  learning rates on a tenth of the training data; the dev set stays unread
 glue    CoLA, MRPC, RTE, SST-2 (5,000 rows) and STS-B at the best rate; the epoch is chosen on the same tenth, the dev
@@ -10,7 +10,7 @@ paired  the difference to LoRA on the same dev rows, by bootstrap; only what sta
 curves  score against memory on one task: reductions and dropped layers of the side beside ranks of LoRA (figures 5, 6),
         at the rates that `search` chose for r = 8 and rank 32
 designs other sides of Ladder Side-Tuning on the same tenth of three tasks, one rate for all; the dev set stays unread
-squad   SQuAD 2.0, 25 articles to train on and 10 to judge by (side-tuning paper, section 4.3)
+squad   SQuAD 2.0, 25 articles to train on and 10 to test on (side-tuning paper, section 4.3)
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from sideagents_policies.jobs import read_job, ready_job
 from sideagents_policies.paths import load_named
 from studies.cells import Cell, add_cell_options, newest_rows, run_tables
 from studies.nlp_grid import (
+    BASELINE,
     CURVE,
     CURVES,
     DESIGNS,
@@ -46,7 +47,6 @@ from studies.nlp_grid import (
     METHODS,
     OFTEN,
     RATES,
-    RIVAL,
     SQUAD,
 )
 
@@ -54,7 +54,7 @@ _MINUTES = {"RTE": 1.3, "MRPC": 1.5, "CoLA": 1.3, "STS-B": 1.5, "SST-2": 1.0}  #
 _SHARE = {"features": 0.1, "lora": 0.8, "bitfit": 0.7, "adapters": 0.8, "sidetune": 1.0}  # of that; a ladder's is 0.4
 _EACH = {"paired": 0.2, "memory": 0.2, "designs": 1.7}  # of any cell of these tables
 TABLES = ("search", "glue", "memory", "paired", "curves", "designs", "squad")
-_UNREAD = ("search", "designs")  # do not judge by the dev set
+_UNREAD = ("search", "designs")  # leave the dev set unread
 _COSTS = ("trainable", "percent", "peak_bytes_total", "peak_bytes_above_weights", "seconds_per_step")
 _KEPT = ("precision", "score", "metrics", "held_out", "epoch", "shares", "answers", "train_seconds", "cached", *_COSTS)
 
@@ -84,7 +84,7 @@ def keys_of(table: str, seeds: Sequence[int]) -> list[dict[str, str | int | floa
         for seed in seeds
         for task in GLUE
         for method in METHODS
-        if (seed == 1 or method in OFTEN) and not (table == "paired" and method == RIVAL)
+        if (seed == 1 or method in OFTEN) and not (table == "paired" and method == BASELINE)
     ]
 
 
@@ -121,14 +121,14 @@ def best_rate(task: str, method: str, results: Path) -> float:
 def settings_of(key: Key, results: Path) -> str:
     """Return the digest of a cell's configuration as written; of `paired` that of the rows it compares."""
     if key["table"] == "paired":
-        rows = [settings_of({**key, "table": "glue", "method": name}, results) for name in (key["method"], RIVAL)]
+        rows = [settings_of({**key, "table": "glue", "method": name}, results) for name in (key["method"], BASELINE)]
         return hashlib.sha256(" ".join(rows).encode()).hexdigest()
     config, words = words_of(key, results)
     return config_hash(load_named(NlpConfig, config, words))
 
 
 def work(cell: Cell, results: Path) -> dict[str, Any]:
-    """Run one cell; return its row. A run that its search has trained already is judged and not trained again."""
+    """Run one cell; return its row. A run that its search has trained already is evaluated and not trained again."""
     if cell.key["table"] == "paired":
         return _paired(cell.key, results)
     config: NlpConfig = ready_job("nlp", *words_of(cell.key, results))
@@ -151,11 +151,11 @@ def _trained(config: NlpConfig) -> bool:
 
 
 def _paired(key: Key, results: Path) -> dict[str, Any]:
-    """Compare a method's answers with the rival's, on the same resampled rows of the dev set."""
+    """Compare a method's predictions with the baseline's, on the same resampled rows of the dev set."""
     rows = {row["cell"]["method"]: row for row in _rows(results, "glue") if _same(row["cell"], key)}
     task = str(key["task"])
     truths = np.asarray(read_glue(Path(find_data("glue")), task, "dev").labels, np.float64)
-    own, other = (np.asarray(rows[name]["answers"], np.float64) for name in (str(key["method"]), RIVAL))
+    own, other = (np.asarray(rows[name]["answers"], np.float64) for name in (str(key["method"]), BASELINE))
     metric = TASKS[task].metric
     generator = np.random.default_rng(0)
     drawn = []
@@ -165,7 +165,7 @@ def _paired(key: Key, results: Path) -> dict[str, Any]:
         drawn.append(next(values) - next(values))
     low, high = np.quantile(drawn, [0.025, 0.975])
     return {
-        "difference": rows[str(key["method"])]["score"] - rows[RIVAL]["score"],
+        "difference": rows[str(key["method"])]["score"] - rows[BASELINE]["score"],
         "low": float(low),
         "high": float(high),
     }
@@ -192,7 +192,7 @@ def cells_of(table: str, keys: Sequence[Key], results: Path) -> list[Cell]:
     cells, waiting = [], 0
     done = {(row["cell"]["task"], row["cell"]["method"], row["cell"]["seed"]) for row in _rows(results, "glue")}
     for key in keys:
-        if table == "paired" and not {(key["task"], m, key["seed"]) for m in (key["method"], RIVAL)} <= done:
+        if table == "paired" and not {(key["task"], m, key["seed"]) for m in (key["method"], BASELINE)} <= done:
             waiting += 1
             continue
         try:
@@ -216,7 +216,7 @@ def _minutes(key: Key) -> float:
 
 
 def glue_table(results: Path) -> str:
-    """Return scores by method and task, means over seeds, with memory and the difference to the rival."""
+    """Return scores by method and task, means over seeds, with memory and the difference to the baseline."""
     rows, paired = _rows(results, "glue"), _rows(results, "paired")
     lines = []
     memory = {row["cell"]["method"]: row["peak_bytes_total"] / 1e6 for row in _rows(results, "memory")}
@@ -237,17 +237,17 @@ def glue_table(results: Path) -> str:
                 _difference(apart) if all(apart.values()) else "-",
                 f"{found[0]['trainable']:,}",
                 f"{memory[method]:,.0f}" if method in memory else "-",
-                f"{memory[method] / memory[RIVAL]:.2f}" if {method, RIVAL} <= set(memory) else "-",
+                f"{memory[method] / memory[BASELINE]:.2f}" if {method, BASELINE} <= set(memory) else "-",
             ]
         )
-    head = ["method", *GLUE, "mean", f"less {RIVAL}", "trained", "a step's memory, MB", f"of {RIVAL}'s"]
+    head = ["method", *GLUE, "mean", f"less {BASELINE}", "trained", "a step's memory, MB", f"of {BASELINE}'s"]
     return markdown_table(head, lines) if lines else ""
 
 
 def _difference(rows: Mapping[str, Sequence[Row]]) -> str:
     """Return the mean difference over tasks, means over seeds, and its half-width from those of the tasks.
 
-    Tasks are independent; seeds are not, they answer the same dev rows: they make a half-width no smaller.
+    Tasks are independent; seeds are not, they predict the same dev rows: they make a half-width no smaller.
     """
     apart = [np.mean([row["difference"] for row in found]) for found in rows.values()]
     halves = [np.mean([(row["high"] - row["low"]) / 2 for row in found]) for found in rows.values()]
@@ -279,13 +279,13 @@ def curves_table(results: Path) -> str:
 
 
 def designs_table(results: Path) -> str:
-    """Return held-out scores of the sides, at their best epochs, below the rival's at its better rate."""
+    """Return held-out scores of the sides, at their best epochs, below the baseline's at its better rate."""
     rows = {(row["cell"]["method"], row["cell"]["task"]): row for row in _rows(results, "designs")}
-    searched = [row for row in _rows(results, "search") if row["cell"]["method"] == RIVAL]
+    searched = [row for row in _rows(results, "search") if row["cell"]["method"] == BASELINE]
     for row in sorted(searched, key=lambda row: float(max(row["held_out"]))):
-        rows[RIVAL, row["cell"]["task"]] = row
+        rows[BASELINE, row["cell"]["task"]] = row
     lines = []
-    for name in (RIVAL, *DESIGNS):
+    for name in (BASELINE, *DESIGNS):
         found = [rows[name, task] for task in JUDGED if (name, task) in rows]
         if len(found) == len(JUDGED):
             scores = [100 * max(row["held_out"]) for row in found]

@@ -29,7 +29,7 @@ RATES: dict[str, tuple[float, ...]] = {
 }
 FUSED = "model_options={attn_implementation: sdpa}"
 OFTEN = ("full", "features", "lora", "lst_random")  # with three seeds
-RIVAL = "lora"
+BASELINE = "lora"
 CURVE = "CoLA"
 _LADDERS = {f"r={r}": f"options={{reduction: {r}}}" for r in (2, 4, 8, 16, 32)} | {
     f"r=8, {len(kept)} layers": f"options={{reduction: 8, keep_encoder: {list(kept)}}}"

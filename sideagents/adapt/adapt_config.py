@@ -45,7 +45,7 @@ class AdaptConfig(RunConfig, RenderedConfig):
     classes: int = Field(0, ge=0, le=10**6, description="how many classes are taken; 0 takes all from the first on")
     per_class: int = Field(0, ge=0, le=10**9, description="training images of each class; 0 takes all")
     held_out: int = Field(
-        0, ge=0, le=10**9, description="training images of each class to judge by in place of the test set"
+        0, ge=0, le=10**9, description="training images of each class to test on in place of the test set"
     )
 
     base: str = Field("resnet26", description="as in `model.base`")

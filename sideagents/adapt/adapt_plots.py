@@ -100,7 +100,7 @@ def plot_shares(adapted: Adapted, path: Path) -> Path:
 
 
 def plot_epochs(result: Mapping[str, Any], path: Path) -> Path:
-    """Draw what `adapt_run` was judged by after each epoch, and return the picture's path."""
+    """Draw what `adapt_run` was measured by after each epoch, and return the picture's path."""
     unit, label = (100.0, "accuracy, %") if result["measure"] == "accuracy" else (1.0, "loss")
     figure = new_figure(5.0, 3.2)
     axis = figure.subplots()

@@ -20,7 +20,7 @@ from sideagents.errors import SideAgentsError
 
 
 def import_peft() -> Any:
-    """Import PEFT; raises `SideAgentsError` with the mend when it is not installed."""
+    """Import PEFT; raises `SideAgentsError` with the remedy when it is not installed."""
     try:
         if find_spec("torchvision") is not None:
             import_torchvision()  # transformers, which PEFT imports, would fail on one that was built for another torch

@@ -176,8 +176,8 @@ def shipped_base(
     """Load a base that ships with the package, or its like from another file; raises `BaseError`."""
     path = _shipped(name) if weights is None else Path(weights)
     if not path.is_file():
-        mend = "`make bases` trains the shipped ones, `sideagents pretrain` any of them"
-        raise BaseError(f"base {name!r}: its weights {path} are not there; {mend}")
+        remedy = "`make bases` trains the shipped ones, `sideagents pretrain` any of them"
+        raise BaseError(f"base {name!r}: its weights {path} are not there; {remedy}")
     return load_saved(path, name, input_size=input_size, resize=resize, dtype=dtype)
 
 

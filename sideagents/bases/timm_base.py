@@ -19,7 +19,7 @@ _OPERATORS = ("nms", "qnms")
 
 
 def import_timm() -> Any:
-    """Import timm; raises `BaseError` with the mend when it is not installed."""
+    """Import timm; raises `BaseError` with the remedy when it is not installed."""
     try:
         import_torchvision()
         return importlib.import_module("timm")

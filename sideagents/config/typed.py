@@ -1,4 +1,4 @@
-"""Typed configuration from YAML and `key.sub=value` overrides; every mistake is one line that carries the mend.
+"""Typed configuration from YAML and `key.sub=value` overrides; every mistake is one line that names the remedy.
 
 A configuration is a pydantic model, whose sections may be pydantic models or stdlib dataclasses with a
 `__pydantic_config__`. Values are checked as strictly as JSON: "12" is no integer, nan and infinity are refused.

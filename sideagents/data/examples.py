@@ -1,4 +1,4 @@
-"""What every data set here offers to training: images, what a readout must answer, a loss, and what to judge by."""
+"""What every data set here offers to training: images, what a readout must predict, a loss, and metrics."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Sums over examples: `loss` over `weight` (examples, or valid pixels), and `right` answers among `asked`.
+class Totals:
+    """Sums over examples: `loss` over `weight` (examples, or valid pixels), and `right` predictions among `asked`.
 
-    What is not asked in classes has no right answers: `asked` is 0 and `accuracy` nan.
+    What is not asked in classes has no right predictions: `asked` is 0 and `accuracy` nan.
     """
 
     loss: float = 0.0
@@ -20,8 +20,8 @@ class Judged:
     right: int = 0
     asked: int = 0
 
-    def __add__(self, other: Judged) -> Judged:
-        return Judged(
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
             self.loss + other.loss, self.weight + other.weight, self.right + other.right, self.asked + other.asked
         )
 
@@ -32,7 +32,7 @@ class Judged:
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers in [0, 1]."""
+        """The share of right predictions in [0, 1]."""
         return self.right / self.asked if self.asked else float("nan")
 
 
@@ -45,19 +45,19 @@ class Examples(Protocol):
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """The shape of an answer: (classes,), or (channels, H, W) for a map."""
+        """The shape of an output: (classes,), or (channels, H, W) for a map."""
 
     @property
     def asks_classes(self) -> bool:
-        """Whether answers are right or wrong: classes of images or of pixels."""
+        """Whether predictions are right or wrong: classes of images or of pixels."""
 
     def __len__(self) -> int: ...
 
-    def loss(self, answers: Tensor, index: Tensor, mirrored: Tensor | None = None) -> Tensor:
-        """Return the mean loss (scalar) of float32 answers (B, *outputs) about the examples `index` (B,) int64.
+    def loss(self, outputs: Tensor, index: Tensor, mirrored: Tensor | None = None) -> Tensor:
+        """Return the mean loss (scalar) of float32 outputs (B, *outputs) about the examples `index` (B,) int64.
 
         mirrored: bool (B,), where the image was shown mirrored left to right.
         """
 
-    def judge(self, answers: Tensor, index: Tensor) -> Judged:
-        """Return the sums by which answers about unmirrored examples are judged."""
+    def evaluate(self, outputs: Tensor, index: Tensor) -> Totals:
+        """Return the sums of unmirrored examples."""

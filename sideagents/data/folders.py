@@ -62,8 +62,8 @@ def _images(folder: Path) -> list[Path]:
     found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
     if not found:
         below = any(path.is_dir() for path in folder.iterdir())
-        mend = f"; if its folders are the classes, give {folder} itself" if below else f" ({', '.join(SUFFIXES)})"
-        raise SideAgentsError(f"{folder}: the class has no image{mend}")
+        remedy = f"; if its folders are the classes, give {folder} itself" if below else f" ({', '.join(SUFFIXES)})"
+        raise SideAgentsError(f"{folder}: the class has no image{remedy}")
     return sorted(found, key=_name)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sideagents.data.examples import Judged
+from sideagents.data.examples import Totals
 from sideagents.data.targets import Target
 from sideagents.storage.tensors import tensor_bytes
 
@@ -42,48 +42,48 @@ class ImageSet:
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """An answer is a map (channels, H, W), logits per pixel for a segmentation; a category's are (classes,)."""
+        """An output is a map (channels, H, W), logits per pixel for a segmentation; a category's are (classes,)."""
         if self.target.kind == "category":
             return (cast(Tensor, self.raw).shape[1],)
         return (self.target.channels, *self.images.shape[-2:])
 
     @property
     def asks_classes(self) -> bool:
-        """Whether answers are right or wrong."""
+        """Whether predictions are right or wrong."""
         return self.target.kind != "map"
 
-    def loss(self, answers: Tensor, index: Tensor, mirrored: Tensor | None = None) -> Tensor:
+    def loss(self, outputs: Tensor, index: Tensor, mirrored: Tensor | None = None) -> Tensor:
         """Return the mean error over valid pixels, by the target's own measure; see `Examples`."""
-        errors, weight = self._errors(answers, index, mirrored)
+        errors, weight = self._errors(outputs, index, mirrored)
         return errors.sum() / weight.sum().clamp(min=1.0)
 
-    def judge(self, answers: Tensor, index: Tensor) -> Judged:
+    def evaluate(self, outputs: Tensor, index: Tensor) -> Totals:
         """Return summed errors, and what is right of a segmentation's pixels or of categories; see `Examples`."""
-        errors, weight = self._errors(answers, index, None)
+        errors, weight = self._errors(outputs, index, None)
         loss, count = float(errors.double().sum()), float(weight.double().sum())
         if self.target.kind == "map" or self.raw is None:
-            return Judged(loss, count)
-        raw = self.raw[index].to(answers.device)
+            return Totals(loss, count)
+        raw = self.raw[index].to(outputs.device)
         wanted = raw.squeeze(1) if self.target.kind == "segmentation" else raw.flatten(1).argmax(1)
-        right = answers.argmax(dim=1) == wanted
-        return Judged(loss, count, int(right.sum()), right.numel())
+        right = outputs.argmax(dim=1) == wanted
+        return Totals(loss, count, int(right.sum()), right.numel())
 
     def sharing(self, other: ImageSet) -> ImageSet:
         """Return this set on the images of another where both are of the same views: they are in memory once."""
         same = self.keys == other.keys and self.images.shape == other.images.shape
         return replace(self, images=other.images) if same else self
 
-    def _errors(self, answers: Tensor, index: Tensor, mirrored: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _errors(self, outputs: Tensor, index: Tensor, mirrored: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the error of each pixel (or image) and channel where it counts, 0 elsewhere, and where it does."""
-        target, weight = (part.to(answers.device) for part in self._target(index))
+        target, weight = (part.to(outputs.device) for part in self._target(index))
         if mirrored is not None and self.target.kind != "category":
-            target, weight = self._mirrored(target, weight, mirrored.to(answers.device).view(-1, 1, 1, 1))
+            target, weight = self._mirrored(target, weight, mirrored.to(outputs.device).view(-1, 1, 1, 1))
         if self.target.kind == "segmentation":
-            errors = functional.cross_entropy(answers, target.squeeze(1).long(), reduction="none").unsqueeze(1)
+            errors = functional.cross_entropy(outputs, target.squeeze(1).long(), reduction="none").unsqueeze(1)
         elif self.target.kind == "category":
-            return functional.cross_entropy(answers, target.flatten(1), reduction="none"), weight[:, 0, 0, 0]
+            return functional.cross_entropy(outputs, target.flatten(1), reduction="none"), weight[:, 0, 0, 0]
         else:
-            errors = answers - target
+            errors = outputs - target
             errors = errors.square() if self.target.loss == "l2" else errors.abs()
         return errors * weight, weight.expand_as(errors)
 

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
-from sideagents.data.examples import Judged
+from sideagents.data.examples import Totals
 from sideagents.errors import SideAgentsError, first_line
 from sideagents.run.progress import Progress
 from sideagents.storage.files import read_bytes
@@ -62,23 +62,23 @@ class LabelledImages:
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """An answer is a number for each class."""
+        """An output is a number for each class."""
         return (len(self.classes),)
 
     @property
     def asks_classes(self) -> bool:
-        """Answers are right or wrong."""
+        """Predictions are right or wrong."""
         return True
 
-    def loss(self, answers: Tensor, index: Tensor, mirrored: Tensor | None = None) -> Tensor:
+    def loss(self, outputs: Tensor, index: Tensor, mirrored: Tensor | None = None) -> Tensor:
         """Return the mean cross-entropy of logits (B, classes); see `Examples`."""
-        return functional.cross_entropy(answers, self.labels[index].to(answers.device))
+        return functional.cross_entropy(outputs, self.labels[index].to(outputs.device))
 
-    def judge(self, answers: Tensor, index: Tensor) -> Judged:
-        """Return summed cross-entropy and right answers of logits (B, classes); see `Examples`."""
-        labels = self.labels[index].to(answers.device)
-        loss = float(functional.cross_entropy(answers, labels, reduction="sum"))
-        return Judged(loss, len(labels), int((answers.argmax(dim=1) == labels).sum()), len(labels))
+    def evaluate(self, outputs: Tensor, index: Tensor) -> Totals:
+        """Return summed cross-entropy and right predictions of logits (B, classes); see `Examples`."""
+        labels = self.labels[index].to(outputs.device)
+        loss = float(functional.cross_entropy(outputs, labels, reduction="sum"))
+        return Totals(loss, len(labels), int((outputs.argmax(dim=1) == labels).sum()), len(labels))
 
     def take(self, index: Tensor) -> LabelledImages:
         """Return the images at `index`, int64 (M,) or a mask bool (N,), with all classes kept."""

@@ -1,4 +1,4 @@
-"""Taskonomy's single-image tasks: the files of each, their scale in [-1, 1], and how answers are judged."""
+"""Taskonomy's single-image tasks: the files of each, their scale in [-1, 1], and how predictions are measured."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Target:
 
 
 def outputs_of(target: Target, size: int, categories: int = 2) -> tuple[int, ...]:
-    """Return the shape of an answer: (categories,), or (channels, size, size) for maps and classes of pixels."""
+    """Return the shape of an output: (categories,), or (channels, size, size) for maps and classes of pixels."""
     return (categories,) if target.kind == "category" else (target.channels, size, size)
 
 

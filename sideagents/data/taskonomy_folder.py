@@ -29,7 +29,7 @@ from sideagents.data.targets import INVALID_DEPTH, TARGETS, Target
 from sideagents.errors import ConfigError, SideAgentsError, first_line, nearest
 from sideagents.run.progress import Progress
 from sideagents.storage.arrays import read_npy
-from sideagents.storage.files import absent_folder, find_data, read_text
+from sideagents.storage.files import find_data, missing_folder, read_text
 
 Array = NDArray[Any]
 
@@ -37,7 +37,7 @@ _FILE = re.compile(r"point_(\d+)_view_(\d+)_domain_\w+\.(?:png|npy)")
 _ONE_AT_A_TIME = Lock()  # numpy reads headers by ast.literal_eval, which Python 3.11 does not let threads do at once
 _HELD_OUT_SHARE = 10  # without a split, every tenth building is held out
 _DILATE = 2 / 512  # invalid pixels spread by two pixels of Taskonomy's 512: the rim of a hole is not to be trusted
-_MEND = (
+_REMEDY = (
     "`sideagents scenes render --out FOLDER` makes such a folder from buildings; Taskonomy itself comes by "
     "`omnitools.download rgb {tasks} --components taskonomy --subset tiny` (docs.omnidata.vision)"
 )
@@ -48,7 +48,7 @@ def data_root(name: str) -> Path:
     found = Path(find_data(name))
     if found.is_dir():
         return found
-    raise SideAgentsError(f"{absent_folder(found)}; {_MEND.format(tasks='depth_zbuffer ...')}")
+    raise SideAgentsError(f"{missing_folder(found)}; {_REMEDY.format(tasks='depth_zbuffer ...')}")
 
 
 def read_taskonomy(
@@ -69,7 +69,7 @@ def read_taskonomy(
     target = TARGETS[task]
     wanted = " ".join(target.folders[:1]) or "rgb"
     if not root.is_dir():
-        raise SideAgentsError(f"{root}: no such data folder; {_MEND.format(tasks=wanted)}")
+        raise SideAgentsError(f"{root}: no such data folder; {_REMEDY.format(tasks=wanted)}")
     files = {"rgb": _task_files(root, ("rgb",), wanted)}
     if target.folders:
         files["target"] = _task_files(root, target.folders, wanted)
@@ -160,11 +160,11 @@ def _task_files(root: Path, folders: tuple[str, ...], wanted: str) -> dict[Key, 
     if found is None:
         has = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) or "no folder"
         raise SideAgentsError(
-            f"{root}: has no folder {' or '.join(folders)} (it has {has}); {_MEND.format(tasks=wanted)}"
+            f"{root}: has no folder {' or '.join(folders)} (it has {has}); {_REMEDY.format(tasks=wanted)}"
         )
     files = _files(found)
     if not files:
-        raise SideAgentsError(f"{found}: holds no BUILDING/point_X_view_Y_domain_Z.png; {_MEND.format(tasks=wanted)}")
+        raise SideAgentsError(f"{found}: holds no BUILDING/point_X_view_Y_domain_Z.png; {_REMEDY.format(tasks=wanted)}")
     return files
 
 

@@ -1,4 +1,4 @@
-"""`sideagents adapt`: adapt a base to one data set, judge it after every epoch, resume between epochs."""
+"""`sideagents adapt`: adapt a base to one data set, evaluate it after every epoch, resume between epochs."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from sideagents.machine.devices import device_here, missing_device
 from sideagents.machine.precision import base_dtype, resolved, told, with_precision
 from sideagents.machine.seeding import seed_everything
 from sideagents.run.folder import RunFolder
-from sideagents.storage.files import absent, absent_folder, find_data, find_file, write_json
+from sideagents.storage.files import find_data, find_file, missing, missing_folder, write_json
 from sideagents.train.loop import fit
 from sideagents.train.readouts import make_readout
 from sideagents.train.rendered import read_rendered, require_fitting
-from sideagents.train.student import DISTILLED, absent_teachers, distil_side
-from sideagents.train.supervised import Answer, example_loss, judge
+from sideagents.train.student import DISTILLED, distil_side, missing_teachers
+from sideagents.train.supervised import Predict, example_loss, totals
 
 TASK = "task"
 _SUMMARISED = 32  # images of the training step whose memory is reported
@@ -77,7 +77,7 @@ def checked(config: AdaptConfig) -> AdaptConfig:
         require_fitting(config, rendered, ("first_class", "classes", "per_class", "held_out"), maps)
         if config.save_base and ADAPTATIONS.get(config.method).frozen_base:
             raise ConfigError(f"save_base keeps a network that was trained as a whole, method {config.method!r} is not")
-        if not list(absent_data(config)):
+        if not list(missing_data(config)):
             if config.save_base:
                 architecture_of(base_of(config).encoder)
             adapted = adapt(base_of(config), config.method, **_options(config))
@@ -89,17 +89,17 @@ def checked(config: AdaptConfig) -> AdaptConfig:
     return config
 
 
-def absent_data(config: AdaptConfig) -> Iterator[str]:
+def missing_data(config: AdaptConfig) -> Iterator[str]:
     """Yield one line for everything on disk that the configuration needs and that is not there."""
     for key, folder in {"data": config.data, "held_out_data": config.held_out_data}.items():
         if folder is not None and not Path(folder).exists():
-            yield f"{key}: {absent_folder(folder)}"
+            yield f"{key}: {missing_folder(folder)}"
     if config.stack_on is None:
-        yield from absent({"base_weights": config.base_weights, "base": config.base})
+        yield from missing({"base_weights": config.base_weights, "base": config.base})
     elif not (Path(config.stack_on) / TASK / "task.json").is_file():
         yield f"stack_on: {config.stack_on} is no folder of a finished run"
     if _distilled(config):
-        yield from absent_teachers(config.distil)
+        yield from missing_teachers(config.distil)
     if line := missing_device(config.device):
         yield line
 
@@ -130,7 +130,7 @@ def _images(config: AdaptConfig) -> dict[str, Any]:
 
 
 def read_data(config: AdaptConfig) -> tuple[Examples, Examples]:
-    """Return the examples to train on and those to judge by; with `held_out` the test set is never opened."""
+    """Return the examples to train on and those to evaluate on; with `held_out` the test set is never opened."""
     if config.reader == "taskonomy":
         return read_rendered(config, config.data, str(config.domain), config.size)
     train = _read(config, "train")
@@ -155,7 +155,7 @@ def _read(config: AdaptConfig, split: str) -> LabelledImages:
     if config.reader == "mosaics":
         return load_mosaics(root, cast(Any, split))
     if config.reader == "decathlon":
-        # the test annotations of the challenge were never published with it: its validation images judge
+        # the test annotations of the challenge were never published with it: its validation images stand in for it
         domain, learned = str(config.domain), split == "train"
         cropped = learned and config.augment == "flip_crop" and image_size(domain) == 64
         return load_decathlon(root, domain, "train" if learned else "val", 72 if cropped else None)
@@ -228,20 +228,20 @@ def _train(
 ) -> dict[str, Any]:
     task = adapted.task(TASK)
 
-    def answer(codes: Tensor | None) -> Answer:
+    def predictor(codes: Tensor | None) -> Predict:
         if codes is None:
             return lambda images, index: cast(Tensor, adapted(images))
         return lambda images, index: cast(Tensor, task.readout(task.net(images, codes[index].to(images.device))))
 
     device = adapted.base.device
-    shown, judged_at = train.images.shape[-1], test.images.shape[-1]
-    crop = judged_at if shown > judged_at else None
+    shown, tested_at = train.images.shape[-1], test.images.shape[-1]
+    crop = tested_at if shown > tested_at else None
 
-    learned = answer(_codes(config, adapted, train) if config.augment == "none" else None)
-    judged = answer(_codes(config, adapted, test))
+    learned = predictor(_codes(config, adapted, train) if config.augment == "none" else None)
+    tested = predictor(_codes(config, adapted, test))
 
     def evaluate() -> dict[str, float]:
-        found = judge(judged, test, config.precision, device)
+        found = totals(tested, test, config.precision, device)
         return {"eval/accuracy": found.accuracy, "eval/loss": found.mean_loss}
 
     rows = fit(
@@ -287,7 +287,7 @@ def _codes(config: AdaptConfig, adapted: Adapted, data: Examples) -> Tensor | No
 
 
 def score_of(result: Mapping[str, Any]) -> str:
-    """Return what a result is judged by, for people: accuracy in percent, or the loss of maps."""
+    """Return what a result is measured by, for people: accuracy in percent, or the loss of maps."""
     if result["measure"] == "accuracy":
         return f"accuracy {100 * result['accuracy']:.2f} %"
     return f"loss {result['loss']:.4f}"
@@ -301,8 +301,8 @@ def _save_base(config: AdaptConfig, adapted: Adapted, run: RunFolder) -> None:
 
 
 def summary_of(result: Mapping[str, Any]) -> str:
-    """Return a result for people: the method, what it is judged by, and what is stored of it."""
+    """Return a result for people: the method, what it is measured by, and what is stored of it."""
     return f"{result['method']}: {score_of(result)}, {result['multiple']:.3f} x the base"
 
 
-JOB = Job("adapt", AdaptConfig, checked, absent_data, adapt_run, summary_of)
+JOB = Job("adapt", AdaptConfig, checked, missing_data, adapt_run, summary_of)

@@ -17,11 +17,11 @@ ConfigT = TypeVar("ConfigT", bound="BaseModel")
 
 @dataclass(frozen=True)
 class Job(Generic[ConfigT]):
-    """One kind of run: its configuration, what of its data is absent, how it runs, and its result for people.
+    """One kind of run: its configuration, what of its data is missing, how it runs, and its result for people.
 
     kind: the verb's name, and what the key `kind` of a configuration says.
     checked: returns a configuration with its data looked up; raises `ConfigError` for unknown names and parts.
-    absent: gives one line for everything on disk that a checked configuration needs and that is not there.
+    missing: gives one line for everything on disk that a checked configuration needs and that is not there.
     run: `(config, resume)`, and options of its own; returns the run's folder and a result that JSON can hold; with
     `resume` the newest run of that name goes on. Raises `SideAgentsError`.
     table: returns a result as lines for people.
@@ -31,7 +31,7 @@ class Job(Generic[ConfigT]):
     kind: str
     config: type[ConfigT]
     checked: Callable[[ConfigT], ConfigT]
-    absent: Callable[[ConfigT], Iterable[str]]
+    missing: Callable[[ConfigT], Iterable[str]]
     run: Callable[..., tuple[Path, Any]]
     table: Callable[[Any], str]
     needs_file: bool = True

@@ -1,4 +1,4 @@
-"""`sideagents lifelong`: train on one task after another, judge all of them after each, resume between tasks."""
+"""`sideagents lifelong`: train on one task after another, evaluate all of them after each, resume between tasks."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from sideagents.machine.seeding import seed_everything
 from sideagents.run.checkpoint import check_finite, load_checkpoint, restore_tensors, restoring, save_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents.run.progress import Progress
-from sideagents.storage.files import absent, absent_folder, find_data, find_file, write_json
+from sideagents.storage.files import find_data, find_file, missing, missing_folder, write_json
 from sideagents.train.distil import encode_all
 from sideagents.train.readouts import make_readout
 from sideagents.train.rendered import require_fitting
 from sideagents.train.step import Stepper
-from sideagents.train.student import DISTILLED, absent_teachers, distil_side
-from sideagents.train.supervised import Answer, batches, example_loss, fixed_views, judge
+from sideagents.train.student import DISTILLED, distil_side, missing_teachers
+from sideagents.train.supervised import Predict, batches, example_loss, fixed_views, totals
 
 _LOG_EVERY = 20  # steps
 
@@ -93,10 +93,10 @@ def checked(config: LifelongConfig) -> LifelongConfig:
                 f"alpha: a curriculum ends with its task, and {config.method} has one network for all of them: take a "
                 "learned or a fixed one"
             )
-        if not list(absent_data(config)):
+        if not list(missing_data(config)):
             base = _base_of(config)
-            for answer in _answers(config):
-                make_readout(base.out_shape, answer, config.norm_groups)
+            for shape in _shapes(config):
+                make_readout(base.out_shape, shape, config.norm_groups)
             make_learner(_started(config, None), base, []).check()
     except ConfigError:
         raise
@@ -117,26 +117,26 @@ def _base_of(config: LifelongConfig) -> FrozenBase:
     return load_base(config.base, weights=config.base_weights, dtype=base_dtype(config.precision, config.device))
 
 
-def _answers(config: LifelongConfig) -> list[tuple[int, ...]]:
-    """Return the shapes of answers that the tasks will ask for, as far as the configuration knows them."""
+def _shapes(config: LifelongConfig) -> list[tuple[int, ...]]:
+    """Return the shapes of outputs that the tasks will ask for, as far as the configuration knows them."""
     if config.reader == "cifar":
         return [(2,)]
     return [outputs_of(TARGETS[name], config.size) for name in config.order_of_targets]
 
 
-def absent_data(config: LifelongConfig) -> Iterator[str]:
+def missing_data(config: LifelongConfig) -> Iterator[str]:
     """Yield one line for everything on disk that the configuration needs and that is not there."""
     where = {
         "cifar": "CIFAR-100: https://www.cs.toronto.edu/~kriz/cifar.html",
         "taskonomy": "`sideagents scenes render --tasks all` makes one",
     }
     if not Path(config.data).exists():
-        yield f"data: {absent_folder(config.data)}; {where[config.reader]}"
+        yield f"data: {missing_folder(config.data)}; {where[config.reader]}"
     if config.held_out_data is not None and not Path(find_data(config.held_out_data)).exists():
-        yield f"held_out_data: {absent_folder(config.held_out_data)}"
-    yield from absent({"base_weights": config.base_weights, "side_init": config.side_init, "base": config.base})
+        yield f"held_out_data: {missing_folder(config.held_out_data)}"
+    yield from missing({"base_weights": config.base_weights, "side_init": config.side_init, "base": config.base})
     if config.side_init == DISTILLED:
-        yield from absent_teachers(config.distil)
+        yield from missing_teachers(config.distil)
     if line := missing_device(config.device):
         yield line
 
@@ -183,7 +183,7 @@ class TaskSequence:
                 self._weights.append(weights_of(self.learner.trained(task), trainable_only=True))
                 self._alphas.append(self.learner.alpha(task))
                 for seen in range(task + 1):
-                    self._accuracy[task, seen], self._loss[task, seen] = self._judge(seen)
+                    self._accuracy[task, seen], self._loss[task, seen] = self._evaluate(seen)
                 self._seconds += time.perf_counter() - started
                 name, score = self._measure()
                 mean = float(np.nanmean(score[task]))
@@ -216,13 +216,13 @@ class TaskSequence:
         order = batches(len(data), config.batch_size, config.steps, generator)
         epoch = len(data) / config.batch_size
         stepper = Stepper(config, learner.trained(task), config.steps, epoch, title=f"task {self.tasks[task].name}")
-        answer = self._answer(task, codes)
+        predict = self._predictor(task, codes)
         losses: list[float] = []
         stepper.trained.train()
         for index in order:
 
             def total(index: Tensor = index) -> Tensor:
-                loss = example_loss(answer, data, augment, index, generator, device=self.device)
+                loss = example_loss(predict, data, augment, index, generator, device=self.device)
                 return loss + learner.penalty()
 
             losses.append(stepper.step(total))
@@ -233,20 +233,20 @@ class TaskSequence:
                 losses.clear()
         stepper.trained.eval()
 
-    def _answer(self, task: int, codes: Tensor | None) -> Answer:
-        def answer(images: Tensor, index: Tensor) -> Tensor:
+    def _predictor(self, task: int, codes: Tensor | None) -> Predict:
+        def predict(images: Tensor, index: Tensor) -> Tensor:
             known = None if codes is None else codes[index].to(images.device)
             return cast(Tensor, self.learner(images, task, known))
 
-        return answer
+        return predict
 
-    def _judge(self, task: int) -> tuple[float, float]:
+    def _evaluate(self, task: int) -> tuple[float, float]:
         """Return accuracy (nan where no class is asked) and mean loss on a task's test images."""
         self.learner.eval()
         test = self.tasks[task].test
         if task not in self._test_codes:
             self._test_codes[task] = self._codes(test.images)
-        found = judge(self._answer(task, self._test_codes[task]), test, self.config.precision, self.device)
+        found = totals(self._predictor(task, self._test_codes[task]), test, self.config.precision, self.device)
         return found.accuracy, found.mean_loss
 
     def _codes(self, images: Tensor) -> Tensor | None:
@@ -345,4 +345,4 @@ def table_of(result: Mapping[str, Any]) -> str:
     return f"{result['method']}: mean loss {mean:.4f}, forgetting {lost:.4f}\n{cells}{relevance}"
 
 
-JOB = Job("lifelong", LifelongConfig, checked, absent_data, lifelong, table_of)
+JOB = Job("lifelong", LifelongConfig, checked, missing_data, lifelong, table_of)

@@ -1,4 +1,4 @@
-"""`sideagents nlp`: adapt a language model to one task, choose the epoch on held-out data, judge once at the end."""
+"""`sideagents nlp`: adapt a language model to one task, choose the epoch on held-out data, evaluate once at the end."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from sideagents.language.nlp_config import NlpConfig
 from sideagents.language.nlp_methods import METHODS
 from sideagents.language.sidetuned_text import SideTunedText
 from sideagents.language.states import Encoder, StatesTooLarge, cached_states, states_read
-from sideagents.language.tasks import SQUAD, JudgedTexts, Split, TextTask, head_of, read_task
-from sideagents.language.texts import Texts, answers_of, batches_by_length, moved
+from sideagents.language.tasks import SQUAD, Split, TextResult, TextTask, head_of, read_task
+from sideagents.language.texts import Texts, batches_by_length, moved, outputs_of
 from sideagents.machine.devices import device_here, device_of, missing_device
 from sideagents.machine.precision import resolved, told, with_precision
 from sideagents.run.checkpoint import load_checkpoint, restore_tensors, restoring
@@ -53,7 +53,7 @@ def checked(config: NlpConfig) -> NlpConfig:
         )
     questions = bool(config.test_articles) + (config.test_data is not None)
     if questions != (config.task == SQUAD):
-        raise ConfigError("task squad needs either test_articles or test_data to be judged by, and no other task does")
+        raise ConfigError("task squad needs either test_articles or test_data, and no other task does")
     if config.method == "prompt" and config.task == SQUAD:
         raise ConfigError("method prompt moves the places of tokens, where squad's answers stand: take another one")
     try:
@@ -63,7 +63,7 @@ def checked(config: NlpConfig) -> NlpConfig:
     return config
 
 
-def absent_data(config: NlpConfig) -> Iterator[str]:
+def missing_data(config: NlpConfig) -> Iterator[str]:
     """Yield one line for everything on disk that the configuration needs and that is not there."""
     for key, path in {"data": config.data, "test_data": config.test_data}.items():
         if path is not None and not Path(path).exists():
@@ -80,8 +80,8 @@ def absent_data(config: NlpConfig) -> Iterator[str]:
 def nlp(config: NlpConfig, resume: bool = False, test: bool = True) -> tuple[Path, dict[str, Any]]:
     """Adapt a model to a task; return the run's folder and its result.
 
-    After every epoch the held-out part of the training data is judged, and the weights of the best epoch are kept
-    (`learned.safetensors`, those that learned alone); without such a part, those of the last one. They are judged by
+    After every epoch the held-out part of the training data is evaluated, and the weights of the best epoch are kept
+    (`learned.safetensors`, those that learned alone); without such a part, those of the last one. They are evaluated on
     the task's test data once, at the end, unless `test` is false: `resume` does that later, and goes on with the newest
     run of that name after its last finished epoch. The result: `score` and `metrics` on the test data, `answers`, one
     for each example of it; `held_out`, the score after each epoch; `epoch`, the one that was chosen; `shares`, see
@@ -145,7 +145,7 @@ def _cost(config: NlpConfig, task: TextTask, built: Built) -> dict[str, Any]:
 def _train(
     config: NlpConfig, task: TextTask, model: nn.Module, run: RunFolder, base: Mapping[str, str], resume: bool
 ) -> dict[str, Any]:
-    learn, judged = _calls(config, task, model)
+    learn, tested = _calls(config, task, model)
     best = -math.inf
     if resume:  # of the epochs that are not run again
         checkpoint = load_checkpoint(run.checkpoint())
@@ -158,7 +158,7 @@ def _train(
         if task.held is None:
             save_tensors(run.path / LEARNED, model.state_dict())
             return shares_of(model)
-        found = task.judge(_asked(config, task, judged, task.held), "held").score
+        found = task.evaluate(_asked(config, task, tested, task.held), "held").score
         if found > best:
             best = found
             save_tensors(run.path / LEARNED, model.state_dict())
@@ -216,7 +216,7 @@ def _calls(config: NlpConfig, task: TextTask, model: nn.Module) -> tuple[Call, C
 
 
 def _asked(config: NlpConfig, task: TextTask, call: Call, texts: Texts) -> list[tuple[Tensor, ...]]:
-    return answers_of(call, texts, task.names, config.precision, task.by_token, device_here(config.device))
+    return outputs_of(call, texts, task.names, config.precision, task.by_token, device_here(config.device))
 
 
 def _plain(model: nn.Module) -> Call:
@@ -225,17 +225,17 @@ def _plain(model: nn.Module) -> Call:
 
 
 def _test(config: NlpConfig, task: TextTask, model: nn.Module, run: RunFolder) -> dict[str, Any]:
-    """Judge the chosen epoch by the test data."""
+    """Evaluate the chosen epoch on the test data."""
     restore_tensors(model.state_dict(), load_tensors(run.path / LEARNED), run.path / LEARNED)
     model.eval()
 
-    def judged(split: Split, texts: Texts) -> JudgedTexts:
-        return task.judge(_asked(config, task, _plain(model), texts), split)
+    def evaluated(split: Split, texts: Texts) -> TextResult:
+        return task.evaluate(_asked(config, task, _plain(model), texts), split)
 
     if task.held is not None:
-        judged("held", task.held)  # SQuAD's threshold is that of the chosen epoch
-    found = judged("test", task.test)
-    return {"score": found.score, "metrics": found.metrics, "shares": shares_of(model), "answers": found.answers}
+        evaluated("held", task.held)  # SQuAD's threshold is that of the chosen epoch
+    found = evaluated("test", task.test)
+    return {"score": found.score, "metrics": found.metrics, "shares": shares_of(model), "answers": found.predictions}
 
 
 def shares_of(model: nn.Module) -> dict[str, float]:
@@ -254,4 +254,4 @@ def summary_of(result: Mapping[str, Any]) -> str:
     return f"{result['method']}, {result['task']}: {shown}; {result['trainable']:,} weights ({result['percent']:.2f} %)"
 
 
-JOB = Job("nlp", NlpConfig, checked, absent_data, nlp, summary_of)
+JOB = Job("nlp", NlpConfig, checked, missing_data, nlp, summary_of)

@@ -79,7 +79,7 @@ class PretrainConfig(FitConfig):
         return self.name or self.task
 
 
-def absent_data(config: PretrainConfig) -> Iterator[str]:
+def missing_data(config: PretrainConfig) -> Iterator[str]:
     """Yield one line for everything on disk that the configuration needs and that is not there."""
     for folder in [config.data] if config.held_out is None else [config.data, config.held_out]:
         try:
@@ -160,9 +160,9 @@ class MapModel(nn.Module):
 
 @dataclass(frozen=True)
 class HeldOutLoss:
-    """Mean errors on the held-out images: of the model, and of two constant answers.
+    """Mean errors on the held-out images: of the model, and of two constant predictions.
 
-    Squared errors of maps in [-1, 1], cross-entropies of classes. `mean_image` answers the training set's mean map;
+    Squared errors of maps in [-1, 1], cross-entropies of classes. `mean_image` predicts the training set's mean map;
     `mean_value` that map's mean per channel everywhere, which is the easier one to beat.
     """
 
@@ -173,23 +173,23 @@ class HeldOutLoss:
 
 @torch.no_grad()
 def held_out_loss(
-    model: MapModel, data: ImageSet, config: PretrainConfig, answers: Mapping[str, Tensor] | None = None
+    model: MapModel, data: ImageSet, config: PretrainConfig, constants: Mapping[str, Tensor] | None = None
 ) -> HeldOutLoss:
     """Measure the errors over all valid pixels of `data`; the noise is the same at every call.
 
-    answers: constant ones by name, (1, C, S, S) or (1, C, 1, 1); without them only the model is measured.
+    constants: predictions by name, (1, C, S, S) or (1, C, 1, 1); without them only the model is measured.
     """
     model.eval()
     generator = torch.Generator().manual_seed(0)
-    answers = answers or {}
-    errors = dict.fromkeys(["model", *answers], 0.0)
+    constants = constants or {}
+    errors = dict.fromkeys(["model", *constants], 0.0)
     pixels = 0.0
     for index in torch.split(torch.arange(len(data)), 256):
         images, target, weight = data.batch(index)
         with autocast(config.precision):
             predicted = model(model.corrupt(images, generator))
-        for name, answer in {"model": predicted, **answers}.items():
-            whole = answer if name == "model" else answer.expand(len(index), -1, *target.shape[2:])
+        for name, output in {"model": predicted, **constants}.items():
+            whole = output if name == "model" else output.expand(len(index), -1, *target.shape[2:])
             errors[name] += float((_errors(whole, target, data.target) * weight).double().sum())
         pixels += float(weight.double().sum()) * _asked(data.target)
     return HeldOutLoss(**{name: error / max(pixels, 1.0) for name, error in errors.items()})
@@ -208,7 +208,7 @@ def _asked(target: Target) -> int:
 
 
 def _constants(data: ImageSet) -> dict[str, Tensor]:
-    """Return answers that do not look at the image: one for each pixel (1, C, S, S), and one for all (1, C, 1, 1).
+    """Return predictions that do not look at the image: one for each pixel (1, C, S, S), and one for all (1, C, 1, 1).
 
     The mean over all images where a pixel is valid, and the mean of these means; of classes the logarithms of their
     shares.
@@ -308,11 +308,11 @@ def _run(config: PretrainConfig, resume: bool = False) -> tuple[Path, dict[str, 
 
 
 def summary_of(card: Mapping[str, Any]) -> str:
-    """Return a result for people: the file of the base and what it is judged by."""
+    """Return a result for people: the file of the base and what it is measured by."""
     return (
         f"{card['file']}: held-out loss {card['held_out_loss']:.5f}, {card['reduction_percent']:.1f} % below the mean "
         f"image ({card['mean_image_loss']:.5f}); card and picture beside it"
     )
 
 
-JOB = Job("pretrain", PretrainConfig, with_precision, absent_data, _run, summary_of, needs_file=False)
+JOB = Job("pretrain", PretrainConfig, with_precision, missing_data, _run, summary_of, needs_file=False)

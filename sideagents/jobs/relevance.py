@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from sideagents.adapt.adapt_config import AdaptConfig, for_domain
 from sideagents.adapt.adapt_plots import plot_relevance
 from sideagents.errors import ConfigError
-from sideagents.jobs.adapt import absent_data, adapt_run, checked, located, score_of
+from sideagents.jobs.adapt import adapt_run, checked, located, missing_data, score_of
 from sideagents.jobs.job import Job
 from sideagents.run.folder import RunFolder
 from sideagents.storage.files import write_json
@@ -60,8 +60,8 @@ def relevance(
     for base, one in configs.items():
         begun = resume and any(Path(one.runs).glob(f"{one.name}_*/checkpoints/step_*"))
         run, result = adapt_run(one, resume=begun)
-        judged = {key: result[key] for key in ("measure", "accuracy", "loss")}
-        rows.append({"base": base, "alpha": result["alpha"], **judged, "run": str(run)})
+        measured = {key: result[key] for key in ("measure", "accuracy", "loss")}
+        rows.append({"base": base, "alpha": result["alpha"], **measured, "run": str(run)})
     rows.sort(key=lambda row: -float(row["alpha"]))
     with RunFolder.working(Path(config.runs).expanduser(), config.name, config) as folder:
         write_json(folder.path / "result.json", rows)
@@ -81,12 +81,12 @@ def _checked(config: RelevanceConfig) -> RelevanceConfig:
     return config
 
 
-def _absent(config: RelevanceConfig) -> Iterable[str]:
-    return dict.fromkeys(line for one in _each(config).values() for line in absent_data(located(one)))
+def _missing(config: RelevanceConfig) -> Iterable[str]:
+    return dict.fromkeys(line for one in _each(config).values() for line in missing_data(located(one)))
 
 
 def _run(config: RelevanceConfig, resume: bool = False) -> tuple[Path, list[dict[str, Any]]]:
     return relevance(config, each_base(config), resume)
 
 
-JOB = Job("relevance", RelevanceConfig, _checked, _absent, _run, table_of)
+JOB = Job("relevance", RelevanceConfig, _checked, _missing, _run, table_of)

@@ -174,7 +174,7 @@ class Passing(nn.Module):
         return hooks
 
     def _head(self, name: str, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        """Let this ladder's head answer in place of the backbone's, which has run for nothing: heads are small."""
+        """Run this ladder's head in place of the backbone's, which has run for nothing: heads are small."""
         return None if self._mine() is None else self.head.get_submodule(name)(*args, **kwargs)
 
     def _given(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""GLUE's tab-separated files (Wang et al. 2019), plain or gzipped, and what each task is judged by."""
+"""GLUE's tab-separated files (Wang et al. 2019), plain or gzipped, and the metrics of each task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sideagents.storage.arrays import read_packed
 from sideagents.storage.files import missing_message, read_bytes
 
 Floats = npt.NDArray[np.float64]
-Metric = Callable[[Floats, Floats], dict[str, float]]  # answers and truths (N,) -> metrics by name
+Metric = Callable[[Floats, Floats], dict[str, float]]  # predictions and truths (N,) -> metrics by name
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ def accuracy_and_f1(found: Floats, wanted: Floats) -> dict[str, float]:
 
 
 def matthews(found: Floats, wanted: Floats) -> dict[str, float]:
-    """Return `matthews`, the correlation of two binary answers in [-1, 1], 0 where one of them never changes."""
+    """Return `matthews`, the correlation of two binary predictions in [-1, 1], 0 where one of them never changes."""
     if np.std(found) == 0 or np.std(wanted) == 0:
         return {"matthews": 0.0}
     return {"matthews": float(np.corrcoef(found, wanted)[0, 1])}  # of binary numbers Matthews' is Pearson's
 
 
 def correlations(found: Floats, wanted: Floats) -> dict[str, float]:
-    """Return `pearson` and `spearman` correlations in [-1, 1], 0 where answers never change."""
+    """Return `pearson` and `spearman` correlations in [-1, 1], 0 where predictions never change."""
     if np.std(found) == 0 or np.std(wanted) == 0:
         return {"pearson": 0.0, "spearman": 0.0}
     return {

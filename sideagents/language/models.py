@@ -31,7 +31,7 @@ _CLASSES: dict[Kind, str] = {
 
 
 def import_transformers() -> Any:
-    """Import transformers; raises `SideAgentsError` with the mend when it is not installed."""
+    """Import transformers; raises `SideAgentsError` with the remedy when it is not installed."""
     try:
         if find_spec("torchvision") is not None:
             import_torchvision()  # transformers would fail on one that was built for another torch

@@ -36,10 +36,10 @@ class NlpConfig(RunConfig, StepConfig):
         "glue", description="GLUE's folder, or SQuAD's file, as given or below SIDEAGENTS_DATA; .gz is read too"
     )
     test_articles: tuple[str, ...] = Field(
-        (), description="squad: articles that are not trained on and judged at the end", json_schema_extra=NEUTRAL
+        (), description="squad: articles that are not trained on but tested on at the end", json_schema_extra=NEUTRAL
     )
     test_data: str | None = Field(
-        None, description="squad: the file to judge by, in place of articles", json_schema_extra=NEUTRAL
+        None, description="squad: the file to test on, in place of articles", json_schema_extra=NEUTRAL
     )
     length: int = Field(128, ge=8, le=2**20, description="tokens of an example at most")
     stride: int = Field(128, ge=0, le=2**20, description="squad: tokens that neighbouring windows of a paragraph share")

@@ -76,7 +76,7 @@ def f1(found: str, wanted: str) -> float:
     return 2 * shared / (len(words) + len(truth))
 
 
-def judge(
+def squad_metrics(
     questions: Sequence[Question],
     answers: Mapping[str, str],
     no_answer: Mapping[str, float] | None = None,

@@ -1,4 +1,4 @@
-"""Tasks as `sideagents nlp` sees them: examples to train on, choose by and judge by, and what answers are worth."""
+"""Tasks as `sideagents nlp` sees them: examples to train on, choose by and test on, and the metrics of predictions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sideagents.language.glue import TASKS, GlueSet, read_glue, score
 from sideagents.language.models import Kind
 from sideagents.language.nlp_config import NlpConfig
 from sideagents.language.spans import Windows, read_answers, windows_of
-from sideagents.language.squad import Question, best_threshold, judge, read_squad
+from sideagents.language.squad import Question, best_threshold, read_squad, squad_metrics
 from sideagents.language.texts import Texts, held_apart, tokenised
 
 SQUAD = "squad"
@@ -28,15 +28,15 @@ Scores = Sequence[tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
-class JudgedTexts:
-    """What a model's answers are worth: one `score`, all `metrics` in [-1, 1], and the answers, one for each example.
+class TextResult:
+    """Metrics of a model's predictions: one `score`, all `metrics` in [-1, 1], and the predictions, one per example.
 
-    answers: classes, scores, or for questions their F1.
+    predictions: classes, scores, or for questions their F1.
     """
 
     score: float
     metrics: dict[str, float]
-    answers: list[float]
+    predictions: list[float]
 
 
 class TextTask(ABC):
@@ -44,7 +44,7 @@ class TextTask(ABC):
 
     kind: Kind
     outputs: int
-    names: tuple[str, ...]  # of the model's outputs that are judged
+    names: tuple[str, ...]  # of the model's outputs that are measured
     by_token = False
     train: Texts
     held: Texts | None
@@ -55,12 +55,12 @@ class TextTask(ABC):
         """The test data, read when it is asked for."""
 
     @abstractmethod
-    def judge(self, scores: Scores, split: Split) -> JudgedTexts:
-        """Judge the outputs for all examples of a split; what `held` teaches about thresholds is used for `test`."""
+    def evaluate(self, scores: Scores, split: Split) -> TextResult:
+        """Measure the outputs for all examples of a split; what `held` teaches about thresholds is used for `test`."""
 
 
 class GlueTexts(TextTask):
-    """A task of GLUE; its dev set judges."""
+    """A task of GLUE; its dev set is the test."""
 
     names = ("logits",)
 
@@ -84,14 +84,14 @@ class GlueTexts(TextTask):
         labels = labels.float() if labels.is_floating_point() else labels
         return tokenised(tokenizer, found.sentences, length, {"labels": labels})
 
-    def judge(self, scores: Scores, split: Split) -> JudgedTexts:
-        """Judge by the task's own metrics; the score is their mean."""
+    def evaluate(self, scores: Scores, split: Split) -> TextResult:
+        """Measure by the task's own metrics; the score is their mean."""
         texts = self.held if split == "held" else self.test
         assert texts is not None
         logits = torch.stack([found[0] for found in scores])
-        answers = (logits[:, 0] if self.outputs == 1 else logits.argmax(1)).double().numpy()
-        metrics = TASKS[self.config.task].metric(answers, texts.targets["labels"].double().numpy())
-        return JudgedTexts(score(metrics), metrics, [round(float(found), 3) for found in answers])
+        predicted = (logits[:, 0] if self.outputs == 1 else logits.argmax(1)).double().numpy()
+        metrics = TASKS[self.config.task].metric(predicted, texts.targets["labels"].double().numpy())
+        return TextResult(score(metrics), metrics, [round(float(found), 3) for found in predicted])
 
 
 class SquadTexts(TextTask):
@@ -122,7 +122,7 @@ class SquadTexts(TextTask):
 
     @cached_property
     def test(self) -> Texts:
-        """Windows over the articles, or over the file, to judge by."""
+        """Windows over the articles, or over the file, to test on."""
         given = self.config.test_data
         self.windows["test"] = self._windows(self._named if given is None else read_squad(Path(given)))
         return self.windows["test"].texts
@@ -131,16 +131,16 @@ class SquadTexts(TextTask):
         found = windows_of(self.tokenizer, questions, self.config.length, self.config.stride)
         return replace(found, texts=replace(found.texts, targets={}))
 
-    def judge(self, scores: Scores, split: Split) -> JudgedTexts:
-        """Judge by exact match and F1, whose value over all questions is the score."""
+    def evaluate(self, scores: Scores, split: Split) -> TextResult:
+        """Measure by exact match and F1, whose value over all questions is the score."""
         windows = self.windows[split]
         answers, silence = read_answers(windows, scores)
         if split == "held":
             self.threshold = best_threshold(windows.questions, answers, silence)[0]
-        metrics = judge(windows.questions, answers, silence, self.threshold)
-        each = [judge([q], answers, silence, self.threshold)["f1"] for q in windows.questions]
+        metrics = squad_metrics(windows.questions, answers, silence, self.threshold)
+        each = [squad_metrics([q], answers, silence, self.threshold)["f1"] for q in windows.questions]
         finite = {name: value for name, value in metrics.items() if not math.isnan(value)}
-        return JudgedTexts(metrics["f1"], finite, [round(value, 3) for value in np.asarray(each).tolist()])
+        return TextResult(metrics["f1"], finite, [round(value, 3) for value in np.asarray(each).tolist()])
 
 
 def head_of(task: str) -> tuple[Kind, int]:

@@ -14,7 +14,7 @@ from sideagents.machine.precision import autocast
 
 _CPU = torch.device("cpu")
 _ROUND = 8  # lengths are padded up to a multiple of it
-_AT_ONCE = 128  # judged in one batch
+_AT_ONCE = 128  # evaluated in one batch
 _POOL = 50  # batches whose examples are sorted by length together
 
 
@@ -108,7 +108,7 @@ def batches_by_length(lengths: Tensor, size: int, generator: torch.Generator) ->
 
 
 @torch.no_grad()
-def answers_of(
+def outputs_of(
     model: Callable[[Mapping[str, Tensor], Tensor], Any],
     texts: Texts,
     names: Sequence[str],

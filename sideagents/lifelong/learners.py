@@ -81,7 +81,7 @@ class Learner(Traits, nn.Module, ABC):
         return cast(Tensor, net(images, codes) if self.reads_codes else net(images))
 
     def forward(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
-        """Return answers (B, *outputs) of a task."""
+        """Return outputs (B, *outputs) of a task."""
         return cast(Tensor, self.readouts[task](self.code(images, task, codes)))
 
     def trained(self, task: int) -> nn.Module:
@@ -198,7 +198,7 @@ class ElasticWeights(FineTune):
         self.strength, self.mode, self.gamma, self.fisher, self.samples = strength, mode, gamma, fisher, samples
 
     def check(self) -> None:
-        """Let EWC judge its settings too."""
+        """Let EWC check its settings too."""
         self._ewc_of(self.make_net())
 
     def _ewc_of(self, net: nn.Module) -> EWC:

@@ -17,7 +17,7 @@ from sideagents.train.rendered import read_rendered
 
 @dataclass(frozen=True)
 class StreamTask:
-    """One task: its number among all, what to learn from and what to be judged by."""
+    """One task: its number among all, what to learn from and what to be tested on."""
 
     number: int
     name: str

@@ -41,7 +41,7 @@ WAS_BF16: dict[str, JsonValue] = {
 def resolved(precision: str, device: str | torch.device = "cpu") -> Literal["float32", "bfloat16"]:
     """Return the type that `auto` stands for on a device (`auto`, `cpu`, `cuda`, `cuda:N`), any other word as it is.
 
-    The first question on a machine takes a short timing, whose answer is kept in the cache folder.
+    The first question on a machine takes a short timing, whose result is kept in the cache folder.
     """
     if precision != "auto":
         return "bfloat16" if precision == "bfloat16" else "float32"

@@ -173,8 +173,8 @@ class RunFolder:
             if key not in but
         ]
         if changed:
-            mend = "to resume, the configuration must be the same"
-            raise ConfigError(f"{self.config_path}: {mend} ({'; '.join(changed)})")
+            remedy = "to resume, the configuration must be the same"
+            raise ConfigError(f"{self.config_path}: {remedy} ({'; '.join(changed)})")
 
     def go_on(self, step: int, config: BaseModel | None = None, command: str | None = None) -> None:
         """Note that the run goes on after `step`: its command, other versions, and `config` where it may be another.

@@ -37,7 +37,7 @@ def find_data(name: str) -> str:
     return given
 
 
-def absent_folder(path: str | Path) -> str:
+def missing_folder(path: str | Path) -> str:
     """Say that a folder of data is not there, and where it was looked for."""
     return f"no such folder {path} (nor below {data_folder() or 'SIDEAGENTS_DATA, which is not set'})"
 
@@ -47,16 +47,16 @@ def find_file(name: str) -> str:
     return find_data(name) if name.endswith((".safetensors", ".pth", ".pt")) else name
 
 
-def absent(names: Mapping[str, str | None]) -> Iterator[str]:
+def missing(names: Mapping[str, str | None]) -> Iterator[str]:
     """Yield one line for each key whose name is that of a weights file which is not there."""
     for key, name in names.items():
         if name and name.endswith((".safetensors", ".pth", ".pt")) and not os.path.isfile(name):
             yield f"{key}: no such file {name}"
 
 
-def require(absent_lines: Iterable[str]) -> None:
+def require(missing_lines: Iterable[str]) -> None:
     """Raise `ConfigError` with the first of the lines that say what is not there, if there is one."""
-    for line in absent_lines:
+    for line in missing_lines:
         raise ConfigError(line)
 
 

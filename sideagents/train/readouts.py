@@ -14,12 +14,12 @@ _MANY = 4  # channels of a map from which on the decoder is made narrower, to st
 
 
 def make_readout(code: tuple[int, ...], outputs: tuple[int, ...], norm_groups: int = 0) -> nn.Module:
-    """Return a network from codes (B, *code) to answers (B, *outputs).
+    """Return a network from codes (B, *code) to outputs (B, *outputs).
 
     A vector code is read by a linear layer. A code on a grid (C, h, w) is read by a residual adapter and a decoder to
     maps (channels, 8h, 8w), or, for (classes,), by the same adapter, a convolution and a linear layer on its mean.
     norm_groups: a GroupNorm without weights stands before it, 0 = none, as between merge and readout in the paper.
-    Raises `SideAgentsError` for answers that such a code cannot give, and groups that do not divide it.
+    Raises `SideAgentsError` for outputs that such a code cannot give, and groups that do not divide it.
     """
     norm = _norm(code, norm_groups)
     if len(code) == 1:

@@ -22,7 +22,7 @@ class RenderedConfig(SupervisedConfig):
 
     held_out_data: str | None = Field(
         None,
-        description="taskonomy: folder with the buildings to judge by; else every tenth building is held out",
+        description="taskonomy: folder with the buildings to test on; else every tenth building is held out",
         json_schema_extra=NEUTRAL,
     )
     images: int = Field(
@@ -33,7 +33,7 @@ class RenderedConfig(SupervisedConfig):
         json_schema_extra=NEUTRAL,
     )
     held_out_images: int = Field(
-        0, ge=0, le=10**9, description="taskonomy: images to judge by at most; 0 = all", json_schema_extra=NEUTRAL
+        0, ge=0, le=10**9, description="taskonomy: images to test on at most; 0 = all", json_schema_extra=NEUTRAL
     )
 
 
@@ -53,7 +53,7 @@ def require_fitting(config: RenderedConfig, rendered: bool, of_classes: Collecti
 
 
 def read_rendered(config: RenderedConfig, root: str, target: str, size: int) -> tuple[ImageSet, ImageSet]:
-    """Return the images to learn a target from and those to judge by; raises `SideAgentsError`."""
+    """Return the images to learn a target from and those to test on; raises `SideAgentsError`."""
     return read_parts(
         Path(root),
         target,

@@ -33,7 +33,7 @@ class StepConfig(BaseModel):
     max_grad_norm: float = Field(1.0, gt=0.0, le=1e9, description="gradients are scaled down to this norm")
     precision: Precision = Field(
         "auto",
-        description="what is computed in, in training and when judged, by a frozen base too; auto: what is fast here",
+        description="what is computed in, in training and evaluation, by a frozen base too; auto: what is fast here",
         json_schema_extra=WAS_BF16,
     )
 
@@ -91,7 +91,7 @@ class Stepper:
         nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.done += 1
-        self._move_alpha()  # what is judged now has come that far
+        self._move_alpha()  # what is evaluated now has come that far
         return total
 
     def _move_alpha(self) -> None:

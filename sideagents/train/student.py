@@ -14,7 +14,7 @@ from sideagents.core.base import FrozenBase
 from sideagents.core.init import load_student
 from sideagents.errors import CheckpointError
 from sideagents.machine.devices import device_of
-from sideagents.storage.files import absent, find_data
+from sideagents.storage.files import find_data, missing
 from sideagents.storage.tensors import load_tensors
 from sideagents.train.distil import DistilConfig, distil
 
@@ -63,10 +63,10 @@ def distil_side(
     print(f"distilled: the side explains {100 * found.explained:.1f} % of the variance of the base's code", flush=True)
 
 
-def absent_teachers(config: StudentConfig) -> Iterator[str]:
+def missing_teachers(config: StudentConfig) -> Iterator[str]:
     """Yield one line for each weights file that is not there."""
     named = {"distil.decoder": config.decoder, "distil.classifier": config.classifier}
-    yield from absent({key: None if name is None else find_data(name) for key, name in named.items()})
+    yield from missing({key: None if name is None else find_data(name) for key, name in named.items()})
 
 
 def load_decoder(path: Path, code: tuple[int, ...]) -> MidLevelDecoder:

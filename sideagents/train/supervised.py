@@ -1,4 +1,4 @@
-"""What training on images in memory needs beside the loop: augmentation, order, judging."""
+"""What training on images in memory needs beside the loop: augmentation, order, evaluation."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
-from sideagents.data.examples import Examples, Judged
+from sideagents.data.examples import Examples, Totals
 from sideagents.data.images import LabelledImages
 from sideagents.errors import SideAgentsError
 from sideagents.machine.precision import autocast
 from sideagents.train.step import StepConfig
 
-Answer = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, H, W) in [0, 1], their numbers (B,) -> (B, *outputs)
+Predict = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, H, W) in [0, 1], their numbers (B,) -> (B, *outputs)
 CPU = torch.device("cpu")
 _JUDGED_AT_ONCE = 250
 _PAD = 4  # pixels around images that are cropped
@@ -37,7 +37,7 @@ class SupervisedConfig(StepConfig):
 
 
 def example_loss(
-    answer: Answer,
+    predict: Predict,
     data: Examples,
     augment: str,
     index: Tensor,
@@ -47,22 +47,22 @@ def example_loss(
 ) -> Tensor:
     """Return the mean loss of the examples `index`; what augmentation draws is drawn from the generator.
 
-    crop: see `augmented`; device: where `answer` computes. Raises `SideAgentsError` when maps would have to be cropped.
+    crop: see `augmented`; device: of `predict`. Raises `SideAgentsError` when maps would have to be cropped.
     """
     if augment == "flip_crop" and len(data.outputs) > 1:
         raise SideAgentsError("augment: maps are not cropped with their images; give flip or none")
     images, mirrored = augmented(data.images[index], augment, generator, crop)
-    return data.loss(answer(images.to(device).float() / 255, index).float(), index, mirrored)
+    return data.loss(predict(images.to(device).float() / 255, index).float(), index, mirrored)
 
 
 @torch.no_grad()
-def judge(answer: Answer, data: Examples, precision: str = "float32", device: torch.device = CPU) -> Judged:
-    """Judge answers about all examples, computed in the type of training; the network must be in eval mode."""
-    found = Judged()
+def totals(predict: Predict, data: Examples, precision: str = "float32", device: torch.device = CPU) -> Totals:
+    """Return the sums over all examples, computed in the type of training; the network must be in eval mode."""
+    found = Totals()
     for index in torch.split(torch.arange(len(data)), _JUDGED_AT_ONCE):
         with autocast(precision, device):
-            answers = answer(data.images[index].to(device).float() / 255, index)
-        found += data.judge(answers.float(), index)
+            outputs = predict(data.images[index].to(device).float() / 255, index)
+        found += data.evaluate(outputs.float(), index)
     return found
 
 

@@ -154,8 +154,8 @@ def test_a_bare_file_with_y_up_is_told_with_the_file_that_mends_it(data: Path) -
     with pytest.raises(EnvsError, match=r"bare \.glb with Z up, one with Y up needs the file room") as caught:
         habitat.Env(config(data)).reset()
     assert "\n" not in str(caught.value)
-    mend = str(caught.value).rpartition("beside it: ")[2]
-    (data / "scenes" / f"room{SUFFIX}").write_text(mend)
+    remedy = str(caught.value).rpartition("beside it: ")[2]
+    (data / "scenes" / f"room{SUFFIX}").write_text(remedy)
     with habitat.Env(config(data)) as env:
         env.reset()
 

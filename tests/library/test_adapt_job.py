@@ -25,7 +25,7 @@ from sideagents.jobs.adapt import adapt_run, read_data
 from sideagents.run.scalars import read_scalars
 from sideagents.train import loop
 from sideagents.train.readouts import make_readout
-from sideagents.train.supervised import judge
+from sideagents.train.supervised import totals
 from sideagents_policies.cli.main import main
 from sideagents_policies.jobs import read_job
 from vision_jobs import adapt_config
@@ -101,7 +101,7 @@ def test_a_target_of_rendered_images(domain: str, measure: str, tmp_path: Path) 
     loaded.load_task(run / "task", readout=make_readout(loaded.base.out_shape, test.outputs))
     loaded.eval()
     with torch.no_grad():
-        found = test.judge(loaded(test.images.float() / 255), torch.arange(len(test)))
+        found = test.evaluate(loaded(test.images.float() / 255), torch.arange(len(test)))
     assert found.mean_loss == pytest.approx(result["loss"])
 
 
@@ -125,7 +125,7 @@ def test_domains_of_the_decathlon_share_a_base_and_see_images_in_their_own_way(t
         shared.load_task(run / "task", domain)
         assert shared.task(domain).base.input_size == (size, size)
         assert shared.task(domain).base.mean == pytest.approx(DOMAINS[domain].mean)
-        found = judge(lambda images, _, domain=domain: shared.eval()(images, domain), test, config.precision)
+        found = totals(lambda images, _, domain=domain: shared.eval()(images, domain), test, config.precision)
         assert found.accuracy == result["accuracy"]
         with torch.no_grad():
             images = test.images.float() / 255
@@ -225,7 +225,7 @@ def test_a_run_in_bfloat16_computes_its_base_in_it(cifar: Path, tmp_path: Path) 
     loaded = adapt(load_base("cifar:resnet20", dtype="bfloat16"), "sidetune", side="fcn4")
     loaded.load_task(run / "task")
     _, test = read_data(config)
-    found = judge(lambda images, _: loaded.eval()(images), test, precision="bfloat16")
+    found = totals(lambda images, _: loaded.eval()(images), test, precision="bfloat16")
     assert found.accuracy == result["accuracy"]
 
 

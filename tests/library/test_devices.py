@@ -27,7 +27,7 @@ from sideagents.lifelong.stream import StreamTask
 from sideagents.machine import devices
 from sideagents.machine.devices import device_here, device_name, device_of, has_device, missing_device, synchronize
 from sideagents.train.distil import encode_all
-from sideagents.train.supervised import example_loss, judge
+from sideagents.train.supervised import example_loss, totals
 
 META = torch.device("meta")
 METHODS: dict[str, dict[str, Any]] = {
@@ -149,4 +149,4 @@ def test_codes_and_judgements_return_to_the_cpu() -> None:
     base = load_base("cifar:resnet20")
     codes = encode_all(base, colours().images)
     assert codes.device.type == "cpu"
-    assert judge(lambda images, _: base(images)[:, :2], colours(), device=torch.device("cpu")).asked == 8
+    assert totals(lambda images, _: base(images)[:, :2], colours(), device=torch.device("cpu")).asked == 8

@@ -254,8 +254,8 @@ def test_an_end_by_divergence_or_a_full_disk_says_what_is_left(tmp_path: Path, m
     kept = add_checkpoint(run, 1)
     with pytest.raises(DivergedError, match=f"gone; the last good checkpoint is {kept}"), run.telling():
         raise DivergedError("gone")
-    mend = "a: No space left on device; make room, then go on with `sideagents adapt mine.yaml --resume`"
-    with pytest.raises(SideAgentsError, match=mend), run.telling():
+    remedy = "a: No space left on device; make room, then go on with `sideagents adapt mine.yaml --resume`"
+    with pytest.raises(SideAgentsError, match=remedy), run.telling():
         raise OSError(28, "No space left on device", "a")
     with pytest.raises(SideAgentsError, match="go on with `this`"), run.telling("this"):
         raise OSError(28, "No space left on device", "a")

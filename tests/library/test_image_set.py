@@ -24,7 +24,7 @@ def test_maps_are_judged_by_absolute_errors_where_something_was_hit() -> None:
     answers[0, 0, 1, 1] = -8 / 7
     assert (data.outputs, data.asks_classes) == ((1, 2, 2), False)
     assert float(data.loss(answers, BOTH)) == pytest.approx(1.0)
-    found = data.judge(answers, BOTH)
+    found = data.evaluate(answers, BOTH)
     assert (found.mean_loss, found.weight, found.asked) == (pytest.approx(1.0), 6.0, 0)
     assert math.isnan(found.accuracy)
 
@@ -34,7 +34,7 @@ def test_curvature_is_judged_by_squared_errors_over_both_channels() -> None:
     data = ImageSet(TARGETS["curvature"], IMAGES, raw, None, KEYS)
     answers = torch.stack((torch.full((2, 2, 2), 3.0), torch.full((2, 2, 2), 1.0)), dim=1)
     assert float(data.loss(answers, BOTH)) == pytest.approx((9 + 1) / 2)
-    assert data.judge(answers[:1], BOTH[:1]).weight == 8
+    assert data.evaluate(answers[:1], BOTH[:1]).weight == 8
 
 
 def test_a_mirrored_image_is_told_of_its_mirrored_target() -> None:
@@ -54,7 +54,7 @@ def test_classes_of_pixels() -> None:
     answers[:, 3] = math.log(17.0)  # half of the probability
     assert data.outputs == (18, 2, 2)
     assert float(data.loss(answers, BOTH)) == pytest.approx((6 * math.log(2) + 2 * math.log(34)) / 8)
-    found = data.judge(answers, BOTH)
+    found = data.evaluate(answers, BOTH)
     assert (found.accuracy, found.right, found.asked) == (6 / 8, 6, 8)
     flipped = answers.flip(3)
     assert float(data.loss(flipped, BOTH, torch.ones(2, dtype=torch.bool))) == pytest.approx(found.mean_loss)
@@ -67,7 +67,7 @@ def test_a_distribution_over_classes_of_the_image() -> None:
     assert (data.outputs, data.asks_classes) == ((3,), True)
     first = 0.75 * math.log(2) + 0.25 * math.log(4)
     assert float(data.loss(answers, BOTH)) == pytest.approx((first + math.log(4)) / 2)
-    found = data.judge(answers, BOTH)
+    found = data.evaluate(answers, BOTH)
     assert (found.accuracy, found.weight) == (0.5, 2.0)
     assert found.mean_loss == pytest.approx((first + math.log(4)) / 2)
 

@@ -17,7 +17,7 @@ from sideagents.data.images import LabelledImages
 from sideagents.errors import SideAgentsError
 from sideagents.train.probe import linear_probe
 from sideagents.train.readouts import make_readout
-from sideagents.train.supervised import judge
+from sideagents.train.supervised import totals
 
 CONFIG = JointConfig(epochs=15, batch_size=16, learning_rate=3e-3)
 
@@ -43,7 +43,7 @@ def adapted(method: str = "taps", **options: object) -> Adapted:
 
 
 def accuracy(found: Adapted, name: str) -> float:
-    return judge(lambda images, _: found(images, name), DATA[name]).accuracy
+    return totals(lambda images, _: found(images, name), DATA[name]).accuracy
 
 
 def test_base_and_tasks_learn_together_and_the_given_base_stays() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sideagents.language.texts import Texts, answers_of, batches_by_length, held_apart, split_by_length
+from sideagents.language.texts import Texts, batches_by_length, held_apart, outputs_of, split_by_length
 
 TEXTS = Texts(
     [torch.arange(1, length + 1) for length in (3, 9, 2)],
@@ -68,7 +68,7 @@ def test_answers_come_back_in_their_order_without_padding() -> None:
         return {"by_token": tokens, "whole": torch.stack([index.float(), index + 10.0], dim=1)}
 
     assert torch.cat(list(split_by_length(TEXTS, 2))).tolist() == [2, 0, 1]
-    found = answers_of(model, TEXTS, ("by_token",), by_token=True)
+    found = outputs_of(model, TEXTS, ("by_token",), by_token=True)
     assert [len(one[0]) for one in found] == [3, 9, 2]
-    whole = answers_of(model, TEXTS, ("whole", "whole"))
+    whole = outputs_of(model, TEXTS, ("whole", "whole"))
     assert [one[0].tolist() for one in whole] == [[0.0, 10.0], [1.0, 11.0], [2.0, 12.0]]

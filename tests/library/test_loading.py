@@ -1,4 +1,4 @@
-"""Configuration: values and overrides arrive typed, and each mistake is one line with its mend."""
+"""Configuration: values and overrides arrive typed, and each mistake is one line with its remedy."""
 
 from __future__ import annotations
 

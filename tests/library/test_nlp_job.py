@@ -193,14 +193,14 @@ def test_the_best_epoch_is_kept_and_the_test_data_read_when_asked(
     config = checked(config.model_copy(update={"epochs": 3}))
     scores = iter([0.5, 0.9, 0.1, 0.9])
     judged: list[str] = []
-    judge = GlueTexts.judge
+    evaluate = GlueTexts.evaluate
 
     def told(self: Any, found: Any, split: str) -> Any:
         judged.append(split)
-        result = judge(self, found, split)
+        result = evaluate(self, found, split)
         return result if split == "test" else type(result)(next(scores), result.metrics, result.answers)
 
-    monkeypatch.setattr(GlueTexts, "judge", told)
+    monkeypatch.setattr(GlueTexts, "evaluate", told)
     run, result = nlp(config, test=False)
     assert judged == ["held"] * 3
     assert result["held_out"] == [0.5, 0.9, 0.1]

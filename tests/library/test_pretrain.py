@@ -195,7 +195,7 @@ def test_the_command_reads_a_file_and_says_what_it_wrote(
     recorded = load_config(PretrainConfig, run / "config.yaml")
     assert (recorded.epochs, recorded.base_name) == (1, "depth")
     assert main(["check", str(run / "config.yaml"), f"data={tmp_path / 'none'}"]) == 0
-    assert f"# absent: no such folder {tmp_path / 'none'}" in capsys.readouterr().out
+    assert f"# missing: no such folder {tmp_path / 'none'}" in capsys.readouterr().out
 
 
 def test_a_loss_that_explodes_is_named(data: Path, tmp_path: Path) -> None:

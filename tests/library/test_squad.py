@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sideagents.errors import SideAgentsError
-from sideagents.language.squad import Question, best_threshold, exact_match, f1, judge, normalised, read_squad
+from sideagents.language.squad import Question, best_threshold, exact_match, f1, normalised, read_squad, squad_metrics
 
 CONTEXT = "The oil crisis began in October 1973."
 
@@ -83,21 +83,21 @@ QUESTIONS = [
 
 
 def test_the_best_true_answer_counts_and_silence_is_judged_too() -> None:
-    found = judge(QUESTIONS, {"1": "1973", "2": "", "3": "oil crisis"})
+    found = squad_metrics(QUESTIONS, {"1": "1973", "2": "", "3": "oil crisis"})
     assert found["exact"] == pytest.approx(2 / 3)
     assert found["f1"] == pytest.approx((1 + 1 + 2 / 3) / 3)
     assert (found["exact_answerable"], found["f1_unanswerable"]) == (0.5, 1.0)
-    assert math.isnan(judge(QUESTIONS[:1], {"1": ""})["f1_unanswerable"])
+    assert math.isnan(squad_metrics(QUESTIONS[:1], {"1": ""})["f1_unanswerable"])
     with pytest.raises(SideAgentsError, match="question '3' was given no answer"):
-        judge(QUESTIONS, {"1": "", "2": ""})
+        squad_metrics(QUESTIONS, {"1": "", "2": ""})
 
 
 def test_the_threshold_of_silence() -> None:
     answers = {"1": "1973", "2": "wrong", "3": "oil"}
     prefers = {"1": -1.0, "2": 2.0, "3": 0.5}
-    assert judge(QUESTIONS, answers, prefers, threshold=0.0)["exact"] == pytest.approx(2 / 3)  # 2 and 3 are silent
+    assert squad_metrics(QUESTIONS, answers, prefers, threshold=0.0)["exact"] == pytest.approx(2 / 3)  # 2, 3: silent
     threshold, value = best_threshold(QUESTIONS, answers, prefers, "exact")
     assert (threshold, value) == (0.5, 1.0)
-    assert judge(QUESTIONS, answers, prefers, threshold)["exact"] == value
+    assert squad_metrics(QUESTIONS, answers, prefers, threshold)["exact"] == value
     threshold, value = best_threshold(QUESTIONS[1:2], answers, prefers)  # never to speak is best
-    assert value == judge(QUESTIONS[1:2], answers, prefers, threshold)["f1"] == 1.0
+    assert value == squad_metrics(QUESTIONS[1:2], answers, prefers, threshold)["f1"] == 1.0

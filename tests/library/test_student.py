@@ -22,7 +22,7 @@ from sideagents.jobs.lifelong import lifelong
 from sideagents.storage.tensors import load_tensors, save_tensors
 from sideagents.train import student as student_module
 from sideagents.train.distil import code_error
-from sideagents.train.student import StudentConfig, absent_teachers, distil_side, load_classifier, load_decoder
+from sideagents.train.student import StudentConfig, distil_side, load_classifier, load_decoder, missing_teachers
 from vision_jobs import adapt_config, lifelong_config
 
 IMAGES = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -46,7 +46,7 @@ def test_teachers_are_read_from_their_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"needs one weight \(classes, 16\) and one bias"):
         load_classifier(tmp_path / "task.safetensors", (16,))
     config = StudentConfig(perceptual=1.0, decoder=str(tmp_path / "gone.safetensors"))
-    assert list(absent_teachers(config)) == [f"distil.decoder: no such file {tmp_path / 'gone.safetensors'}"]
+    assert list(missing_teachers(config)) == [f"distil.decoder: no such file {tmp_path / 'gone.safetensors'}"]
 
 
 @pytest.mark.parametrize("keys", [{"labels": 1.0}, {"classifier": "a"}, {"perceptual": 1.0}, {"decoder": "a"}])

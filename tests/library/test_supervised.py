@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sideagents.data.images import LabelledImages
-from sideagents.train.supervised import augmented, batches, example_loss, fixed_views, judge
+from sideagents.train.supervised import augmented, batches, example_loss, fixed_views, totals
 
 
 def colours(count: int = 40) -> LabelledImages:
@@ -32,7 +32,7 @@ def test_judging_by_hand():
     net, data = Net(), colours(2)
     nn.init.zeros_(net.layer.weight)
     net.layer.bias.data = torch.tensor([math.log(3.0), 0.0])  # probabilities 3/4 and 1/4
-    found = judge(net.eval(), data)
+    found = totals(net.eval(), data)
     assert found.accuracy == 0.5
     assert found.mean_loss == pytest.approx(-(math.log(0.75) + math.log(0.25)) / 2)
 

@@ -75,10 +75,10 @@ def test_data_below_the_data_root(homes, tmp_path, monkeypatch):
     overrides += ["scenes.dataset=homes", "scenes.episodes=homes/episodes/{split}.json.gz"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SIDEAGENTS_DATA", raising=False)
-    assert len(list(checks.absent_data(checks.default_config(overrides)))) == 2
+    assert len(list(checks.missing_data(checks.default_config(overrides)))) == 2
     monkeypatch.setenv("SIDEAGENTS_DATA", str(tmp_path / "roots"))
     config = checks.default_config(overrides)
-    assert list(checks.absent_data(config)) == []
+    assert list(checks.missing_data(config)) == []
     assert config.scenes.dataset == str(tmp_path / "roots" / "homes")
     assert config.scenes.episodes == str(tmp_path / "roots" / "homes" / "episodes" / "{split}.json.gz")
 
@@ -89,7 +89,7 @@ def test_data_in_the_home_folder(homes, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     overrides = [word for word in homes if not word.startswith("scenes.dataset=")]
     overrides += ["scenes.dataset=~/homes", "scenes.episodes=~/homes/episodes/{split}.json.gz"]
-    assert list(checks.absent_scenes(checks.default_config(overrides))) == []
+    assert list(checks.missing_scenes(checks.default_config(overrides))) == []
 
 
 def test_every_path_may_begin_in_the_home_folder(homes, tmp_path, monkeypatch, capsys):
@@ -98,7 +98,7 @@ def test_every_path_may_begin_in_the_home_folder(homes, tmp_path, monkeypatch, c
     config = checks.default_config([*homes, "model.base=~/mine.safetensors", "runs=~/runs"])
     assert (config.model.base, config.runs) == (str(tmp_path / "mine.safetensors"), str(tmp_path / "runs"))
     weights = checks.default_config([*homes, "model.base=curvature", "model.base_weights=~/mine.safetensors"])
-    assert list(checks.absent_data(weights)) == []
+    assert list(checks.missing_data(weights)) == []
     assert main(["demos", "pointnav/demo", *homes, "demos.trajectories=2", "--out=~/shards"]) == 0
     assert (tmp_path / "shards" / "demos.json").is_file()
     assert main(["clone", "pointnav/demo", *homes, "--demos=~/none"]) == 2
@@ -115,10 +115,10 @@ def test_weights_files_below_the_data_root(homes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     overrides = [*homes, "model.base=mine.safetensors", "model.side_init=student.safetensors"]
     monkeypatch.delenv("SIDEAGENTS_DATA", raising=False)
-    assert len(list(checks.absent_data(checks.default_config(overrides)))) == 2
+    assert len(list(checks.missing_data(checks.default_config(overrides)))) == 2
     monkeypatch.setenv("SIDEAGENTS_DATA", str(tmp_path / "roots"))
     config = checks.default_config(overrides)
-    assert list(checks.absent_data(config)) == []
+    assert list(checks.missing_data(config)) == []
     assert config.model.base == str(tmp_path / "roots" / "mine.safetensors")
     assert config.model.side_init == str(tmp_path / "roots" / "student.safetensors")
 
@@ -126,7 +126,7 @@ def test_weights_files_below_the_data_root(homes, tmp_path, monkeypatch):
 def test_a_package_that_is_not_installed_is_absent(homes, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     config = checks.default_config([*homes, "model.base=timm:resnet18"])
-    assert any("model.base: 'timm:resnet18' needs timm" in line for line in checks.absent_data(config))
+    assert any("model.base: 'timm:resnet18' needs timm" in line for line in checks.missing_data(config))
     with pytest.raises(ConfigError, match=r"pip install 'sideagents\[vision\]'"):
         checks.require_networks(config)
 
@@ -143,7 +143,7 @@ def test_a_package_that_is_not_installed_is_absent(homes, monkeypatch):
 )
 def test_absent_data_is_listed_and_required(homes, overrides, line):
     config = checks.default_config([*homes, *overrides])
-    assert any(re.match(line, found) for found in checks.absent_data(config))
+    assert any(re.match(line, found) for found in checks.missing_data(config))
     with pytest.raises(ConfigError, match=line):
         checks.require_data(config)
 

@@ -90,7 +90,7 @@ def test_check_prints_the_resolved_configuration(capsys):
 
 def test_check_reports_absent_data_and_succeeds(capsys):
     text = out(capsys, "check", "pointnav/demo", "model.base=random", "scenes.dataset=nowhere")
-    assert "# absent: scenes.dataset: no such folder nowhere" in text
+    assert "# missing: scenes.dataset: no such folder nowhere" in text
     yaml.safe_load(text)
     assert "no such folder nowhere" in failed(
         capsys, "train", "pointnav/demo", "model.base=random", "scenes.dataset=nowhere"

@@ -44,11 +44,11 @@ def test_every_kind_has_one_job_and_one_verb() -> None:
 def test_bundled_configurations_read_and_say_what_is_absent(kind: str, name: str) -> None:
     config = read_job(kind, name)
     assert (config.kind, config.name) == (kind, name.split("/")[-1])
-    absent = [*JOBS.get(kind).absent(config)]
-    assert absent[0].startswith("data: no such f")
+    missing = [*JOBS.get(kind).missing(config)]
+    assert missing[0].startswith("data: no such f")
     with pytest.raises(ConfigError) as caught:
         ready_job(kind, name)
-    assert str(caught.value) == absent[0]
+    assert str(caught.value) == missing[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,10 +58,10 @@ def test_check_and_the_verb_say_the_same_of_absent_data(kind: str, capsys: pytes
     shown = capsys.readouterr().out
     assert f"kind: {kind}\n" in shown
     assert "# precision: " in shown
-    absent = [line.removeprefix("# absent: ") for line in shown.splitlines() if line.startswith("# absent: ")]
-    assert "no such f" in absent[0]
+    missing = [line.removeprefix("# missing: ") for line in shown.splitlines() if line.startswith("# missing: ")]
+    assert "no such f" in missing[0]
     assert main([kind, *words]) == 2
-    assert capsys.readouterr().err == f"error: {absent[0]}\n"
+    assert capsys.readouterr().err == f"error: {missing[0]}\n"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sideagents.errors import ConfigError, SideAgentsError
-from sideagents.jobs.adapt import absent_data, adapt_run
+from sideagents.jobs.adapt import adapt_run, missing_data
 from studies import vision as module
 from studies.vision import MADE, TABLES, main, settings_of, table_of
 from vision_jobs import adapt_config
@@ -85,7 +85,7 @@ def test_a_stack_is_trained_floor_by_floor(cifar: Path, tmp_path: Path) -> None:
     flat, _ = adapt_run(adapt_config(cifar, tmp_path, name="flat"))
     with pytest.raises(ConfigError, match=r"stack_on: .* is a run of features, only side-tuned networks are stacked"):
         adapt_config(cifar, tmp_path, stack_on=str(flat))
-    absent = list(absent_data(config.model_copy(update={"stack_on": str(tmp_path / "none")})))
+    absent = list(missing_data(config.model_copy(update={"stack_on": str(tmp_path / "none")})))
     assert absent == [f"stack_on: {tmp_path / 'none'} is no folder of a finished run"]
 
 

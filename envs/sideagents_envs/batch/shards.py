@@ -164,16 +164,16 @@ class ProcessShard:
             raise self._gone() from None
 
     def receive(self) -> Any:
-        """Wait for the worker's answer.
+        """Wait for the worker's reply.
 
         Raises:
             EnvsError: what went wrong in the worker, as one line; or the worker has ended.
         """
         try:
-            answer, value = self._pipe.recv()
+            status, value = self._pipe.recv()
         except (EOFError, OSError):
             raise self._gone() from None
-        if answer == "error":
+        if status == "error":
             raise _rebuilt(value, self._number)
         return (self._shared.read(), value) if self._waiting in ("step", "observe") else value
 

@@ -172,9 +172,9 @@ class PointNavVecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Finish the step and begin new episodes where one ended."""
-        answers = _receive(self._shards)
-        observations = _joined([content for content, _ in answers])
-        results: list[StepResult] = [result for _, result in answers]
+        replies = _receive(self._shards)
+        observations = _joined([content for content, _ in replies])
+        results: list[StepResult] = [result for _, result in replies]
         rewards = np.concatenate([result.rewards for result in results]).astype(np.float32)
         truncated = np.concatenate([result.truncated for result in results])
         dones = np.concatenate([result.terminated for result in results]) | truncated
@@ -207,7 +207,7 @@ class PointNavVecEnv(VecEnv):
 
     def present(self) -> list[tuple[Path, Episode] | None]:
         """Return per environment the building's file and the episode that it plays; None while it idles."""
-        return [present for answers in self._ask("present") for present in answers]
+        return [present for replies in self._ask("present") for present in replies]
 
     def expert_actions(self) -> NDArray[np.int64]:
         """Return the shortest-path follower's actions (N,); 0 where an environment idles."""
@@ -286,17 +286,17 @@ class PointNavVecEnv(VecEnv):
 
 
 def _receive(shards: Sequence[Shard]) -> list[Any]:
-    """Collect every shard's answer, also after one failed, so that all stay in step; then raise the first error."""
-    answers: list[Any] = []
+    """Collect every shard's reply, also after one failed, so that all stay in step; then raise the first error."""
+    replies: list[Any] = []
     failure: EnvsError | None = None
     for shard in shards:
         try:
-            answers.append(shard.receive())
+            replies.append(shard.receive())
         except EnvsError as error:
             failure = failure or error
     if failure is not None:
         raise failure
-    return answers
+    return replies
 
 
 def _joined(parts: Sequence[Observation]) -> Observation:

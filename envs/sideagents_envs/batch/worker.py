@@ -17,7 +17,7 @@ class _Worker:
         self._batch: NavigationBatch | None = None
         self._shared: SharedObservations | None = None
 
-    def answer(self, command: str, payload: Any) -> Any:
+    def handle(self, command: str, payload: Any) -> Any:
         if command == "start":
             self._batch = make_batch(payload)
             self._shared = SharedObservations(self._batch.observation_space, self._batch.n_envs, self._memory)
@@ -39,10 +39,10 @@ def main() -> None:
         while True:
             command, payload = pipe.recv()
             try:
-                answer = ("ok", worker.answer(command, payload))
+                reply = ("ok", worker.handle(command, payload))
             except Exception as error:
-                answer = ("error", (type(error).__name__, " ".join(str(error).split())))
-            pipe.send(answer)
+                reply = ("error", (type(error).__name__, " ".join(str(error).split())))
+            pipe.send(reply)
     except (EOFError, OSError):
         return  # the parent closed the pipe, or is gone
 

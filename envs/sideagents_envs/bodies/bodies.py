@@ -1,4 +1,4 @@
-"""What a batch asks of a simulator's bodies; the embedded simulator and habitat-lab have one answer each."""
+"""What a batch asks of a simulator's bodies; the embedded simulator and habitat-lab have one implementation each."""
 
 from __future__ import annotations
 

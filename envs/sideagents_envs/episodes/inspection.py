@@ -96,9 +96,9 @@ def inspect_building(path: str | Path, config: NavMeshConfig | None = None, up: 
     report = BuildingReport(
         str(path), scene.n_triangles, len(scene.textures), len(scene.objects), (high - low).round(3).tolist()
     )
-    _judge_size(report)
+    _check_size(report)
     if report.usable:
-        _judge_floor(report, scene, file, config or NavMeshConfig(), up)
+        _check_floor(report, scene, file, config or NavMeshConfig(), up)
     return report
 
 
@@ -116,7 +116,7 @@ def require_upright(path: Path, up: UpAxis, config: NavMeshConfig | None = None)
     return navmesh
 
 
-def _judge_size(report: BuildingReport) -> None:
+def _check_size(report: BuildingReport) -> None:
     across, most = max(report.size_m[0], report.size_m[2]), max(report.size_m)
     if most > _LARGEST_M:
         report.problems.append(
@@ -126,7 +126,7 @@ def _judge_size(report: BuildingReport) -> None:
         report.problems.append(f"{across:.3f} m across: too small for an agent; the unit must be the metre")
 
 
-def _judge_floor(report: BuildingReport, scene: SceneMesh, file: Path, config: NavMeshConfig, up: UpAxis) -> None:
+def _check_floor(report: BuildingReport, scene: SceneMesh, file: Path, config: NavMeshConfig, up: UpAxis) -> None:
     try:
         navmesh = cached_navmesh(file, config)
     except SceneError as error:
@@ -151,8 +151,8 @@ def _judge_floor(report: BuildingReport, scene: SceneMesh, file: Path, config: N
     if report.left_out_m2:
         area, count = sum(report.left_out_m2), len(report.left_out_m2)
         report.warnings.append(f"{area:.1f} m2 in {count} piece(s) are left out, nobody gets there: are doors shut?")
-    _judge_views(report, scene, navmesh)
-    _judge_episodes(report, navmesh)
+    _check_views(report, scene, navmesh)
+    _check_episodes(report, navmesh)
 
 
 def _axis_hint(scene: SceneMesh, area: float, file: Path, config: NavMeshConfig) -> str:
@@ -171,11 +171,11 @@ def _axis_hint(scene: SceneMesh, area: float, file: Path, config: NavMeshConfig)
         return ""
     if other < _MORE * area + 1.0:
         return ""
-    mend = f"--up {axis} of scenes check and episodes, scenes.up={axis} in a configuration, or export it with Y up"
-    return f"it lies on its side: {area:.1f} m2 are walkable, with {axis.upper()} up {other:.1f} m2 ({mend})"
+    remedy = f"--up {axis} of scenes check and episodes, scenes.up={axis} in a configuration, or export it with Y up"
+    return f"it lies on its side: {area:.1f} m2 are walkable, with {axis.upper()} up {other:.1f} m2 ({remedy})"
 
 
-def _judge_views(report: BuildingReport, scene: SceneMesh, navmesh: NavMesh) -> None:
+def _check_views(report: BuildingReport, scene: SceneMesh, navmesh: NavMesh) -> None:
     """Count rays that leave the building: a scan's holes, or a missing ceiling."""
     rng = np.random.default_rng(0)
     points = navmesh.sample(rng, _VIEWS)
@@ -188,7 +188,7 @@ def _judge_views(report: BuildingReport, scene: SceneMesh, navmesh: NavMesh) -> 
         report.warnings.append(f"{share:.0f} % of what an agent sees is open space: are walls or ceilings missing?")
 
 
-def _judge_episodes(report: BuildingReport, navmesh: NavMesh) -> None:
+def _check_episodes(report: BuildingReport, navmesh: NavMesh) -> None:
     try:
         episodes = generate_episodes(navmesh, Path(report.file).name, _TRIED_EPISODES, seed=0)
     except EpisodeError as error:

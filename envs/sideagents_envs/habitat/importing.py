@@ -34,7 +34,7 @@ def has_habitat_sim() -> bool:
 def import_habitat() -> ModuleType:
     """Import habitat-lab; where habitat-sim is absent, others stand in for the four modules of it that need it.
 
-    Raises EnvsError, with the mend, when habitat-lab is absent or cannot be imported.
+    Raises EnvsError, with the remedy, when habitat-lab is absent or cannot be imported.
     """
     if "habitat" in sys.modules:
         return sys.modules["habitat"]
@@ -69,7 +69,7 @@ class _StandIns(MetaPathFinder, Loader):
     """Finds what stands in for the modules that habitat-lab imports on the way, where habitat-sim is absent."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Answer for these modules alone."""
+        """Return where to find these modules, None for all others."""
         if fullname not in _contents() or has_habitat_sim():
             return None
         return ModuleSpec(fullname, self, is_package="__path__" in _contents()[fullname])

@@ -92,7 +92,7 @@ def corner_normals(vertices: ArrayLike, faces: ArrayLike, groups: ArrayLike, cre
 
 
 def _continued(smooth: F64, flat: F64) -> F64:
-    """Mend corners at the border of a round surface, where no neighbour turns the normal away from the triangle's own.
+    """Repair corners at the border of a round surface, where no neighbour turns the normal from the triangle's own.
 
     The surface is taken to bend on as it does on the triangle's other side: the normals there are mirrored.
     """

@@ -83,23 +83,23 @@ def try_networks(config: AgentConfig) -> tuple[FrozenBase | None, SideTunedPolic
 
     Raises `ConfigError` for parts that do not fit.
     """
-    if any(line.startswith("model.") for line in absent_data(config)):
+    if any(line.startswith("model.") for line in missing_data(config)):
         return None, None
     base = agent_base(config)
     with torch.random.fork_rng(devices=[]):
         return base, build_policy(config, base)
 
 
-def absent_data(config: AgentConfig) -> Iterator[str]:
+def missing_data(config: AgentConfig) -> Iterator[str]:
     """Yield one line for everything on disk that the configuration needs and that is not there."""
     if config.model.use_rgb:
-        yield from _absent_weights(config.model)
-    yield from absent_scenes(config)
+        yield from _missing_weights(config.model)
+    yield from missing_scenes(config)
     if line := missing_device(config.device):
         yield line
 
 
-def _absent_weights(model: ModelConfig) -> Iterator[str]:
+def _missing_weights(model: ModelConfig) -> Iterator[str]:
     kind = bases.kind_of(model.base)
     if model.base_weights is not None and not Path(model.base_weights).exists():
         yield f"model.base_weights: no such file {model.base_weights}"
@@ -129,7 +129,7 @@ def remarks(config: AgentConfig) -> Iterator[str]:
         )
 
 
-def absent_scenes(config: AgentConfig) -> Iterator[str]:
+def missing_scenes(config: AgentConfig) -> Iterator[str]:
     """Yield one line for each building, episode file or simulator that is not there."""
     scenes = config.scenes
     if (root := scenes.folder) is not None:
@@ -148,12 +148,12 @@ def absent_scenes(config: AgentConfig) -> Iterator[str]:
 
 def require_data(config: AgentConfig, networks: bool = True) -> None:
     """Raise `ConfigError` for the first thing that is not there; bases count only when there are `networks`."""
-    require(absent_data(config) if networks else absent_scenes(config))
+    require(missing_data(config) if networks else missing_scenes(config))
 
 
 def require_networks(config: AgentConfig) -> None:
     """Raise `ConfigError` for the first file or package that the networks alone need and that is not there."""
-    require(_absent_weights(config.model) if config.model.use_rgb else ())
+    require(_missing_weights(config.model) if config.model.use_rgb else ())
 
 
 def own_code(config: AgentConfig) -> dict[str, str]:
@@ -196,10 +196,10 @@ def _check_names(config: AgentConfig) -> None:
     for key, look in (("model.method", METHODS.get), ("model.merge", MERGES.get), ("model.alpha", make_alpha)):
         _under(key, look, getattr(model, key.removeprefix("model.")))
     if not MERGES.get(model.merge).modeless:
-        mend = f"use {model.merge.removesuffix('_batchnorm')!r}"
+        remedy = f"use {model.merge.removesuffix('_batchnorm')!r}"
         raise ConfigError(
             f"model.merge: {model.merge!r} is not the same in train and eval mode, agents act in one and learn in the "
-            f"other: {mend}"
+            f"other: {remedy}"
         )
     if not side.names_code(model.side):
         _under("model.side", side.SIDES.get, model.side)

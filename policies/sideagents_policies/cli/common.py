@@ -130,7 +130,7 @@ def one_target(args: argparse.Namespace, what: str) -> tuple[str, list[str]]:
 
 
 def checked_config(args: argparse.Namespace, networks: bool = True) -> AgentConfig:
-    """Resolve and validate the configuration of a verb that is about to use it; absent data is an error.
+    """Resolve and validate the configuration of a verb that is about to use it; missing data is an error.
 
     What only the networks need counts only when there are `networks`.
     """

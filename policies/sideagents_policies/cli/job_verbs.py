@@ -61,7 +61,7 @@ JOB_VERBS = {  # in the order of the help; what each runs is in sideagents/jobs
         sideagents nlp nlp/glue model=path/to/bert method=lora options={} learning_rate=1e-3 --json result.json
         sideagents nlp nlp/glue --no-test
         sideagents nlp nlp/glue --resume""",
-        without={"test": ("--no-test", "leave the test data unread: `--resume` judges by it later")},
+        without={"test": ("--no-test", "leave the test data unread: `--resume` evaluates on it later")},
     ),
 }
 

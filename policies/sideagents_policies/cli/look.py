@@ -51,14 +51,14 @@ def _check(args: argparse.Namespace) -> int:
         from sideagents_policies.jobs import read_job
 
         job = read_job(kind, name, overrides)
-        return _show(job, JOBS.get(kind).absent(job))
+        return _show(job, JOBS.get(kind).missing(job))
 
-    from sideagents_policies.agent.checks import absent_data, read_config, remarks, try_networks
+    from sideagents_policies.agent.checks import missing_data, read_config, remarks, try_networks
     from sideagents_policies.train.estimates import cloning_too_large, estimates, too_large
 
     config = read_config(name, overrides)
     base, _ = try_networks(config)
-    _show(config, absent_data(config))
+    _show(config, missing_data(config))
     for line in (*too_large(config, base), *cloning_too_large(config, base)):
         print(f"# too large: {line}")
     for line in remarks(config):
@@ -68,14 +68,14 @@ def _check(args: argparse.Namespace) -> int:
     return 0
 
 
-def _show(config: BaseModel, absent: Iterable[str]) -> int:
+def _show(config: BaseModel, missing: Iterable[str]) -> int:
     from sideagents.config.typed import dump_config
     from sideagents.machine.precision import told
 
     print(dump_config(config), end="")
     print(f"# {told(config)}")
-    for line in absent:
-        print(f"# absent: {line}")
+    for line in missing:
+        print(f"# missing: {line}")
     return 0
 
 

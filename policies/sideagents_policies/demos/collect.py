@@ -109,8 +109,8 @@ def collecting_line(config: AgentConfig) -> str | None:
     """Return the line that says that the images of one file of demonstrations have no room in memory, or None."""
     image = 3 * config.camera.width * config.camera.height if config.demos.images else 0
     images = min(PER_SHARD, config.demos.trajectories) * FRAMES_PER_TRAJECTORY + config.vec.n_envs
-    mend = "smaller images take less, demos.images=false keeps none"
-    return memory_line(images * image, "what is collected for one file of demonstrations", mend)
+    remedy = "smaller images take less, demos.images=false keeps none"
+    return memory_line(images * image, "what is collected for one file of demonstrations", remedy)
 
 
 @contextmanager

@@ -112,7 +112,7 @@ class Explorer:
             dones.append(done)
             self._ages = np.where(done, 0, self._ages + 1)
         seconds = time.perf_counter() - started
-        returns = self._returns(np.stack(rewards), np.stack(dones), self._judge(self._observations)[1])
+        returns = self._returns(np.stack(rewards), np.stack(dones), self._forward(self._observations)[1])
         packed = {key: np.concatenate([frame[key] for frame in frames]) for key in frames[0]}
         n_envs = self._venv.num_envs
         found = Frames(packed, np.concatenate(labels), returns.reshape(-1), np.concatenate(ages), gap=n_envs)
@@ -120,10 +120,10 @@ class Explorer:
 
     def _act(self) -> NDArray[np.int64]:
         """Return sampled actions (n_envs,)."""
-        logits, _ = self._judge(self._observations)
+        logits, _ = self._forward(self._observations)
         return np.asarray((logits + self._noise.gumbel(logits.shape[1])).argmax(axis=1), np.int64)
 
-    def _judge(self, observations: Any) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    def _forward(self, observations: Any) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """Return logits (n, n_actions) and values (n,)."""
         tensors, _ = self._policy.obs_to_tensor(observations)
         with torch.no_grad():
@@ -137,7 +137,7 @@ class Explorer:
         cut = [env for env, info in enumerate(infos) if info.get("TimeLimit.truncated", False)]
         if cut:
             last = [infos[env]["terminal_observation"] for env in cut]
-            _, values = self._judge({key: np.stack([seen[key] for seen in last]) for key in last[0]})
+            _, values = self._forward({key: np.stack([seen[key] for seen in last]) for key in last[0]})
             result[cut] = self._config.ppo.gamma * values
         return result
 

@@ -219,8 +219,8 @@ def reopen(path: Path, given: str | None, overrides: list[str]) -> tuple[RunFold
     checks.refuse_changes(before, now)
     checks.require_data(now)
     if run.latest() is None:
-        mend = f": {how_to_finish(run)}" if (run.path / "demos" / "demos.json").exists() else ""
-        raise CheckpointError(f"{path}: has no checkpoint yet, so there is nothing to resume{mend}")
+        remedy = f": {how_to_finish(run)}" if (run.path / "demos" / "demos.json").exists() else ""
+        raise CheckpointError(f"{path}: has no checkpoint yet, so there is nothing to resume{remedy}")
     return run, now
 
 
