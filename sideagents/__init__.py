@@ -5,8 +5,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sideagents.adapt import Adapted as Adapted
-    from sideagents.adapt import adapt as adapt
+    from sideagents.adaptation import Adapted as Adapted
+    from sideagents.adaptation import adapt as adapt
     from sideagents.bases import BASES as BASES
     from sideagents.bases import list_bases as list_bases
     from sideagents.bases import load_base as load_base
@@ -39,7 +39,7 @@ _HOMES = {
     "MERGES": "core.merge",
     "METHODS": "core.methods",
     "SIDES": "core.side",
-    "Adapted": "adapt",
+    "Adapted": "adaptation",
     "BaseError": "errors",
     "CheckpointError": "errors",
     "ConfigError": "errors",
@@ -47,6 +47,7 @@ _HOMES = {
     "SideAgentsError": "errors",
     "SideTuned": "core.sidetuned",
     "TrainableBase": "core.trainable",
+    "adapt": "adaptation",
     "build_perception": "core.methods",
     "list_bases": "bases",
     "load_base": "bases",
@@ -58,12 +59,10 @@ _HOMES = {
     "save_base": "bases",
     "trainable_copy": "core.trainable",
 }
-__all__ = [*_HOMES, "adapt"]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name == "adapt":  # a package that can be called: it stands for the function of its name
-        return import_module(f"{__name__}.adapt")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

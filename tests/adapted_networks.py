@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sideagents.adapt import Adapted, adapt
+from sideagents.adaptation import Adapted, adapt
 from sideagents.bases.resnet26 import ResNet26
 
 OPTIONS: dict[str, dict[str, object]] = {"sidetune": {"side": "conv"}}

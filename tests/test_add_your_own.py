@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from sideagents.adapt import ADAPTATIONS, Adapted
+from sideagents.adaptation import ADAPTATIONS, Adapted
 from sideagents.config import imports
 from sideagents.core.merge import MERGES
 from sideagents.core.methods import METHODS

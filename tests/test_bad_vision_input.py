@@ -1,4 +1,4 @@
-"""Every kind of bad input to `adapt`, `relevance` and `lifelong`, and to tasks in Python: one clear line, the remedy in it.
+"""Every kind of bad input to `adapt`, `relevance`, `lifelong`, and tasks in Python: one clear line with its remedy.
 
 On the command line the exit code is 2, and nothing is written.
 """
@@ -22,7 +22,7 @@ from cifar_files import put_pickle
 from decathlon_files import put_domain
 from folder_contents import contents
 from rendered_images import put_images
-from sideagents.adapt import Adapted, adapt
+from sideagents.adaptation import Adapted, adapt
 from sideagents.data.images import LabelledImages
 from sideagents.errors import SideAgentsError
 from sideagents_policies.cli.main import main

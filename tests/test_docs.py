@@ -14,7 +14,7 @@ import yaml
 
 from doc_pages import DOCS, FENCE, PAGES, ROOT, blocks, pages, quoted, shell_lines
 from sideagents import ALPHAS, MERGES, METHODS, SIDES, list_bases
-from sideagents.adapt import ADAPTATIONS
+from sideagents.adaptation import ADAPTATIONS
 from sideagents.bases import SHIPPED
 from sideagents.config.typed import load_config
 from sideagents.jobs.job import JOBS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sideagents.adapt.adapt_config import AdaptConfig
+from sideagents.adaptation.adapt_config import AdaptConfig
 from sideagents.jobs import adapt, lifelong
 from sideagents.lifelong.lifelong_config import LifelongConfig
 

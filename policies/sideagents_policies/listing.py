@@ -23,7 +23,7 @@ Row = dict[str, Any]
 WIDTH = 120
 _TABLES = {  # what is shown alone is imported
     "methods": "sideagents.core.methods:METHODS",
-    "adaptations": "sideagents.adapt:ADAPTATIONS",
+    "adaptations": "sideagents.adaptation:ADAPTATIONS",
     "language": "sideagents.language.nlp_methods:METHODS",
     "learners": "sideagents.lifelong.learners:LEARNERS",
     "merges": "sideagents.core.merge:MERGES",

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from sideagents.adapt.adapted import Adapted, adapt
-from sideagents.adapt.method import ADAPTATIONS
+from sideagents.adaptation.adapted import Adapted, adapt
+from sideagents.adaptation.method import ADAPTATIONS
 from sideagents.bases import load_base
 from sideagents.data.codes import cached_codes
 from sideagents.errors import SideAgentsError

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from sideagents.adapt.peft_methods import import_peft
+from sideagents.adaptation.peft_methods import import_peft
 from sideagents.errors import SideAgentsError, nearest
 from sideagents.language.cost import training_cost
 from sideagents.language.nlp_methods import METHODS

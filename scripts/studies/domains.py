@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sideagents.adapt.adapt_config import AdaptConfig
-from sideagents.adapt.adapt_plots import plot_own_layers
-from sideagents.adapt.adapted import Adapted, adapt
-from sideagents.adapt.svd import compress_adapters
+from sideagents.adaptation.adapt_config import AdaptConfig
+from sideagents.adaptation.adapt_plots import plot_own_layers
+from sideagents.adaptation.adapted import Adapted, adapt
+from sideagents.adaptation.svd import compress_adapters
 from sideagents.bases import load_base
 from sideagents.config.typed import config_hash
 from sideagents.errors import SideAgentsError

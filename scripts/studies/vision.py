@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from sideagents.adapt.adapt_config import AdaptConfig
+from sideagents.adaptation.adapt_config import AdaptConfig
 from sideagents.bases import load_base
 from sideagents.config.typed import config_hash
 from sideagents.errors import SideAgentsError

@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from sideagents.adapt.adapt_config import AdaptConfig, for_domain
-from sideagents.adapt.adapt_plots import plot_epochs, plot_own_layers, plot_shares
-from sideagents.adapt.adapted import Adapted, adapt
-from sideagents.adapt.method import ADAPTATIONS
+from sideagents.adaptation.adapt_config import AdaptConfig, for_domain
+from sideagents.adaptation.adapt_plots import plot_epochs, plot_own_layers, plot_shares
+from sideagents.adaptation.adapted import Adapted, adapt
+from sideagents.adaptation.method import ADAPTATIONS
 from sideagents.bases import load_base
 from sideagents.bases.saved import architecture_of, save_base
 from sideagents.config.typed import config_hash, load_config

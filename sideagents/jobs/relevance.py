@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from sideagents.adapt.adapt_config import AdaptConfig, for_domain
-from sideagents.adapt.adapt_plots import plot_relevance
+from sideagents.adaptation.adapt_config import AdaptConfig, for_domain
+from sideagents.adaptation.adapt_plots import plot_relevance
 from sideagents.errors import ConfigError
 from sideagents.jobs.adapt import adapt_run, checked, located, missing_data, score_of
 from sideagents.jobs.job import Job

@@ -6,13 +6,15 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Collection, Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
 from sideagents.core.counting import weights_of
 from sideagents.errors import SideAgentsError
 from sideagents.storage.tensors import digest_tensors
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def fingerprint_of(backbone: nn.Module, trained: Collection[str] = ()) -> str:
@@ -25,7 +27,7 @@ def _within(name: str, parts: Collection[str]) -> bool:
     return any(name.startswith(f"{part}.") for part in parts)
 
 
-def signed_as(owner: type[nn.Module], kind: type[nn.Module], more: Collection[str] = ()) -> type[nn.Module]:
+def signed_as(owner: type[ModuleT], kind: type[nn.Module], more: Collection[str] = ()) -> type[ModuleT]:
     """Return a subclass whose `forward` has a backbone's signature, and `more`: `Trainer` reads off it what to give."""
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -44,8 +46,7 @@ def signed_as(owner: type[nn.Module], kind: type[nn.Module], more: Collection[st
 
 def blank(owner: type[nn.Module], kind: type[nn.Module], more: Collection[str]) -> nn.Module:
     """Return an instance of `signed_as` with nothing in it, which unpickling fills."""
-    made = signed_as(owner, kind, more)
-    return made.__new__(made)
+    return object.__new__(signed_as(owner, kind, more))
 
 
 def fresh_cache(cache: Any, config: Any, grows: bool = False) -> Any:
@@ -84,30 +85,30 @@ def fill_frozen_in(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> 
 
 
 _MIRRORED = ("reorder_cache", "crop", "batch_select_indices", "batch_repeat_interleave", "reset")
-_KINDS: dict[Any, Any] = {}  # cache classes that do to the caches beside them what is done to them
 
 
 def sides_of(cache: Any) -> dict[str, Any]:
     """Return the side caches that go with a cache, by ladder; they are reordered, cut and copied with it."""
-    kind = type(cache)
     if "_sides" not in cache.__dict__:
-        if kind not in _KINDS:
-            methods = {name: _mirrored(kind, name) for name in _MIRRORED if hasattr(kind, name)}
-            _KINDS[kind] = type(kind.__name__, (kind,), methods)
         cache._sides = {}
-        cache.__class__ = _KINDS[kind]
+        for name in _MIRRORED:
+            if hasattr(cache, name):
+                setattr(cache, name, _Mirrored(cache, name))
     found: dict[str, Any] = cache._sides
     return found
 
 
-def _mirrored(kind: Any, name: str) -> Any:
-    def both(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = getattr(kind, name)(self, *args, **kwargs)
-        for side in self._sides.values():
-            getattr(side, name)(*args, **kwargs)
-        return result
+class _Mirrored:
+    """A method of a cache that does to the caches beside it what it does to this one; copied with it."""
 
-    return both
+    def __init__(self, cache: Any, name: str) -> None:
+        self.cache, self.name = cache, name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        result = getattr(type(self.cache), self.name)(self.cache, *args, **kwargs)
+        for side in self.cache._sides.values():
+            getattr(side, self.name)(*args, **kwargs)
+        return result
 
 
 def called(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

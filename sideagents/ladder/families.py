@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -35,6 +35,10 @@ class Stack:
     runs_embeddings: bool = False
     around: tuple[str, ...] = ()
     heads: str = "num_attention_heads"
+
+    def layers_of(self, tower: nn.Module) -> nn.ModuleList:
+        """Return the layers of a tower, or of a twin's."""
+        return cast(nn.ModuleList, tower.get_submodule(self.layers))
 
 
 @dataclass(frozen=True)

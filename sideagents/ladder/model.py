@@ -57,6 +57,13 @@ class LadderModel(Passing):
     (`trains_head`) a copy of it learns in its place.
     """
 
+    def __new__(cls, backbone: nn.Module, design: Design, *_: Any, **__: Any) -> Self:
+        """Return an instance of a subclass whose `forward` has the backbone's signature, which `Trainer` reads."""
+        if isinstance(backbone, Passing):
+            raise SideAgentsError("the backbone is a ladder already: give its own, ladder.backbone, or detach it first")
+        family_of(backbone)  # raises for what can have no ladder
+        return super().__new__(signed_as(cls, type(backbone), _VISUAL if design.visual else ()))
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -65,10 +72,7 @@ class LadderModel(Passing):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(backbone, Passing):
-            raise SideAgentsError("the backbone is a ladder already: give its own, ladder.backbone, or detach it first")
         self.family, self.design = family_of(backbone), design
-        self.__class__ = cast(Any, signed_as(type(self), type(backbone), _VISUAL if design.visual else ()))
         self._key = uuid.uuid4().hex
         self.backbone = backbone
         modules = dict(self._base().named_modules())
@@ -85,7 +89,7 @@ class LadderModel(Passing):
         twins = {}
         for stack in self._stacks:
             tower = towers[stack.name]
-            layers = len(cast(nn.ModuleList, tower.get_submodule(stack.layers)))
+            layers = len(stack.layers_of(tower))
             chosen = kept.get(stack.name)
             numbers = range(layers) if chosen is None else chosen
             twins[stack.name] = Twin(tower, tower.config, self.family, stack, design, numbers)
@@ -188,7 +192,7 @@ class LadderModel(Passing):
                             "compute it on this one, by fisher_importance(model, batches)"
                         )
                 found = {name: importance[full] for name, full, _ in own}
-            memory = prune_into(cast(Twin, self.twins[stack.name]), tower, found, memory)
+            memory = prune_into(self.twin(stack.name), tower, found, memory)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -225,7 +229,7 @@ class LadderModel(Passing):
 
     def gates(self) -> dict[str, Tensor]:
         """Return by tower the weight of the backbone in each kept layer (kept,), in (0, 1); none without gates."""
-        found = {name: cast(Twin, twin).gates() for name, twin in self.twins.items()}
+        found = {name: self.twin(name).gates() for name in self.twins}
         return {name: gates for name, gates in found.items() if gates is not None}
 
     def summary(self) -> dict[str, Any]:
@@ -238,7 +242,7 @@ class LadderModel(Passing):
         """
         frozen = frozen_weights(self.backbone, [self.backbone.get_submodule(name) for name in self._heads])
         trainable = sum(parameter.numel() for parameter in self.trainable_parameters())
-        dropped = sum(cast(Twin, twin).layers - len(cast(Twin, twin).kept) for twin in self.twins.values())
+        dropped = sum(twin.layers - len(twin.kept) for twin in map(self.twin, self.twins))
         shares = {"percent": 100 * trainable / frozen, "percent_of_all": 100 * trainable / (frozen + trainable)}
         row = {"backbone": frozen, "trainable": trainable, **shares, "dropped": dropped}
         print(
@@ -254,7 +258,7 @@ class LadderModel(Passing):
         folder = Path(folder)
         if folder.is_file():
             raise SideAgentsError(f"{folder}: is a file; a side is saved to a folder")
-        config = cast(Any, self.backbone).config
+        config = self.backbone.config
         about = {
             "format": FORMAT,
             "backbone": str(getattr(config, "name_or_path", "") or type(self.backbone).__name__),
@@ -263,7 +267,7 @@ class LadderModel(Passing):
             "backbone_dtype": _dtype_of(self.backbone),
             "dtype": str(self.up.weight.dtype).removeprefix("torch."),
             "heads": self._counts(),
-            "kept": {name: list(cast(Twin, twin).kept) for name, twin in self.twins.items()},
+            "kept": {name: list(self.twin(name).kept) for name in self.twins},
         }
         save_tensors(folder / "side.safetensors", self.state_dict())
         write_json(folder / "ladder.json", about)
@@ -317,7 +321,7 @@ class LadderModel(Passing):
             self.detach()
             raise
 
-    def detach(self) -> nn.Module:
+    def detach(self) -> Any:
         """Give the backbone back, without hooks, and after its last ladder with the gradients and modes that it had.
 
         The ladder can be saved still, and not run. Again, it does nothing.
@@ -364,13 +368,13 @@ class LadderModel(Passing):
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
     ) -> None:
         """Compute the side's layers again in the backward pass, in place of keeping their activations."""
-        for twin in self.twins.values():
-            cast(Any, twin).tower.activation_checkpointing_enable(activation_checkpointing_kwargs, **options)
+        for twin in map(self.twin, self.twins):
+            twin.tower.activation_checkpointing_enable(activation_checkpointing_kwargs, **options)
 
     def activation_checkpointing_disable(self) -> None:
         """Keep the side's activations again."""
-        for twin in self.twins.values():
-            cast(Any, twin).tower.activation_checkpointing_disable()
+        for twin in map(self.twin, self.twins):
+            twin.tower.activation_checkpointing_disable()
 
     gradient_checkpointing_enable = activation_checkpointing_enable  # the older names
     gradient_checkpointing_disable = activation_checkpointing_disable

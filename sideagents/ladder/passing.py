@@ -49,7 +49,7 @@ class _Pass:
 class Passing(nn.Module):
     """The part of a `LadderModel` that runs: its attributes are set there."""
 
-    backbone: nn.Module
+    backbone: Any  # a `PreTrainedModel`, of a package that need not be installed
     twins: nn.ModuleDict
     up: nn.Linear
     visual: nn.Linear | None
@@ -71,6 +71,10 @@ class Passing(nn.Module):
         """What the head is given of the backbone's last state."""
         return self.design.mix
 
+    def twin(self, name: str) -> Twin:
+        """Return the twin of the tower `encoder` or `decoder`."""
+        return cast(Twin, self.twins[name])
+
     def _base(self) -> nn.Module:
         return cast(nn.Module, getattr(self.backbone, "base_model", self.backbone))
 
@@ -91,7 +95,7 @@ class Passing(nn.Module):
         with self._running(visual, visual_mask):
             output = self.backbone(*args, return_dict=True, **kwargs)
         if named is None:
-            named = getattr(cast(Any, self.backbone).config, "return_dict", True)
+            named = getattr(self.backbone.config, "return_dict", True)
         return output if named else output.to_tuple()
 
     def generate(
@@ -99,7 +103,7 @@ class Passing(nn.Module):
     ) -> Any:
         """Generate as the backbone does, by greedy or beam search; the side keeps a cache of its own."""
         with torch.no_grad(), self._running(visual, visual_mask):
-            return cast(Any, self.backbone).generate(*args, **kwargs)
+            return self.backbone.generate(*args, **kwargs)
 
     def last_states(
         self, *args: Any, visual: Tensor | None = None, visual_mask: Tensor | None = None, **kwargs: Any
@@ -162,9 +166,9 @@ class Passing(nn.Module):
             tower = self._tower(stack)
             hooks.append(tower.register_forward_pre_hook(partial(self._before, stack), with_kwargs=True))
             hooks.append(tower.register_forward_hook(partial(self._after, stack), with_kwargs=True))
-            layers = cast(nn.ModuleList, tower.get_submodule(stack.layers))
+            layers = stack.layers_of(tower)
             hooks.append(layers[0].register_forward_pre_hook(partial(self._enter, stack), with_kwargs=True))
-            for number in cast(Twin, self.twins[stack.name]).kept:
+            for number in self.twin(stack.name).kept:
                 hooks.append(layers[number].register_forward_hook(partial(self._tap, stack, number)))
         for name in self._heads:
             part = self.backbone.get_submodule(name)
@@ -205,7 +209,7 @@ class Passing(nn.Module):
         """Take what leaves a kept layer."""
         if (found := self._mine()) is not None:
             state = output[0] if isinstance(output, tuple) else output
-            found.taps[stack.name][number] = cast(Twin, self.twins[stack.name]).tapped(number, state)
+            found.taps[stack.name][number] = self.twin(stack.name).tapped(number, state)
 
     def _after(self, stack: Stack, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         """Run the side, and put its states in place of the tower's where these go to the head."""
@@ -213,7 +217,7 @@ class Passing(nn.Module):
         if found is None:
             return None
         found.close()
-        twin = cast(Twin, self.twins[stack.name])
+        twin = self.twin(stack.name)
         call = called(module, args, kwargs)
         if call.get("encoder_hidden_states") is not None:
             call["encoder_hidden_states"] = found.encoded
@@ -256,6 +260,6 @@ class Passing(nn.Module):
         if self._key not in sides:
             if cache.get_seq_length() > tokens:
                 raise SideAgentsError("past_key_values were computed without this ladder: leave them out")
-            config = cast(Any, twin.tower).config
+            config = twin.tower.config
             sides[self._key] = fresh_cache(cache, config, grows=self.design.fusion == "cross_attention")
         return sides[self._key]

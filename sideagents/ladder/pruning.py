@@ -122,7 +122,7 @@ def pruned(model: Any, reduction: int, layers: Sequence[int] | None = None) -> t
     family = family_of(model)
     stack = family.stacks[0]
     tower: Any = getattr(model, "base_model", model).get_submodule(stack.path)
-    count = len(tower.get_submodule(stack.layers))
+    count = len(stack.layers_of(tower))
     kept = checked_layers(range(count) if layers is None else layers, count, "layers")
     narrow = family.narrow(tower.config, stack, reduction, kept)
     width, wide = int(getattr(narrow, family.width)), int(getattr(tower.config, family.width))
@@ -132,7 +132,7 @@ def pruned(model: Any, reduction: int, layers: Sequence[int] | None = None) -> t
     side = type(tower)(narrow, **({"add_pooling_layer": False} if hasattr(tower, "pooler") else {}))
     if hasattr(tower, "embeddings_project"):  # left out of a side that is just as wide as the embeddings
         side.embeddings_project = nn.Linear(tower.embeddings_project.in_features, width)
-    stream = _copy_layers(tower, stack, kept, list(side.get_submodule(stack.layers)), magnitude(tower), width)
+    stream = _copy_layers(tower, stack, kept, list(stack.layers_of(side)), magnitude(tower), width)
     sources = dict(tower.named_parameters())
     for name, parameter in side.named_parameters():
         if not name.startswith(f"{stack.layers}."):
@@ -158,7 +158,7 @@ def _copy_layers(
     memory: Tensor | None = None,
 ) -> Tensor:
     """Copy the most important weights of a tower's kept layers into narrow ones; return the stream's coordinates."""
-    wide_layers = cast(nn.ModuleList, tower.get_submodule(stack.layers))
+    wide_layers = stack.layers_of(tower)
     layers = [
         _sorted(_Layer(wide_layers[number], layer, f"{stack.layers}.{number}."))
         for number, layer in zip(kept, narrow, strict=True)
@@ -224,7 +224,7 @@ def _rows_and_columns(
         values = [name for name in names if _VALUE.search(name)]
         out = next(name for name in names if _OUT.search(name))
         query = next(name for name in scores if _QUERY.search(name))
-        heads = int(getattr(cast(Any, tower).config, stack.heads))
+        heads = int(getattr(tower.config, stack.heads))
         groups = heads * of(values[0]).shape[0] // of(query).shape[0]  # of keys and values
         size = cast(nn.Linear, narrow[query]).out_features // heads
         rotated = hasattr(tower, "rotary_emb")

@@ -36,11 +36,13 @@ class Twin(nn.Module):
     The first of the down-projections makes the side's first hidden state of the backbone's (ladder 0).
     """
 
+    tower: Any  # of the backbone's class
+
     def __init__(
         self, tower: nn.Module, config: Any, family: Family, stack: Stack, design: Design, kept: Sequence[int]
     ) -> None:
         super().__init__()
-        layers = len(cast(nn.ModuleList, tower.get_submodule(stack.layers)))
+        layers = len(stack.layers_of(tower))
         self.kept = checked_layers(kept, layers, f"keep_{stack.name}")
         self.layers, self.design = layers, design
         self.stack, self.family = stack, family
@@ -53,7 +55,7 @@ class Twin(nn.Module):
             self.tower.post_layernorm = nn.Identity()
         self.ladder = self._down()
         owner, _, last = stack.layers.rpartition(".")
-        built = cast(nn.ModuleList, self.tower.get_submodule(stack.layers))
+        built = stack.layers_of(self.tower)
         rungs = [
             Rung(self._layer(layer, narrow), self._down(), number, self._reader(number, narrow), self._bias(number))
             for number, layer in enumerate(built)
@@ -107,7 +109,7 @@ class Twin(nn.Module):
 
     def tapped(self, number: int, state: Tensor) -> Tensor:
         """Return what to hold of the state (B, T, wide) that the backbone's kept layer of that number gives."""
-        rungs = cast(nn.ModuleList, self.tower.get_submodule(self.stack.layers))
+        rungs = self.stack.layers_of(self.tower)
         down = rungs[self.kept.index(number)].down
         return cast(Tensor, down(state)) if isinstance(down, Slice) else state  # a slice can be taken at once
 

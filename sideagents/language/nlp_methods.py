@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from sideagents.adapt.peft_methods import import_peft
+from sideagents.adaptation.peft_methods import import_peft
 from sideagents.core.alpha import FixedAlpha, LearnedAlpha, make_alpha
 from sideagents.core.merge import merge_name
 from sideagents.core.protocol import Methods, says

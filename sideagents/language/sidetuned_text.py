@@ -110,9 +110,9 @@ def side_tower(model: Any, reduction: int = 1, layers: Sequence[int] | None = No
         stack = family_of(model).stacks[0]
         side = copy.deepcopy(tower)
         owner, _, last = stack.layers.rpartition(".")
-        found = tower.get_submodule(stack.layers)
+        found = stack.layers_of(tower)
         numbers = checked_layers(range(len(found)) if layers is None else layers, len(found), "layers")
-        copies = side.get_submodule(stack.layers)
+        copies = stack.layers_of(side)
         setattr(side.get_submodule(owner), last, nn.ModuleList(copies[number] for number in numbers))
     else:
         side = Narrow(*pruned(model, reduction, layers))

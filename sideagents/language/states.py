@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from sideagents.data.codes import cache_folder
 from sideagents.errors import SideAgentsError
 from sideagents.ladder import LadderModel
 from sideagents.ladder.families import family_of
-from sideagents.ladder.twin import Twin
 from sideagents.language.sidetuned_text import SideTunedText, tower_of
 from sideagents.language.texts import Texts, moved, split_by_length
 from sideagents.machine.devices import device_of
@@ -52,7 +51,7 @@ class Encoder:
         backbone = _backbone(model)
         stack = family_of(backbone).stacks[0]
         self.tower: Any = tower_of(backbone)
-        layers = cast(nn.ModuleList, self.tower.get_submodule(stack.layers))
+        layers = stack.layers_of(self.tower)
         self.parts: list[Any] = [self.tower.get_submodule(stack.embeddings), *layers]
         for number, part in enumerate(self.parts):
             part.forward = partial(_forward, self, number, part.forward)
@@ -100,10 +99,10 @@ def states_read(model: nn.Module) -> list[int] | None:
     tower = tower_of(backbone)
     if len(stacks) > 1 or backbone.config.model_type in _MIXED or hasattr(tower, "embeddings_project"):
         return None
-    last = len(cast(nn.ModuleList, tower.get_submodule(stacks[0].layers)))
+    last = len(stacks[0].layers_of(tower))
     if isinstance(model, SideTunedText):
         return [last]
-    kept = cast(Twin, model.twins[stacks[0].name]).kept
+    kept = model.twin(stacks[0].name).kept
     ends = [last] if model.design.mix == "residual" else []
     return sorted({0, *(number + 1 for number in kept), *ends})
 

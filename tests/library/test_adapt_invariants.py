@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from adapted_networks import CLASSES, VARIANTS, adapted, network, train, variant
-from sideagents.adapt import ADAPTATIONS, Adaptation, Adapted, adapt
+from sideagents.adaptation import ADAPTATIONS, Adaptation, Adapted, adapt
 from sideagents.core.base import FrozenBase
 from sideagents.errors import CheckpointError, SideAgentsError
 

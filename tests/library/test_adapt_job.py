@@ -15,8 +15,8 @@ from cifar_files import COLOURS, TEST, TRAIN
 from decathlon_files import put_domain
 from rendered_images import put_images
 from run_files import weights
-from sideagents.adapt import ADAPTATIONS, adapt
-from sideagents.adapt.adapt_config import AdaptConfig
+from sideagents.adaptation import ADAPTATIONS, adapt
+from sideagents.adaptation.adapt_config import AdaptConfig
 from sideagents.bases import load_base
 from sideagents.data.decathlon import DOMAINS
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError

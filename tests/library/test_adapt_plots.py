@@ -10,9 +10,9 @@ from PIL import Image
 from torch import nn
 
 from adapted_networks import adapted
-from sideagents.adapt import adapt
-from sideagents.adapt.adapt_plots import kind_of_layer, own_layers, plot_own_layers, plot_shares, shares_of_own
-from sideagents.adapt.taps import gates
+from sideagents.adaptation import adapt
+from sideagents.adaptation.adapt_plots import kind_of_layer, own_layers, plot_own_layers, plot_shares, shares_of_own
+from sideagents.adaptation.taps import gates
 from sideagents.errors import SideAgentsError
 from sideagents.lifelong.lifelong_plots import plot_sequence
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sideagents import SideAgentsError, SideTuned, load_base, trainable_copy
-from sideagents.adapt import adapt
+from sideagents.adaptation import adapt
 from sideagents.core.boosting import stacked
 from sideagents.core.side import make_side
 

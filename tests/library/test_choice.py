@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import checkpoint as module
 from torch.utils.checkpoint import checkpoint
 
-from sideagents.adapt.choice import Choice
+from sideagents.adaptation.choice import Choice
 from sideagents.errors import SideAgentsError
 
 

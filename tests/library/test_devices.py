@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from sideagents.adapt import adapt
+from sideagents.adaptation import adapt
 from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
 from sideagents.core.merge import AlphaMerge

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sideagents import SideAgentsError, SideTuned, load_base, trainable_copy
-from sideagents.adapt import adapt
+from sideagents.adaptation import adapt
 from sideagents.core.counting import weights_of
 from sideagents.core.feedback import FeedbackSide
 from sideagents.core.side import make_side

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from sideagents.adapt import Adapted, adapt
-from sideagents.adapt import joint as module
-from sideagents.adapt.joint import JointConfig, fit_jointly, fit_shared, shared_base
-from sideagents.adapt.taps import gates
+from sideagents.adaptation import Adapted, adapt
+from sideagents.adaptation import joint as module
+from sideagents.adaptation.joint import JointConfig, fit_jointly, fit_shared, shared_base
+from sideagents.adaptation.taps import gates
 from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
 from sideagents.data.images import LabelledImages

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from adapted_networks import network
-from sideagents.adapt import adapt
+from sideagents.adaptation import adapt
 from sideagents.errors import SideAgentsError
 
 if find_spec("peft") is None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from adapted_networks import network
-from sideagents.adapt import adapt
+from sideagents.adaptation import adapt
 from sideagents.bases.resnet26 import ResNet26
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from sideagents.adapt.adapt_config import AdaptConfig
+from sideagents.adaptation.adapt_config import AdaptConfig
 from sideagents.config.typed import config_hash, load_config
 from sideagents.errors import ConfigError
 from sideagents.jobs.job import JOBS

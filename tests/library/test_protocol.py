@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
-from sideagents.adapt import ADAPTATIONS, adapt
+from sideagents.adaptation import ADAPTATIONS, adapt
 from sideagents.config.options import check_options, options_of
 from sideagents.core.protocol import KINDS, TRAITS, Methods, about, kinds_of, says
 from sideagents.core.sidetuned import SideTuned

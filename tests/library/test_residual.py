@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from adapted_networks import adapted, network
-from sideagents.adapt import adapt
-from sideagents.adapt.residual import AdaptedConv, adapted_convs, fuse, unfuse
+from sideagents.adaptation import adapt
+from sideagents.adaptation.residual import AdaptedConv, adapted_convs, fuse, unfuse
 from sideagents.bases.resnet26 import ResNet26
 from sideagents.errors import SideAgentsError
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sideagents.adapt.split import as_base, classifiers_of
+from sideagents.adaptation.split import as_base, classifiers_of
 from sideagents.bases import load_base
 from sideagents.bases.timm_base import import_timm
 from sideagents.errors import BaseError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sideagents.adapt import adapt
+from sideagents.adaptation import adapt
 from sideagents.bases import load_base
 from sideagents.bases.encoder import MidLevelDecoder
 from sideagents.config.typed import config_hash

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from adapted_networks import network
-from sideagents.adapt import Adapted, adapt
-from sideagents.adapt.residual import adapted_convs
-from sideagents.adapt.svd import LowRankAdapter, compress_adapters
+from sideagents.adaptation import Adapted, adapt
+from sideagents.adaptation.residual import adapted_convs
+from sideagents.adaptation.svd import LowRankAdapter, compress_adapters
 from sideagents.errors import SideAgentsError
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))

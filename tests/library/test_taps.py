@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from adapted_networks import adapted, network, train
-from sideagents.adapt import adapt
-from sideagents.adapt.taps import START, TAU, Gated, gates
+from sideagents.adaptation import adapt
+from sideagents.adaptation.taps import START, TAU, Gated, gates
 from sideagents.bases.timm_base import import_timm
 from sideagents.errors import BaseError, CheckpointError
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sideagents.adapt.adapt_config import AdaptConfig
+from sideagents.adaptation.adapt_config import AdaptConfig
 from sideagents.bases.resnet26 import ResNet26
 from sideagents.bases.saved import save_base
 from sideagents.core.base import FrozenBase

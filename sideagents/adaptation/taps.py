@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sideagents.adapt.method import Adaptation
-from sideagents.adapt.plain import plain_network
+from sideagents.adaptation.method import Adaptation
+from sideagents.adaptation.plain import plain_network
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
 from sideagents.core.modes import modes_kept

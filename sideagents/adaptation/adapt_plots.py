@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from sideagents.adapt.adapted import Adapted
-from sideagents.adapt.taps import gates
+from sideagents.adaptation.adapted import Adapted
+from sideagents.adaptation.taps import gates
 from sideagents.errors import SideAgentsError
 from sideagents.run.figures import new_figure, save_figure
 

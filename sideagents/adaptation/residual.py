@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import Self
 
-from sideagents.adapt.method import Adaptation
-from sideagents.adapt.plain import plain_network
+from sideagents.adaptation.method import Adaptation
+from sideagents.adaptation.plain import plain_network
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of
 from sideagents.core.trainable import shared_view

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from sideagents.adapt.method import Adaptation
+from sideagents.adaptation.method import Adaptation
 from sideagents.bases.saved import ARCHITECTURES, architecture_of
 from sideagents.core.base import FrozenBase
 from sideagents.core.merge import AlphaMerge

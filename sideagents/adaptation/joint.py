@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sideagents.adapt.adapted import Adapted
+from sideagents.adaptation.adapted import Adapted
 from sideagents.core.base import FrozenBase
 from sideagents.core.trainable import TrainableBase
 from sideagents.data.examples import Examples

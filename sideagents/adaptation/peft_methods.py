@@ -10,8 +10,8 @@ from typing import Any, cast
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sideagents.adapt.method import Adaptation
-from sideagents.adapt.plain import plain_network
+from sideagents.adaptation.method import Adaptation
+from sideagents.adaptation.plain import plain_network
 from sideagents.bases.timm_base import import_torchvision
 from sideagents.core.base import FrozenBase
 from sideagents.core.counting import weights_of

@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from sideagents.adapt.adapted import Adapted
-from sideagents.adapt.residual import AdaptedConv, LowRankAdapter, adapted_convs
+from sideagents.adaptation.adapted import Adapted
+from sideagents.adaptation.residual import AdaptedConv, LowRankAdapter, adapted_convs
 from sideagents.errors import SideAgentsError
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from sideagents.adapt.choice import Choice
-from sideagents.adapt.method import ADAPTATIONS, Adaptation, copy_into
-from sideagents.adapt.split import as_base
+from sideagents.adaptation.choice import Choice
+from sideagents.adaptation.method import ADAPTATIONS, Adaptation, copy_into
+from sideagents.adaptation.split import as_base
 from sideagents.arguments import whole_number
 from sideagents.core.alpha import curricula, refuse_unmoved
 from sideagents.core.base import FrozenBase

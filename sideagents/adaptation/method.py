@@ -60,14 +60,14 @@ class Adaptation(Traits, ABC):
 
 
 ADAPTATIONS: Methods[type[Adaptation]] = Methods("vision", given=("base",))
-ADAPTATIONS.register("sidetune", "sideagents.adapt.plain:SideTuning")
-ADAPTATIONS.register("features", "sideagents.adapt.plain:Features")
-ADAPTATIONS.register("finetune", "sideagents.adapt.plain:FineTuning")
-ADAPTATIONS.register("scratch", "sideagents.adapt.plain:Scratch")
-ADAPTATIONS.register("taps", "sideagents.adapt.taps:Taps")
-ADAPTATIONS.register("residual_adapters", "sideagents.adapt.residual:ResidualAdapters")
-ADAPTATIONS.register("lora", "sideagents.adapt.peft_methods:Lora")
-ADAPTATIONS.register("ia3", "sideagents.adapt.peft_methods:IA3")
+ADAPTATIONS.register("sidetune", "sideagents.adaptation.plain:SideTuning")
+ADAPTATIONS.register("features", "sideagents.adaptation.plain:Features")
+ADAPTATIONS.register("finetune", "sideagents.adaptation.plain:FineTuning")
+ADAPTATIONS.register("scratch", "sideagents.adaptation.plain:Scratch")
+ADAPTATIONS.register("taps", "sideagents.adaptation.taps:Taps")
+ADAPTATIONS.register("residual_adapters", "sideagents.adaptation.residual:ResidualAdapters")
+ADAPTATIONS.register("lora", "sideagents.adaptation.peft_methods:Lora")
+ADAPTATIONS.register("ia3", "sideagents.adaptation.peft_methods:IA3")
 
 
 @torch.no_grad()
