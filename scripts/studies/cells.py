@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -47,14 +45,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def newest_rows(path: Path) -> list[dict[str, Any]]:
     """Return the last row of each cell: one that was run again, with other settings, replaces what was before."""
     return list({json.dumps(row["cell"], sort_keys=True): row for row in read_rows(path)}.values())
-
-
-def add_cell_options(parser: argparse.ArgumentParser, example: str) -> None:
-    """Give a table's command its options `--only`, `--minutes`, `--results` and `--show`; example: of a KEY=VALUE."""
-    parser.add_argument("--only", nargs="+", default=[], metavar="KEY=VALUE", help=f"cells to run, e.g. {example}")
-    parser.add_argument("--minutes", type=float, default=90.0, help="start no cell that would end later (default 90)")
-    parser.add_argument("--results", type=Path, default=Path("docs/results"), help="folder of the rows")
-    parser.add_argument("--show", action="store_true", help="print what is measured and run nothing")
 
 
 def pending(path: Path, cells: Sequence[Cell]) -> list[Cell]:
@@ -134,26 +124,6 @@ def run_cells(
         append_row(path, row)
         say(f"{dict(cell.key)} done in {row['seconds']:.0f} s")
     return read_rows(path)
-
-
-def run_tables(
-    options: argparse.Namespace,
-    keys_of: Callable[[str], Sequence[Key]],
-    cells_of: Callable[[str, Sequence[Key]], Sequence[Cell]],
-    path_of: Callable[[str], Path],
-    work: Callable[[str, Cell], Mapping[str, Any]],
-) -> None:
-    """Run what is missing of `options.tables` one after another, within `options.minutes` for all of them.
-
-    Cells are made table by table: those of a later one may depend on what an earlier one found. options: those of
-    `add_cell_options`, and `tables`. Raises `SideAgentsError` when `options.only` fits none of all keys.
-    """
-    every = [Cell(key, "", 0.0) for table in options.tables for key in keys_of(table)]
-    wanted = [cell.key for cell in select(every, options.only)]
-    end = time.monotonic() + 60 * options.minutes
-    for table in options.tables:
-        cells = cells_of(table, [key for key in keys_of(table) if key in wanted])
-        run_cells(path_of(table), cells, partial(work, table), limit_s=end - time.monotonic())
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:

@@ -7,8 +7,8 @@ digits (MNIST). svd compresses the parallel adapters of all domains together and
 
 from __future__ import annotations
 
-import argparse
 import hashlib
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +32,8 @@ from sideagents.train.supervised import example_loss, totals
 from sideagents_policies.evaluate.tables import markdown_table
 from sideagents_policies.jobs import ready_job
 from sideagents_policies.paths import load_named
-from studies.cells import Cell, add_cell_options, newest_rows, run_cells, select
+from studies.cells import Cell, newest_rows
+from studies.study import Options, Study, run
 
 CONFIG = "vision/adapters_cifar"
 BASE = Path("runs/resnet26_cifar_1/base.safetensors")
@@ -70,11 +71,11 @@ Key = Mapping[str, str | int | float]
 Row = Mapping[str, Any]
 
 
-def keys_of(seeds: int = 3) -> list[dict[str, str | int | float]]:
+def keys_of(seeds: Sequence[int] = (1, 2, 3)) -> list[dict[str, str | int | float]]:
     """Return the keys of all cells: those of one seed first."""
     names = [*METHODS, SVD]
     found: list[dict[str, str | int | float]] = []
-    for seed in range(1, seeds + 1):
+    for seed in seeds:
         for domain in DOMAINS:
             found += [{"domain": domain, "method": m, "seed": seed} for m in names if seed == 1 or m in OFTEN]
     return sorted(found, key=lambda key: (key["seed"], key["method"] == SVD))
@@ -205,25 +206,47 @@ def plot(rows: Sequence[Row], path: Path) -> Path:
     return save_figure(figure, path)
 
 
+def _cells(_: str, keys: Sequence[Key], options: Options) -> list[Cell]:
+    return [Cell(key, settings_of(key, options.base), 60 * _MINUTES[str(key["domain"])]) for key in keys]
+
+
+def _layers(options: Options, path: Path) -> Path:
+    """Draw each domain's own layers, of the runs that are here."""
+    runs = Path(load_named(AdaptConfig, CONFIG, []).runs)
+    return plot_own_layers(_loaded("taps", _DRAWN, 1, runs, options.base), path)
+
+
+def _add_base(parser: ArgumentParser) -> None:
+    parser.add_argument("--base", type=Path, default=BASE, help=f"the base's weights (default {BASE})")
+
+
+def _require_base(options: Options) -> None:
+    if not options.base.is_file():
+        raise SideAgentsError(f"{options.base}: no such base; `sideagents adapt vision/resnet26_cifar` trains it")
+
+
+STUDY = Study(
+    doc=__doc__,
+    example="domain=gtsrb",
+    tables=("domains",),
+    seeds=(1, 2, 3),
+    keys=lambda _, seeds: keys_of(seeds),
+    cells=_cells,
+    file=lambda _: "domains.jsonl",
+    work=lambda _, cell, options: work(cell, options.base),
+    show=lambda _, results: table_of(newest_rows(results / "domains.jsonl")),
+    pictures={
+        "plot": (
+            "draw the trade-off of accuracy and weights",
+            lambda options, path: plot(newest_rows(options.results / "domains.jsonl"), path),
+        ),
+        "layers": (f"draw each domain's own layers by {_DRAWN}", _layers),
+    },
+    options=_add_base,
+    ready=_require_base,
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the cells that are missing, or print the table and draw the trade-off."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_cell_options(parser, "domain=gtsrb")
-    parser.add_argument("--base", type=Path, default=BASE, help=f"the base's weights (default {BASE})")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the trade-off of accuracy and weights")
-    parser.add_argument("--layers", type=Path, metavar="FILE", help=f"draw each domain's own layers by {_DRAWN}")
-    args = parser.parse_args(argv)
-    path = args.results / "domains.jsonl"
-    if not args.show:
-        if not args.base.is_file():
-            raise SideAgentsError(f"{args.base}: no such base; `sideagents adapt vision/resnet26_cifar` trains it")
-        cells = [Cell(key, settings_of(key, args.base), 60 * _MINUTES[str(key["domain"])]) for key in keys_of()]
-        run_cells(path, select(cells, args.only), lambda cell: work(cell, args.base), limit_s=60 * args.minutes)
-    rows = newest_rows(path)
-    print(table_of(rows) or "no cell is done yet")
-    if args.plot is not None:
-        print(f"wrote {plot(rows, args.plot)}")
-    if args.layers is not None:
-        runs = Path(load_named(AdaptConfig, CONFIG, []).runs)
-        print(f"wrote {plot_own_layers(_loaded('taps', _DRAWN, 1, runs, args.base), args.layers)}")
-    return 0
+    return run(STUDY, argv)

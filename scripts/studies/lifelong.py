@@ -17,7 +17,8 @@ variants      of side-tuning: the recipe that reaches furthest with no more weig
 
 from __future__ import annotations
 
-import argparse
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,8 @@ from sideagents.run.stats import bootstrap_interval
 from sideagents_policies.evaluate.tables import markdown_table
 from sideagents_policies.jobs import ready_job
 from sideagents_policies.paths import load_named
-from studies.cells import Cell, add_cell_options, newest_rows, run_tables
+from studies.cells import Cell, newest_rows
+from studies.study import Study, run
 
 Key = Mapping[str, str | int | float]
 Row = Mapping[str, Any]
@@ -298,29 +300,30 @@ def _floats(matrix: Sequence[Sequence[float | None]]) -> Floats:
     return np.array([[np.nan if value is None else value for value in row] for row in matrix], np.float64)
 
 
+def study_of(name: str) -> Study:
+    """Return the study of a sequence."""
+    return Study(
+        doc=__doc__,
+        example="method=pnn",
+        tables=TABLES,
+        seeds=(1, 2, 3),
+        keys=lambda table, seeds: keys_of(name, table, seeds),
+        cells=lambda _, keys, options: cells_of(name, keys, options.results),
+        file=lambda table: f"{name}_{table}.jsonl",
+        work=lambda _, cell, options: work(name, cell, options.results),
+        show=lambda _, results: table_of(name, results),
+        pictures={
+            "plot": (
+                "draw forgetting and rigidity over the sequence",
+                lambda options, path: plot(name, options.results, path),
+            )
+        },
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what is missing of the tables, or print the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sequence", choices=tuple(COMPARISONS))
-    parser.add_argument("tables", nargs="*", default=list(TABLES), metavar="TABLE", help=", ".join(TABLES))
-    add_cell_options(parser, "method=pnn")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw forgetting and rigidity over the sequence")
-    args = parser.parse_args(argv)
-    for table in args.tables:
-        if table not in TABLES:
-            parser.error(f"unknown table {table!r} (choose from {', '.join(TABLES)})")
-    name = args.sequence
-    if not args.show:
-        results = args.results
-        run_tables(
-            args,
-            lambda table: keys_of(name, table, args.seeds),
-            lambda table, keys: cells_of(name, keys, results),
-            lambda table: results / f"{name}_{table}.jsonl",
-            lambda table, cell: work(name, cell, results),
-        )
-    print(table_of(name, args.results) or "no cell of the comparison is done yet")
-    if args.plot is not None:
-        print(f"wrote {plot(name, args.results, args.plot)}")
-    return 0
+    """Run what is missing of a sequence's tables, or print the comparison."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("sequence", choices=tuple(COMPARISONS), help="each has options of its own: SEQUENCE --help")
+    name, rest = parser.parse_args((words := list(sys.argv[1:] if argv is None else argv))[:1]).sequence, words[1:]
+    return run(study_of(name), rest)

@@ -7,16 +7,15 @@ demos   behaviour cloning from 49 and 4,900 demonstrations, base denoising, four
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sideagents.bases import load_base
 from sideagents.config.typed import config_hash
+from sideagents.errors import SideAgentsError
 from sideagents_envs.buildings import GENERATOR_VERSION
 from sideagents_envs.versions import LISTS_VERSION
 from sideagents_policies.agent.checks import read_config
@@ -29,7 +28,8 @@ from sideagents_policies.evaluate.tables import markdown_table, marked, with_not
 from sideagents_policies.train.cloning import clone
 from sideagents_policies.train.reinforcement import train
 from sideagents_policies.train.session import under_launcher
-from studies.cells import Cell, add_cell_options, newest_rows, run_cells, select
+from studies.cells import Cell, newest_rows
+from studies.study import Options, Study, run
 
 CONFIG = "pointnav/comparison"
 METHODS = ("sidetune", "features", "finetune", "scratch", "stagewise")
@@ -135,24 +135,30 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
     return with_note(markdown_table(header, lines), rows)
 
 
+def _shown(tables: Sequence[str], results: Path) -> str:
+    found = {table: rows_of(table, results) for table in tables}
+    return "\n\n".join(f"{table}\n{table_of(rows)}" for table, rows in found.items() if rows)
+
+
+def _require_one_process(_: Options) -> None:
+    if under_launcher():
+        raise SideAgentsError("every cell starts its own processes: run it without torchrun")
+
+
+STUDY = Study(
+    doc=__doc__,
+    example="method=sidetune",
+    tables=tuple(_ESTIMATE_S),
+    seeds=(1,),
+    keys=keys_of,
+    cells=lambda table, keys, _: [Cell(key, settings_of(key), _ESTIMATE_S[table]) for key in keys],
+    file="navigation_{}.jsonl".format,
+    work=lambda _, cell, __: work(cell),
+    show=_shown,
+    ready=_require_one_process,
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing of the tables, or print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", default=list(_ESTIMATE_S), metavar="TABLE", help="bc, ppo, demos (all)")
-    add_cell_options(parser, "method=sidetune")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
-    args = parser.parse_args(argv)
-    if under_launcher():
-        parser.error("every cell starts its own processes: run it without torchrun")
-    end = time.monotonic() + 60 * args.minutes
-    for table in args.tables:
-        if table not in _ESTIMATE_S:
-            parser.error(f"unknown table {table!r} (choose from {', '.join(_ESTIMATE_S)})")
-        path = args.results / f"navigation_{table}.jsonl"
-        if not args.show:
-            keys = keys_of(table, args.seeds)
-            cells = [Cell(key, settings_of(key), _ESTIMATE_S[table]) for key in keys]
-            run_cells(path, select(cells, args.only), work, limit_s=end - time.monotonic())
-        rows = rows_of(table, args.results)
-        print(f"\n{table}\n{table_of(rows)}" if rows else f"\n{table}: no cell is done yet")
-    return 0
+    return run(STUDY, argv)

@@ -15,7 +15,6 @@ squad   SQuAD 2.0, 25 articles to train on and 10 to test on (side-tuning paper,
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ from sideagents.storage.files import find_data
 from sideagents_policies.evaluate.tables import markdown_table
 from sideagents_policies.jobs import read_job, ready_job
 from sideagents_policies.paths import load_named
-from studies.cells import Cell, add_cell_options, newest_rows, run_tables
+from studies.cells import Cell, newest_rows
 from studies.nlp_grid import (
     BASELINE,
     CURVE,
@@ -49,6 +48,7 @@ from studies.nlp_grid import (
     RATES,
     SQUAD,
 )
+from studies.study import Study, run
 
 _MINUTES = {"RTE": 1.3, "MRPC": 1.5, "CoLA": 1.3, "STS-B": 1.5, "SST-2": 1.0}  # of an epoch of full fine-tuning
 _SHARE = {"features": 0.1, "lora": 0.8, "bitfit": 0.7, "adapters": 0.8, "sidetune": 1.0}  # of that; a ladder's is 0.4
@@ -337,27 +337,25 @@ def plot(results: Path, path: Path) -> Path:
     return save_figure(figure, path)
 
 
+def _shown(tables: Sequence[str], results: Path) -> str:
+    texts = [SHOWN[table](results) for table in tables if table in SHOWN]
+    return "\n\n".join(text for text in texts if text)
+
+
+STUDY = Study(
+    doc=__doc__,
+    example="task=RTE",
+    tables=TABLES,
+    seeds=(1, 2, 3),
+    keys=keys_of,
+    cells=lambda table, keys, options: cells_of(table, keys, options.results),
+    file="nlp_{}.jsonl".format,
+    work=lambda _, cell, options: work(cell, options.results),
+    show=_shown,
+    pictures={"plot": ("draw score against memory", lambda options, path: plot(options.results, path))},
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing of the tables, or print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", default=list(TABLES), metavar="TABLE", help=", ".join(TABLES))
-    add_cell_options(parser, "task=RTE")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw score against memory")
-    args = parser.parse_args(argv)
-    for table in args.tables:
-        if table not in TABLES:
-            parser.error(f"unknown table {table!r} (choose from {', '.join(TABLES)})")
-    if not args.show:
-        run_tables(
-            args,
-            lambda table: keys_of(table, args.seeds),
-            lambda table, keys: cells_of(table, keys, args.results),
-            lambda table: args.results / f"nlp_{table}.jsonl",
-            lambda table, cell: work(cell, args.results),
-        )
-    shown = [SHOWN[table](args.results) for table in args.tables if table in SHOWN]
-    print("\n\n".join(text for text in shown if text) or "no table has a row yet")
-    if args.plot is not None:
-        print(f"wrote {plot(args.results, args.plot)}")
-    return 0
+    return run(STUDY, argv)

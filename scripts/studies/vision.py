@@ -11,8 +11,8 @@ alpha      alpha at the end against the loss, over six bases (relevance)
 
 from __future__ import annotations
 
-import argparse
 import hashlib
+from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from sideagents.jobs.adapt import adapt_run
 from sideagents_policies.evaluate.tables import markdown_table
 from sideagents_policies.jobs import ready_job
 from sideagents_policies.paths import load_named
-from studies.cells import Cell, add_cell_options, newest_rows, run_tables
+from studies.cells import Cell, newest_rows
+from studies.study import Options, Study, run
 
 MADE = {  # bases that do not ship: how to make them
     "segmentation": "sideagents pretrain task=segmentation data=simtaskonomy/train held_out=simtaskonomy/val epochs=40",
@@ -239,39 +240,50 @@ def _correlations(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run what is missing of the tables, or print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", default=list(TABLES), metavar="TABLE", help=", ".join(TABLES))
-    add_cell_options(parser, "target=room")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+def keys_of(table: str, seeds: Sequence[int]) -> list[dict[str, str | int]]:
+    """Return the keys of a table's cells."""
+    return [{"table": table, **dict(key), "seed": seed} for key in TABLES[table]() for seed in seeds]
+
+
+def _bases(options: Options) -> dict[str, str]:
+    return {name: str(getattr(options, name)) for name in MADE}
+
+
+def _cells(table: str, keys: Sequence[Key], options: Options) -> list[Cell]:
+    """Return cells with their settings; raises `SideAgentsError` for a base that is not made yet."""
+    bases = _bases(options)
+    for name in {str(key.get("base")) for key in keys} & set(MADE):
+        if not Path(bases[name]).is_file():
+            raise SideAgentsError(f"{bases[name]}: no such base; `{MADE[name]}` makes it")
+    minutes = 2.0 * (len(_STACK) if table == "boosting" else 1)
+    return [Cell(key, settings_of(table, key, bases), 60 * minutes) for key in keys]
+
+
+def _add_bases(parser: ArgumentParser) -> None:
     for name, command in MADE.items():
         default = Path(f"runs/pretrain-{name}_1/{name}.safetensors")
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, default=default, metavar="FILE", help=command)
-    args = parser.parse_args(argv)
-    for table in args.tables:
-        if table not in TABLES:
-            parser.error(f"unknown table {table!r} (choose from {', '.join(TABLES)})")
-    bases = {name: str(getattr(args, name)) for name in MADE}
 
-    def keys_of(table: str) -> list[dict[str, str | int]]:
-        return [{"table": table, **dict(key), "seed": seed} for key in TABLES[table]() for seed in args.seeds]
 
-    def cells_of(table: str, keys: Sequence[Key]) -> list[Cell]:
-        for name in {str(key.get("base")) for key in keys} & set(MADE):
-            if not Path(bases[name]).is_file():
-                raise SideAgentsError(f"{bases[name]}: no such base; `{MADE[name]}` makes it")
-        minutes = 2.0 * (len(_STACK) if table == "boosting" else 1)
-        return [Cell(key, settings_of(table, key, bases), 60 * minutes) for key in keys]
+def _shown(tables: Sequence[str], results: Path) -> str:
+    texts = [table_of(table, newest_rows(results / f"vision_{table}.jsonl")) for table in tables]
+    return "\n\n".join(text for text in texts if text)
 
-    if not args.show:
-        run_tables(
-            args,
-            keys_of,
-            cells_of,
-            lambda table: args.results / f"vision_{table}.jsonl",
-            lambda table, cell: work(table, cell, bases),
-        )
-    shown = [table_of(table, newest_rows(args.results / f"vision_{table}.jsonl")) for table in args.tables]
-    print("\n\n".join(text for text in shown if text) or "no cell is done yet")
-    return 0
+
+STUDY = Study(
+    doc=__doc__,
+    example="target=room",
+    tables=tuple(TABLES),
+    seeds=(1,),
+    keys=keys_of,
+    cells=_cells,
+    file="vision_{}.jsonl".format,
+    work=lambda table, cell, options: work(table, cell, _bases(options)),
+    show=_shown,
+    options=_add_bases,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing of the tables, or print them."""
+    return run(STUDY, argv)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +12,12 @@ from sideagents.errors import SideAgentsError
 from studies import cells as module
 from studies.cells import (
     Cell,
-    Key,
-    add_cell_options,
     append_row,
     estimated,
     newest_rows,
     pending,
     read_rows,
     run_cells,
-    run_tables,
     select,
 )
 
@@ -43,36 +38,6 @@ def test_runs_each_cell_once(tmp_path: Path) -> None:
     assert {"config_hash", "commit", "seconds", "threads", "device"} <= rows[0].keys()
     run_cells(path, CELLS, work, say=lambda _: None)
     assert seen == ["side", "side", "fine", "fine"]
-
-
-def test_tables_share_their_time_and_later_ones_are_made_when_their_turn_comes(tmp_path: Path) -> None:
-    made: list[str] = []
-    seen: list[tuple[str, str]] = []
-
-    def cells_of(table: str, keys: Sequence[Key]) -> list[Cell]:
-        made.append(f"{table} after {len(seen)}")
-        return [Cell(key, "abc", 70.0 if key["method"] == "slow" else 0.0) for key in keys]
-
-    def work(table: str, cell: Cell) -> dict[str, float]:
-        seen.append((table, str(cell.key["method"])))
-        return {}
-
-    keys = {"search": ["a", "b"], "final": ["a", "slow"]}
-    options = argparse.Namespace(tables=["search", "final"], only=[], minutes=1.0)
-
-    def keys_of(table: str) -> list[dict[str, str | int | float]]:
-        return [{"table": table, "method": name} for name in keys[table]]
-
-    run_tables(options, keys_of, cells_of, lambda table: tmp_path / f"{table}.jsonl", work)
-    assert made == ["search after 0", "final after 2"]
-    assert seen == [("search", "a"), ("search", "b"), ("final", "a")]  # the slow one would pass the minute
-    assert len(read_rows(tmp_path / "final.jsonl")) == 1
-    options.only = ["method=b"]
-    run_tables(options, keys_of, cells_of, lambda table: tmp_path / f"other_{table}.jsonl", work)
-    assert seen[3:] == [("search", "b")]
-    options.only = ["method=c"]
-    with pytest.raises(SideAgentsError, match="--only method=c: no cell matches"):
-        run_tables(options, keys_of, cells_of, lambda table: tmp_path / f"other_{table}.jsonl", work)
 
 
 def test_other_settings_are_another_cell(tmp_path: Path) -> None:
@@ -151,12 +116,3 @@ def test_of_a_cell_that_ran_twice_the_last_row_is_taken(tmp_path: Path) -> None:
     for seed, digest in ((1, "old"), (2, "old"), (1, "new")):
         append_row(path, {"cell": {"seed": seed}, "config_hash": digest})
     assert [(row["cell"]["seed"], row["config_hash"]) for row in newest_rows(path)] == [(1, "new"), (2, "old")]
-
-
-def test_the_options_of_a_table() -> None:
-    parser = argparse.ArgumentParser()
-    add_cell_options(parser, "method=pnn")
-    args = parser.parse_args(["--only", "seed=1", "method=pnn", "--minutes", "5"])
-    assert (args.only, args.minutes, args.show) == (["seed=1", "method=pnn"], 5.0, False)
-    assert args.results == Path("docs/results")
-    assert "cells to run, e.g. method=pnn" in parser.format_help()

@@ -129,7 +129,7 @@ def test_cells_are_chosen_over_all_tables(tmp_path, monkeypatch):
 
 def test_nothing_is_run_to_show_the_table(tmp_path, capsys):
     assert main(["icifar", "--show", "--results", str(tmp_path)]) == 0
-    assert "no cell of the comparison is done yet" in capsys.readouterr().out
+    assert "no cell is done yet" in capsys.readouterr().out
     with pytest.raises(SideAgentsError, match=r"icifar_methods\.jsonl: no method is measured yet"):
         main(["icifar", "--show", "--results", str(tmp_path), "--plot", str(tmp_path / "picture.png")])
 

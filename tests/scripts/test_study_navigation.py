@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from sideagents.config.typed import config_hash
+from sideagents.errors import SideAgentsError
 from sideagents.machine.precision import resolved
 from sideagents_envs.versions import LISTS_VERSION
 from studies import navigation as reproduce
@@ -90,10 +91,7 @@ def test_unknown_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "choose from bc, ppo, demos" in capsys.readouterr().err
 
 
-def test_one_of_many_processes_is_no_place_for_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_of_many_processes_is_no_place_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SystemExit):
+    with pytest.raises(SideAgentsError, match="run it without torchrun"):
         main(["bc"])
-    assert "run it without torchrun" in capsys.readouterr().err

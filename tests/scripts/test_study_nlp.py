@@ -135,7 +135,7 @@ def test_curves_are_drawn(searched: Path, tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = ["--results", str(tmp_path)]
     assert main(["--show", *results]) == 0
-    assert "no table has a row yet" in capsys.readouterr().out
+    assert "no cell is done yet" in capsys.readouterr().out
     assert main(["glue", "paired", *results]) == 0
     shown = capsys.readouterr().out
     assert "glue: 85 cells wait for others" in shown
