@@ -19,7 +19,7 @@ from sideagents.core.protocol import Methods, says
 from sideagents.errors import SideAgentsError, first_line
 from sideagents.ladder import LadderModel
 from sideagents.ladder.backbone import task_heads
-from sideagents.ladder.design import Block, Down, Fusion, Mix
+from sideagents.ladder.design import Block, Down, Fusion, Mix, Orientation
 from sideagents.ladder.model import Init
 from sideagents.language.sidetuned_text import SideTunedText, freeze_layers, learned_heads, side_tower
 
@@ -92,6 +92,7 @@ def lst(
     block: Block = "transformer",
     fusion: Fusion = "gate",
     down: Down = "linear",
+    orientation: Orientation = "paper",
     recompute: bool = False,
     importance: Mapping[str, Tensor] | None = None,
     batches: Iterable[Mapping[str, Tensor]] | None = None,
@@ -112,6 +113,7 @@ def lst(
         block=block,
         fusion=fusion,
         down=down,
+        orientation=orientation,
         train_pooler=len(learned_heads(model)) > len(task_heads(model)),
     )
     if recompute:

@@ -66,6 +66,12 @@ def test_a_ladder_that_recomputes_learns_the_same_and_keeps_less(make: Any) -> N
     assert peaks[1] < peaks[0]
 
 
+def test_options_of_a_ladder_reach_its_design() -> None:
+    options = {"reduction": 4, "mix": "residual", "down": "slice", "orientation": "code"}
+    design = METHODS.get("lst")(bert(), **options).design
+    assert {name: getattr(design, name) for name in options} == options
+
+
 def test_adapters_stand_in_every_part() -> None:
     model = adapters(t5(), width=4)
     count = sum(type(part).__name__ == "Adapter" for part in model.modules())
