@@ -26,7 +26,8 @@ from sideagents.data.images import LabelledImages
 from sideagents.data.targets import TARGETS, outputs_of
 from sideagents.errors import CheckpointError, ConfigError, SideAgentsError
 from sideagents.jobs.job import Job
-from sideagents.lifelong.learners import LEARNERS, Learner, make_learner
+from sideagents.lifelong.learner import Learner
+from sideagents.lifelong.learners import LEARNERS, make_learner
 from sideagents.lifelong.lifelong_config import LifelongConfig
 from sideagents.lifelong.lifelong_plots import plot_sequence
 from sideagents.lifelong.metrics import final_mean, forgetting, parameters

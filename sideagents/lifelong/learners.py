@@ -6,7 +6,6 @@ as the paper's comparisons do.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
@@ -18,110 +17,23 @@ from sideagents.bases.cifar_resnet import CifarResNet
 from sideagents.bases.encoder import MidLevelEncoder
 from sideagents.core.alpha import Alpha
 from sideagents.core.base import FrozenBase
-from sideagents.core.init import initialise_side
 from sideagents.core.merge import Merge, alpha_for, make_merge, merge_name
 from sideagents.core.methods import build_perception
-from sideagents.core.protocol import Methods, Traits
-from sideagents.core.side import FCN4, make_side
+from sideagents.core.side import FCN4
 from sideagents.core.sidetuned import SideTuned
 from sideagents.core.trainable import TrainableBase
 from sideagents.errors import ConfigError
 from sideagents.lifelong.ewc import EWC, EWCMode
 from sideagents.lifelong.fisher import fisher_information, squared_gradients
+from sideagents.lifelong.learner import Learner
 from sideagents.lifelong.lifelong_config import Fisher, Gamma, LifelongConfig, Samples, Strength
+from sideagents.lifelong.per_task import SequenceMethods
 from sideagents.lifelong.pnn import ProgressiveCopy, ProgressiveFCN4, ProgressiveNet
 from sideagents.lifelong.psp import KeyKind, Superposed, superpose
 from sideagents.lifelong.stream import StreamTask
-from sideagents.train.readouts import make_readout
 
 _FISHER_BATCH = 128  # of the Fisher information that is called batched
 MergeName = Annotated[str, AfterValidator(merge_name)]
-
-
-class Learner(Traits, nn.Module, ABC):
-    """A method over a sequence of tasks; `nets` and `readouts` are all that is trained.
-
-    A task begins (`begin`), is trained by whoever calls `forward` and `penalty`, and ends (`end`). Tasks are numbers
-    from 0. Further keywords of a subclass's constructor are its options.
-    """
-
-    shares_net = False  # whether one network serves all tasks
-    shares_alpha = False  # and one weight of the base
-
-    def __init__(self, config: LifelongConfig, base: FrozenBase, tasks: Sequence[StreamTask]) -> None:
-        super().__init__()
-        self.config, self.base, self.tasks = config, base, tasks
-        self.nets = nn.ModuleList()
-        self.readouts = nn.ModuleList()
-
-    def begin(self, task: int) -> None:
-        """Make what a new task needs."""
-        if task >= len(self.nets) and not (self.shares_net and self.nets):
-            self.nets.append(self.make_net())
-        self._add_readout(task)
-
-    def _net(self, task: int) -> nn.Module:
-        return self.nets[0 if self.shares_net else task]
-
-    def _add_readout(self, task: int) -> None:
-        outputs = self.tasks[task].train.outputs
-        self.readouts.append(make_readout(self.base.out_shape, outputs, self.config.norm_groups))
-
-    @abstractmethod
-    def make_net(self) -> nn.Module:
-        """Make the network of a task."""
-
-    def check(self) -> None:
-        """Raise `SideAgentsError` where the configured parts do not fit; called before anything is trained."""
-        self.make_net()
-
-    def code(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
-        """Return the code (B, *base.out_shape) that a task's readout reads; images uint8 or in [0, 1]."""
-        net = self._net(task)
-        return cast(Tensor, net(images, codes) if self.reads_codes else net(images))
-
-    def forward(self, images: Tensor, task: int, codes: Tensor | None = None) -> Tensor:
-        """Return outputs (B, *outputs) of a task."""
-        return cast(Tensor, self.readouts[task](self.code(images, task, codes)))
-
-    def trained(self, task: int) -> nn.Module:
-        """Return what an optimizer trains in a task."""
-        return nn.ModuleList([self._net(task), self.readouts[task]])
-
-    def stored(self, task: int) -> list[nn.Parameter]:
-        """Return the weights that a task needs beside the base's."""
-        return list(self.trained(task).parameters())
-
-    def penalty(self) -> Tensor:
-        """Return what is added to the loss."""
-        return torch.zeros(())
-
-    def end(self, task: int, generator: torch.Generator) -> None:
-        """Take notice that a task was trained."""
-
-    def alpha(self, task: int) -> float:
-        """Return the weight of the base that a task learned; nan where the method has none."""
-        found = [part for part in self.trained(task).modules() if isinstance(part, SideTuned)]
-        return found[0].alpha_value() if found else float("nan")
-
-    def memory(self) -> dict[str, Tensor]:
-        """Return what a resumed run needs beside the weights."""
-        return {}
-
-    def remember(self, memory: dict[str, Tensor]) -> None:
-        """Put `memory()` back."""
-
-    def _side(self) -> nn.Module:
-        config, base = self.config, self.base
-        side = make_side(
-            config.side, base.out_shape, base.channels, base.input_size, base=base, options=config.side_options
-        )
-        initialise_side(side, config.side_init, base, base.input_size)
-        return side
-
-    def _composite(self) -> SideTuned:
-        """Return a trained copy of the base with a side beside it."""
-        return SideTuned(TrainableBase(self.base, "batch"), self._side(), self.config.merge, self.config.alpha)
 
 
 class SideTune(Learner):
@@ -274,7 +186,7 @@ class Superposition(Learner):
         """Return the task's view of the shared weights, and its readout."""
         return nn.ModuleList([cast(Superposed, self.nets[0]).view(task), self.readouts[task]])
 
-    def stored(self, task: int) -> list[nn.Parameter]:
+    def stored(self, task: int) -> Sequence[Tensor]:
         """Return the weights without those that every task starts from: the base's, and a side's as drawn."""
         return [parameter for parameter in super().stored(task) if parameter.requires_grad]
 
@@ -370,7 +282,7 @@ class Progressive(Learner):
         return float("nan") if alpha is None else alpha.value()
 
 
-LEARNERS: Methods[type[Learner]] = Methods("sequences", given=("config", "base", "tasks"))
+LEARNERS = SequenceMethods("sequences", given=("config", "base", "tasks"))
 LEARNERS.register("sidetune", SideTune)
 LEARNERS.register("features", Features)
 LEARNERS.register("finetune", FineTune)

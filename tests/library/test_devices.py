@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from optional_packages import methods_of
 from sideagents.adaptation import adapt
 from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
@@ -111,7 +112,7 @@ def test_a_training_step_of_adapt_happens_where_the_network_is(method: str, late
     require_there(loss + made.penalty(), made.task("task"))
 
 
-@pytest.mark.parametrize("method", LEARNERS.names())
+@pytest.mark.parametrize("method", methods_of(LEARNERS))
 @pytest.mark.usefixtures("numberless")
 def test_a_training_step_of_lifelong_happens_where_the_network_is(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = LifelongConfig.model_validate(

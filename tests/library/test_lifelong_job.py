@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from cifar_files import TRAIN
+from optional_packages import methods_of
 from rendered_images import put_images
 from run_files import weights
+from sideagents.adaptation import ADAPTATIONS
 from sideagents.config.typed import config_hash, load_config
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.jobs import lifelong as run_module
@@ -25,7 +27,7 @@ from sideagents.run.scalars import read_scalars
 from sideagents_policies.cli.main import main
 from vision_jobs import lifelong_config
 
-FORGET_NOTHING = ("sidetune", "features", "independent", "pnn")
+FORGET_NOTHING = ({*ADAPTATIONS.names()} - {"finetune"}) | {"independent", "pnn"}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_curricula_go_their_way_in_every_task_and_the_side_learns(cifar: Path, t
     assert moved
 
 
-@pytest.fixture(params=LEARNERS.names(), scope="module")
+@pytest.fixture(params=methods_of(LEARNERS), scope="module")
 def played(request: pytest.FixtureRequest, cifar: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A method's run folder and result."""
     runs = tmp_path_factory.mktemp(request.param)
@@ -95,7 +97,7 @@ def test_weights_of_a_task(played: Any) -> None:
     expected = {"sidetune": 25_904 + 1, "features": 0, "pnn": 37_428 + 1}
     if method in expected:
         assert result["weights_per_task"] == [expected[method] + readout] * 2
-    assert all(0.0 < alpha <= 1.0 for alpha in result["alpha"])
+    assert all(alpha is None or 0.0 < alpha <= 1.0 for alpha in result["alpha"])
     base, side = 269_072, 25_904  # a ResNet-20 without its last layer
     once = {"sidetune": 2 * (side + 1), "pnn": 2 * (37_428 + 1), "features": 0, "independent": 2 * (base + side + 1)}
     once |= {"finetune": base + side + 1, "ewc": base + side + 1}
@@ -106,7 +108,7 @@ def test_weights_of_a_task(played: Any) -> None:
 
 AUGMENTED: dict[str, Any] = {"augment": "flip_crop", "precision": "bfloat16"}
 CHANGES: list[tuple[str, dict[str, Any]]] = [
-    *((method, {}) for method in LEARNERS.names()),
+    *((method, {}) for method in LEARNERS.names() if method not in ("lora", "ia3")),
     ("finetune", AUGMENTED),
     ("sidetune", AUGMENTED | {"views": 2}),
     ("sidetune", AUGMENTED | {"side": "feedback"}),
@@ -153,7 +155,7 @@ def test_codes_of_augmented_copies_are_computed_once(
             lifelong_config(cifar, tmp_path, **changes)
 
 
-@pytest.mark.parametrize("method", LEARNERS.names())
+@pytest.mark.parametrize("method", methods_of(LEARNERS))
 def test_targets_of_images_are_tasks_too(method: str, images: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "held_out_data": str(images / "val"), "tasks": 10, "reader": "taskonomy", "method": method,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
+from optional_packages import methods_of
 from sideagents.adaptation import ADAPTATIONS, adapt
 from sideagents.config.options import check_options, options_of
 from sideagents.core.protocol import KINDS, TRAITS, Methods, about, kinds_of, says
@@ -100,8 +101,8 @@ def test_one_name_means_the_same_in_each_kind() -> None:
         told = [registry.about(name).traits for registry in REGISTRIES.values() if name in registry.names()]
         assert all(one == told[0] for one in told), name
     assert kinds_of("ewc") == ["sequences"]
-    with pytest.raises(SideAgentsError, match=r"method 'taps' is of vision, not of sequences \(known: ewc, features"):
-        LEARNERS.get("taps")
+    with pytest.raises(SideAgentsError, match=r"method 'ewc' is of sequences, not of vision \(known: features"):
+        ADAPTATIONS.get("ewc")
     with pytest.raises(SideAgentsError, match="unknown method 'tops'"):
         LEARNERS.get("tops")
 
@@ -119,7 +120,7 @@ def test_traits_of_vision_are_those_of_what_is_built(name: str) -> None:
     assert told.has_side == (isinstance(net, SideTuned) and net.side is not None)
 
 
-@pytest.mark.parametrize("name", LEARNERS.names())
+@pytest.mark.parametrize("name", methods_of(LEARNERS, {*ADAPTATIONS.names()} - {"sidetune", "features", "finetune"}))
 def test_traits_of_sequences_are_those_of_what_is_built(name: str) -> None:
     from sideagents.bases import load_base
 
