@@ -15,6 +15,7 @@ from typing import Any
 from sideagents.errors import SideAgentsError
 from sideagents.language.nlp_plots import plot_memory
 from sideagents.storage.files import read_json, write_text
+from sideagents_policies.evaluate.compare import comparison_table
 from sideagents_policies.evaluate.tables import markdown_table, read_result, results_table
 from studies import domains as reproduce_domains
 from studies import lifelong as reproduce_lifelong
@@ -36,6 +37,12 @@ def evaluations(folder: str, results: Path) -> str:
     files = {path.stem: path for path in sorted((results / folder).glob("*.json"))}
     names = [name for name in files if name not in BASELINES] + [name for name in BASELINES if name in files]
     return results_table({name: read_result(files[name]) for name in names}, METRICS) if names else ""
+
+
+def without_picture(results: Path) -> str:
+    """Return what an ImageNav agent reaches without the picture of its goal, and with it."""
+    path = results / "imagenav.json"
+    return comparison_table(read_json(path)) if path.is_file() else ""
 
 
 def comparison(table: str, results: Path) -> str:
@@ -154,6 +161,7 @@ def vision(table: str, results: Path) -> str:
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "val": lambda results: evaluations("val", results),
+    "imagenav": without_picture,
     "house": lambda results: evaluations("house", results),
     "bc": lambda results: comparison("bc", results),
     "ppo": lambda results: comparison("ppo", results),

@@ -31,13 +31,16 @@ def import_peft() -> Any:
 
 
 class _Injected(Adaptation):
+    def _takes(self, part: nn.Module) -> bool:
+        """Return whether the method has a form for a layer."""
+        return isinstance(part, nn.Linear | nn.Conv2d)
+
     def _inject(self, base: FrozenBase, settings: Any, layers: str | None) -> nn.Module:
         view = shared_view(base)
-        kinds = (nn.Linear, nn.Conv2d)
         parts = dict(view.encoder.named_modules())
         # torch's attention never calls its output layer, only reads its weight: an adapter there would do nothing
         idle = {f"{name}.out_proj" for name, part in parts.items() if isinstance(part, nn.MultiheadAttention)}
-        known = [name for name, part in parts.items() if isinstance(part, kinds) and name not in idle]
+        known = [name for name, part in parts.items() if self._takes(part) and name not in idle]
         try:
             names = [name for name in known if re.search(layers or "", name)]
         except re.error as error:
@@ -72,7 +75,14 @@ class _Injected(Adaptation):
 
 
 class Lora(_Injected):
-    """LoRA. Options: rank, scale (PEFT's lora_alpha), dropout, layers (a regular expression, by default all)."""
+    """LoRA. Options: rank, scale (PEFT's lora_alpha), dropout, layers (a regular expression, by default all).
+
+    Dilated convolutions stay as they are: PEFT's low-rank ones have no dilation.
+    """
+
+    def _takes(self, part: nn.Module) -> bool:
+        dilated = isinstance(part, nn.Conv2d) and any(step != 1 for step in part.dilation)
+        return super()._takes(part) and not dilated
 
     def build(
         self, base: FrozenBase, rank: int = 8, scale: float = 8.0, dropout: float = 0.0, layers: str | None = None

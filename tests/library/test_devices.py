@@ -112,7 +112,7 @@ def test_a_training_step_of_adapt_happens_where_the_network_is(method: str, late
     require_there(loss + made.penalty(), made.task("task"))
 
 
-@pytest.mark.parametrize("method", methods_of(LEARNERS))
+@pytest.mark.parametrize("method", methods_of(LEARNERS, ["scratch"]))  # fresh weights cannot be copied to nowhere
 @pytest.mark.usefixtures("numberless")
 def test_a_training_step_of_lifelong_happens_where_the_network_is(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = LifelongConfig.model_validate(

@@ -31,6 +31,19 @@ def test_networks_whose_layers_have_numbers_for_names():
     }  # fmt: skip
 
 
+def test_dilated_convolutions_stay_as_they_are():
+    made = adapt("curvature", "lora", rank=2)  # of one layer with a dilation
+    net = made.add_task("a", classes=3).net
+    dilated = [name for name, part in net.named_modules() if isinstance(part, nn.Conv2d) and part.dilation != (1, 1)]
+    assert len(dilated) == 1
+    assert "lora" not in dilated[0]
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(net.eval()(images), made.base(images))
+    with pytest.raises(SideAgentsError, match="matches none of the"):
+        adapt("curvature", "lora", layers=dilated[0].split(".", 1)[1] + "$").add_task("b", classes=3)
+
+
 def test_torch_s_attention_gets_no_adapter_that_is_never_called():
     class Attending(nn.Module):
         def __init__(self):

@@ -10,7 +10,7 @@ import pytest
 
 from sideagents.errors import SideAgentsError
 from sideagents_policies.cli.main import main
-from sideagents_policies.evaluate.compare import compare, read_rows
+from sideagents_policies.evaluate.compare import compare, comparison_table, read_rows
 
 METRICS = {"success": 0.0, "spl": 0.0, "soft_spl": 0.1, "nav_reward": 1.0, "steps": 10, "collisions": 0}
 
@@ -35,7 +35,7 @@ def put(folder: Path, values: list[float], **changes: Any) -> Path:
 
 def test_what_is_always_better_has_an_interval_above_zero(tmp_path: Path) -> None:
     first, second = put(tmp_path / "first", [0.0] * 9), put(tmp_path / "second", [1.0] * 9)
-    table = compare(first, second)
+    table = comparison_table(compare(first, second))
     success = next(line for line in table.splitlines() if line.startswith("| success"))
     assert [part.strip() for part in success.split("|")[2:6]] == [
         "0.000",
@@ -84,7 +84,8 @@ def test_an_agent_without_its_map(homes: list[str], tmp_path: Path, capsys: pyte
     blank = next(path for name, path in played.items() if name.endswith("_without-map-rgb"))
     whole = next(path for name, path in played.items() if "without" not in name)
     capsys.readouterr()
-    assert main(["compare", str(blank), str(whole)]) == 0
-    assert "3 episodes" in capsys.readouterr().out
+    assert main(["compare", str(blank), str(whole), "--json", str(tmp_path / "differences.json")]) == 0
+    assert "3 episodes" in (shown := capsys.readouterr().out)
+    assert comparison_table(json.loads((tmp_path / "differences.json").read_text())) == shown.rstrip()
     assert main(["eval", str(run), "eval.blank=[mpa]"]) == 2
     assert "eval.blank: no key 'mpa', did you mean 'map'" in capsys.readouterr().err

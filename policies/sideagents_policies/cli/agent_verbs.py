@@ -127,6 +127,7 @@ def _add_measuring(verbs: Verbs) -> None:
         """sideagents compare runs/a_train_1/eval/val_sampled_step900000 runs/b_train_1/eval/val_sampled_step900000""",
         words="EVALUATION EVALUATION",
     )
+    compare.add_argument("--json", type=user_path, metavar="F", help="write the differences to this file")
     compare.set_defaults(run=_compare)
 
     plot = add_verb(
@@ -257,11 +258,15 @@ def _enjoy(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from sideagents_policies.evaluate.compare import compare
+    from sideagents.storage.files import write_json
+    from sideagents_policies.evaluate.compare import compare, comparison_table
 
     if len(args.words) != 2:
         raise UsageError("compare needs two folders that eval wrote: sideagents compare RUN/eval/NAME RUN/eval/NAME")
-    print(compare(*map(user_path, args.words)))
+    result = compare(*map(user_path, args.words))
+    print(comparison_table(result))
+    if args.json is not None:
+        write_json(args.json, result)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ _NAMES = ("scene_id", "episode_id", "buildings", "lists")  # what makes an episo
 Row = dict[str, Any]
 
 
-def compare(first: Path, second: Path) -> str:
-    """Return a table: for each metric the mean of `second` minus `first`, with its 95 % interval, over the episodes.
+def compare(first: Path, second: Path) -> dict[str, Any]:
+    """Return for each metric the means of two evaluations, and `second` minus `first` with its 95 % interval.
 
-    Both are folders that `sideagents eval` wrote (`RUN/eval/NAME`). Buildings are resampled, then episodes; the last
-    column is the share of resamples above 0. Raises `SideAgentsError` for other folders, or for other episodes.
+    Both are folders that `sideagents eval` wrote (`RUN/eval/NAME`). Buildings are resampled, then episodes; `above` is
+    the share of resamples above 0. Raises `SideAgentsError` for other folders, or for other episodes.
     """
     a, b = read_rows(first), read_rows(second)
     names = [_name(row) for row in a]
@@ -29,15 +30,29 @@ def compare(first: Path, second: Path) -> str:
             "give both the same --split and --episodes"
         )
     buildings = [row["scene_id"] for row in a]
+    metrics = {}
+    for metric in COLUMNS:
+        before, after = ([float(row[metric]) for row in rows] for rows in (a, b))
+        found = paired_difference(after, before, buildings=buildings)
+        metrics[metric] = {
+            "first": sum(before) / len(a),
+            "second": sum(after) / len(b),
+            "difference": {"mean": found.mean, "low": found.low, "high": found.high},
+            "above": found.probability,
+        }
+    about = {"first": first.name, "second": second.name, "lists": a[0]["lists"]}
+    return {**about, "episodes": len(a), "buildings_played": len(set(buildings)), "metrics": metrics}
+
+
+def comparison_table(result: Mapping[str, Any]) -> str:
+    """Return what `compare` found as Markdown."""
     lines = []
     for metric, title in COLUMNS.items():
-        values = [[float(row[metric]) for row in rows] for rows in (a, b)]
-        found = paired_difference(values[1], values[0], buildings=buildings)
-        means = [f"{sum(each) / len(each):.3f}" for each in values]
-        difference = cell(metric, {"mean": found.mean, "low": found.low, "high": found.high})
-        lines.append([title, *means, difference, f"{found.probability:.3f}"])
-    header = ["metric", first.name, second.name, "difference", "share above 0"]
-    count = f"{len(a)} episodes in {len(set(buildings))} buildings"
+        row = result["metrics"][metric]
+        means = [f"{row[name]:.3f}" for name in ("first", "second")]
+        lines.append([title, *means, cell(metric, row["difference"]), f"{row['above']:.3f}"])
+    header = ["metric", result["first"], result["second"], "difference", "share above 0"]
+    count = f"{result['episodes']} episodes in {result['buildings_played']} buildings"
     return f"{markdown_table(header, lines)}\n\n{count}; differences are second minus first"
 
 
