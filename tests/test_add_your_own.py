@@ -84,10 +84,11 @@ def test_a_method_of_adaptation_in_40_lines(own: Path, cifar: Path) -> None:
     assert json.loads((own / "result.json").read_text())["method"] == "biases"
     few = ["side_init=default", "side_options={}", "tasks=2", "steps=4", "batch_size=16", "method=biases"]
     sequence = ["lifelong", "lifelong/icifar", *words(cifar, *few), "--import", "my_methods"]
-    assert main([*sequence, "options.layers=conv"]) == 0
+    assert main([*sequence, "options.layers=bn1"]) == 0
     loss = json.loads((own / "result.json").read_text())["loss"]
     assert loss[1][0] == loss[0][0]  # the second task left the first as it was
-    assert main([*sequence, "options.layer=conv"]) == 2
+    assert main([*sequence, "options.layer=bn1"]) == 2
+    assert main([*sequence, "options.layers=conv"]) == 2  # which have none
 
 
 def test_a_method_of_lifelong_learning(own: Path, cifar: Path, capsys: Any) -> None:

@@ -28,6 +28,7 @@ _TABLES = {  # what is shown alone is imported
     "learners": "sideagents.lifelong.learners:LEARNERS",
     "merges": "sideagents.core.merge:MERGES",
     "sides": "sideagents.core.side:SIDES",
+    "readers": "sideagents_policies.agent.readers:READERS",
 }
 
 
@@ -39,6 +40,10 @@ def rows(what: str) -> list[Row]:
         return list_bases()
     if what == "configs":
         return [_config(name) for name in config_names()]
+    if what == "tasks":
+        from sideagents_envs.task.tasks import TASKS
+
+        return [{"name": name, "summary": summary_of(TASKS[name])} for name in sorted(TASKS)]
     module, _, name = _TABLES[what].partition(":")
     registry = getattr(import_module(module), name)
     return _methods(registry) if isinstance(registry, Methods) else _registered(registry)

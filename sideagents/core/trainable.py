@@ -46,6 +46,9 @@ class TrainableBase(nn.Module):
             self.register_state_dict_post_hook(_leave_shared_out)  # type: ignore[no-untyped-call]  # torch's annotations
             self.register_load_state_dict_pre_hook(_fill_shared_in)  # type: ignore[no-untyped-call]
             self.encoder = copy.deepcopy(base.encoder, {id(p): p for p in base.encoder.parameters()})
+            for part in self.encoder.modules():
+                if isinstance(part, nn.GroupNorm):
+                    part.register_forward_pre_hook(_in_order)
         else:
             self.encoder = copy.deepcopy(base.encoder).requires_grad_(True)
             for parameter in self.encoder.parameters():
@@ -95,6 +98,25 @@ class TrainableBase(nn.Module):
                 if isinstance(module, _BatchNorm):
                     module.training = False
         return self
+
+
+def _in_order(norm: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Lay the input of a GroupNorm that learns behind frozen layers in order: torch's backward pass needs it so.
+
+    With an input in channels-last that needs no gradient itself, torch 2.13 ends the process by a segmentation fault.
+    """
+    images = inputs[0]
+    if not torch.is_grad_enabled() or images.requires_grad or not any(p.requires_grad for p in norm.parameters()):
+        return None
+    return (images.contiguous(), *inputs[1:])
+
+
+def without_guards(encoder: nn.Module) -> nn.Module:
+    """Return an encoder after taking what `TrainableBase` put on its norms off it."""
+    for part in encoder.modules():
+        for key in [key for key, hook in part._forward_pre_hooks.items() if hook is _in_order]:
+            del part._forward_pre_hooks[key]
+    return encoder
 
 
 def _shared_names(view: TrainableBase) -> set[str]:

@@ -72,7 +72,8 @@ class Learner(Traits, nn.Module, ABC):
 
     def stored(self, task: int) -> Sequence[Tensor]:
         """Return the weights that a task needs beside the base's."""
-        return list(self.trained(task).parameters())
+        frozen = {id(parameter) for parameter in self.base.parameters()}
+        return [parameter for parameter in self.trained(task).parameters() if id(parameter) not in frozen]
 
     def penalty(self) -> Tensor:
         """Return what is added to the loss."""

@@ -12,6 +12,7 @@ from torch import nn
 import sideagents
 from adapted_networks import OPTIONS, adapted, network
 from sideagents.adaptation import ADAPTATIONS, Adaptation, adapt
+from sideagents.adaptation.plain import plain_network
 from sideagents.bases import load_base
 from sideagents.core.base import FrozenBase
 from sideagents.core.trainable import shared_view
@@ -281,3 +282,17 @@ def test_the_function_is_the_packages_own():
     assert sideagents.adapt is adapt
     with pytest.raises(TypeError):
         sideagents.adapt()
+
+
+def test_a_norm_that_learns_behind_frozen_layers() -> None:
+    base = FrozenBase(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8)), "grid", (8, 8))
+    view = shared_view(base)
+    norm = view.encoder[1]
+    norm.bias = nn.Parameter(norm.bias.detach().clone())
+    images = torch.rand(2, 3, 8, 8)
+    view(images).sum().backward()  # torch alone crashes here
+    assert torch.equal(norm.bias.grad, torch.full((8,), 2.0 * 6 * 6))
+    with torch.no_grad():
+        assert torch.equal(view(images), base(images))
+    plain = plain_network(view.encoder, base)
+    assert not any(part._forward_pre_hooks for part in plain.modules())

@@ -15,12 +15,17 @@ from optional_packages import methods_of
 from rendered_images import put_images
 from run_files import weights
 from sideagents.adaptation import ADAPTATIONS
+from sideagents.bases import load_base
 from sideagents.config.typed import config_hash, load_config
+from sideagents.core.trainable import shared_view
+from sideagents.data.images import LabelledImages
 from sideagents.errors import ConfigError, SideAgentsError
 from sideagents.jobs import lifelong as run_module
 from sideagents.jobs.lifelong import lifelong, table_of
+from sideagents.lifelong.learner import Learner
 from sideagents.lifelong.learners import LEARNERS
 from sideagents.lifelong.lifelong_config import LifelongConfig
+from sideagents.lifelong.stream import StreamTask
 from sideagents.run.checkpoint import load_checkpoint
 from sideagents.run.folder import RunFolder
 from sideagents.run.scalars import read_scalars
@@ -375,3 +380,20 @@ def test_a_first_task_that_diverges_leaves_nothing(
     assert errors.splitlines()[-1] == said
     assert errors.count("error: ") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_task_stores_is_without_the_base() -> None:
+    class Views(Learner):
+        """Views of the base, the first layer their own."""
+
+        def make_net(self) -> torch.nn.Module:
+            view = shared_view(self.base)
+            view.encoder.conv1.weight = torch.nn.Parameter(view.encoder.conv1.weight.detach().clone())
+            return view
+
+    data = LabelledImages(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.arange(2), ("a", "b"))
+    tasks = [StreamTask(0, "0", data, data)]
+    learner = Views(LifelongConfig(norm_groups=0), load_base("cifar:resnet20"), tasks)
+    learner.begin(0)
+    norms = 2 * sum(part.num_features for part in learner.nets[0].modules() if isinstance(part, torch.nn.BatchNorm2d))
+    assert sum(p.numel() for p in learner.stored(0)) == 3 * 16 * 9 + norms + 64 * 2 + 2

@@ -15,7 +15,7 @@ from sideagents_envs.bodies.bodies import Bodies
 from sideagents_envs.episodes.files import Episode
 from sideagents_envs.episodes.sources import EpisodeSource, Start
 from sideagents_envs.errors import EnvsError, EpisodeError
-from sideagents_envs.sensors.sensor import Look, Sensor
+from sideagents_envs.sensors.sensor import Look, Sensor, checked
 from sideagents_envs.sensors.spaces import FORWARD, STOP, Observation, checked_actions
 from sideagents_envs.task.navigation import Navigation, Step
 
@@ -107,7 +107,7 @@ class NavigationBatch:
         if self._fixed:
             look = self._look(np.array([env]), self._fixed)
             for sensor, kept in self._fixed.items():
-                kept[env] = sensor.read(look)[0]
+                kept[env] = self._read(sensor, look, 1)[0]
 
     def step(self, actions: NDArray[Any]) -> StepResult:
         """Take one action (N,) in every environment that is active.
@@ -193,10 +193,15 @@ class NavigationBatch:
             index = chosen[seen]
             look = self._look(index, self._moving)
             for sensor in self._moving:
-                content[sensor.key][seen] = sensor.read(look)
+                content[sensor.key][seen] = self._read(sensor, look, seen.size)
             for sensor, kept in self._fixed.items():
                 content[sensor.key][seen] = kept[index]
         return content
+
+    def _read(self, sensor: Sensor, look: Look, count: int) -> NDArray[Any]:
+        box = self.observation_space[sensor.key]
+        assert isinstance(box, spaces.Box)
+        return checked(sensor, box, sensor.read(look), count, "read")
 
     def _look(self, envs: NDArray[np.int64], sensors: Iterable[Sensor]) -> Look:
         """Return what some environments' bodies can be asked by these sensors; images are rendered by one call."""

@@ -7,19 +7,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sideagents_envs.config import CameraConfig, TaskConfig
+from sideagents_envs.errors import EnvsError
 
 
 @dataclass(frozen=True)
 class Look:
     """What is known of K bodies at one moment.
 
-    poses (K, 4): x, y, z in metres, yaw in radians; goals (K, 3); tracks (K, T, 2): places x, z where they have been,
-    of which the first `lengths` (K,) count; images: (K, H, W, ...) of each camera channel that a sensor names;
-    goal_readings() -> (K, 3), see `PointGoal`; view(poses) -> uint8 (K, H, W, 3), what they would see from other poses.
+    poses (K, 4): x, y, z in metres, y up, and yaw in radians, where 0 looks along -z and to the left is more; goals
+    (K, 3); tracks (K, T, 2): places x, z where they have been, of which the first `lengths` (K,) count; images: (K, H,
+    W, ...) of each camera channel that a sensor names; goal_readings() -> (K, 3), see `PointGoal`; view(poses) -> uint8
+    (K, H, W, 3), what they would see from other poses.
     """
 
     poses: NDArray[Any]
@@ -69,3 +72,18 @@ class Sensor(ABC):
     @abstractmethod
     def replay(self, walk: Walk) -> NDArray[Any]:
         """Return the readings (T, ...) of a stored episode: those that `read` would have given."""
+
+
+def checked(sensor: Sensor, box: spaces.Box, reading: Any, count: int, method: str) -> NDArray[Any]:
+    """Return what `method` of a sensor gave for `count` bodies or steps.
+
+    Raises `EnvsError` for another shape than its space's, which NumPy would broadcast, and for a type that loses by
+    becoming its space's.
+    """
+    array = np.asarray(reading)
+    shape = (count, *box.shape)
+    if array.shape != shape or not np.can_cast(array.dtype, box.dtype, "same_kind"):
+        raise EnvsError(
+            f"sensor {sensor.key!r}: {method} gave {array.dtype} {array.shape}, its space says {box.dtype} {shape}"
+        )
+    return array

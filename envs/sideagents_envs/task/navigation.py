@@ -9,8 +9,11 @@ from typing import NamedTuple
 from gymnasium import spaces
 
 from sideagents_envs.config import CameraConfig, TaskConfig
+from sideagents_envs.errors import EnvsError
 from sideagents_envs.sensors.sensor import Sensor
 from sideagents_envs.sensors.spaces import FORWARD, STOP, action_space
+
+_TAKEN = ("base", "expert")  # keys of the base's codes, and of labels for losses
 
 
 class Step(NamedTuple):
@@ -38,6 +41,7 @@ class Navigation(ABC):
     def __init__(self, camera: CameraConfig, config: TaskConfig) -> None:
         self.camera, self.config = camera, config
         self.sensors = tuple(kind(camera, config) for kind in self.kinds(config))
+        _check_keys(self.sensors)
         self.observation_space = spaces.Dict({sensor.key: sensor.space() for sensor in self.sensors})
         self.action_space = action_space(config)
 
@@ -72,3 +76,18 @@ class Navigation(ABC):
     def is_success(self, stopped: bool, distance: float) -> bool:
         """Tell whether an episode that ended so is one."""
         return stopped and self.is_near(distance)
+
+
+def _check_keys(sensors: Sequence[Sensor]) -> None:
+    """Raise `EnvsError` for a key that is no plain name, that is taken, or whose space is no `Box`."""
+    seen: dict[str, str] = {}
+    for sensor in sensors:
+        name, key = type(sensor).__name__, sensor.key
+        if not key.isidentifier() or key in _TAKEN:
+            taken = f", and {', '.join(_TAKEN)} are taken" if key in _TAKEN else ""
+            raise EnvsError(f"sensor {name}: its key {key!r} must be a plain name{taken}")
+        if key in seen:
+            raise EnvsError(f"sensor {name}: its key {key!r} is that of {seen[key]} already")
+        if not isinstance(space := sensor.space(), spaces.Box):
+            raise EnvsError(f"sensor {name}: its space must be a Box, got {space}")
+        seen[key] = name

@@ -24,7 +24,10 @@ def task_class(name: str) -> type[Navigation]:
     """Return the task of that name; raises `EnvsError` with the known names."""
     if name not in TASKS:
         known = ", ".join(sorted(TASKS))
-        raise EnvsError(f"task.kind: there is no task {name!r}{nearest(name, TASKS)}; allowed: {known}")
+        raise EnvsError(
+            f"task.kind: there is no task {name!r}{nearest(name, TASKS)}; allowed: {known}; "
+            "one of your own comes by --import MODULE"
+        )
     return TASKS[name]
 
 

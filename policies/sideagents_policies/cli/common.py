@@ -76,7 +76,7 @@ def add_import(verb: Parser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="import your module that registers bases, sides, merges or methods; may be repeated",
+        help="import your module that registers bases, sides, merges, methods, tasks or readers; may be repeated",
     )
 
 

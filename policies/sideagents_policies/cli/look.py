@@ -27,13 +27,14 @@ def add_verbs(verbs: Verbs) -> None:
     listing = add_verb(
         verbs,
         "list",
-        "show the bases, methods (of agents, adaptation, sequences, language), merges, sides or configurations",
+        "show bases, methods of each kind, merges, sides, tasks of agents, readers or configurations",
         """sideagents list bases
         sideagents list configs --json
         sideagents list sides --import my_nets""",
     )
     add_import(listing)
-    kinds = ["bases", "methods", "adaptations", "language", "learners", "merges", "sides", "configs"]
+    methods = ["methods", "adaptations", "language", "learners"]
+    kinds = ["bases", *methods, "merges", "sides", "tasks", "readers", "configs"]
     listing.add_argument("what", choices=kinds, metavar="WHAT", help=f"{', '.join(kinds[:-1])} or {kinds[-1]}")
     listing.add_argument("--json", action="store_true", help="print a JSON list")
     listing.set_defaults(run=_list)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError
-from sideagents_envs.sensors.sensor import Walk
+from sideagents_envs.sensors.sensor import Walk, checked
 from sideagents_envs.task.tasks import make_task
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.demos.collect import Trajectory, labelled_end
@@ -60,7 +60,11 @@ class DemoReader:
             lambda channel: self._images.channel(trajectory, channel),
             lambda poses: self._images.view(trajectory.scene, poses, "rgb"),
         )
-        parts = {sensor.key: sensor.replay(walk) for sensor in self._sensors if sensor.key in self._keys}
+        parts = {
+            sensor.key: checked(sensor, sensor.space(), sensor.replay(walk), len(walk.poses), "replay")
+            for sensor in self._sensors
+            if sensor.key in self._keys
+        }
         if self._base is not None:
             parts["base"] = self._encode(parts["rgb"] if "rgb" in parts else walk.images("rgb"))
         if set(parts) != set(self._keys):
