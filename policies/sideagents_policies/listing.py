@@ -69,7 +69,8 @@ def as_table(found: Sequence[Row]) -> str:
 
 
 def _registered(registry: Registry[Any]) -> list[Row]:
-    return [{"name": name, "summary": summary_of(registry.get(name))} for name in registry.names()]
+    found = {name: registry.get(name) for name in registry.names()}
+    return [{"name": name, "summary": summary_of(getattr(one, "make", one))} for name, one in found.items()]
 
 
 def _methods(registry: Methods[Any]) -> list[Row]:

@@ -74,7 +74,8 @@ def test_list(capsys):
     configs = json.loads(out(capsys, "list", "configs", "--json"))
     assert "pointnav/sidetune_curvature" in {row["name"] for row in configs}
     assert all(row["summary"] for row in configs)
-    for what, name in (("methods", "stagewise"), ("merges", "film"), ("sides", "copy")):
+    shown = {"methods": "stagewise", "merges": "film", "sides": "copy", "tasks": "imagenav", "readers": "goal_image"}
+    for what, name in shown.items():
         rows = json.loads(out(capsys, "list", what, "--json"))
         assert name in {row["name"] for row in rows}
         assert name in out(capsys, "list", what)
@@ -86,6 +87,9 @@ def test_check_prints_the_resolved_configuration(capsys):
     assert found["ppo"]["frames"] == 4096
     assert found["ppo"]["gamma"] == 0.99
     assert found["model"]["base"] == "random"
+    (read,) = [line for line in text.splitlines() if line.startswith("# reads: ")]
+    assert {word for word in read.replace("(", " (").split() if word.isidentifier()} >= {"base", "goal", "map", "rgb"}
+    assert "goal (12,)" in read  # four readings of three numbers
 
 
 def test_check_reports_absent_data_and_succeeds(capsys):

@@ -13,8 +13,9 @@ from sideagents_envs.task.navigation import Navigation
 
 
 class ImageNav(Navigation):
-    """Reward, success and episodes are those of point navigation; neither `goal` nor the map tell where the goal is.
+    """The goal is a place, shown by a picture of what is seen from there.
 
+    Reward, success and episodes are those of point navigation; neither `goal` nor the map tell where the goal is.
     Observation: `goal_image` and `rgb` uint8 (H, W, 3), `map` uint8 of visited places, `depth` where it is asked for.
     """
 

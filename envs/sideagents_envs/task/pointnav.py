@@ -13,7 +13,10 @@ from sideagents_envs.task.navigation import Navigation
 
 
 class PointNav(Navigation):
-    """Observation: `goal` float32 (3,), `map` uint8, and what is asked for of `rgb` uint8 (H, W, 3) and `depth`."""
+    """The goal is a place, told by distance and direction.
+
+    Observation: `goal` float32 (3,), `map` uint8, and what is asked for of `rgb` uint8 (H, W, 3) and `depth`.
+    """
 
     @classmethod
     def kinds(cls, config: TaskConfig) -> Sequence[type[Sensor]]:

@@ -54,12 +54,17 @@ def _check(args: argparse.Namespace) -> int:
         job = read_job(kind, name, overrides)
         return _show(job, JOBS.get(kind).missing(job))
 
+    from gymnasium import spaces
+
     from sideagents_policies.agent.checks import missing_data, read_config, remarks, try_networks
     from sideagents_policies.train.estimates import cloning_too_large, estimates, too_large
 
     config = read_config(name, overrides)
-    base, _ = try_networks(config)
+    base, policy = try_networks(config)
     _show(config, missing_data(config))
+    if policy is not None and isinstance(policy.observation_space, spaces.Dict):
+        read = [f"{key} {space.shape}" for key, space in policy.observation_space.spaces.items()]
+        print(f"# reads: {', '.join(read)}")
     for line in (*too_large(config, base), *cloning_too_large(config, base)):
         print(f"# too large: {line}")
     for line in remarks(config):
