@@ -27,7 +27,7 @@ class Registry(Generic[T]):
         """Return the object of that name; raises `SideAgentsError` with the known names."""
         if not isinstance(name, str) or name not in self._targets:
             known = ", ".join(self.names())
-            raise SideAgentsError(f"unknown {self.kind} {name!r}{nearest(str(name), self._targets)} (known: {known})")
+            raise SideAgentsError(f"unknown {self.kind} {name!r}{nearest(str(name), self.names())} (known: {known})")
         target = self._targets[name]
         if isinstance(target, str):
             module, _, attribute = target.partition(":")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import weakref
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar, cast
 
@@ -102,13 +103,17 @@ class _Mirrored:
     """A method of a cache that does to the caches beside it what it does to this one; copied with it."""
 
     def __init__(self, cache: Any, name: str) -> None:
-        self.cache, self.name = cache, name
+        self._cache, self._name = weakref.ref(cache), name  # the cache holds this: no circle keeps its memory
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        result = getattr(type(self.cache), self.name)(self.cache, *args, **kwargs)
-        for side in self.cache._sides.values():
-            getattr(side, self.name)(*args, **kwargs)
+        cache = self._cache()
+        result = getattr(type(cache), self._name)(cache, *args, **kwargs)
+        for side in getattr(cache, "_sides", {}).values():
+            getattr(side, self._name)(*args, **kwargs)
         return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Mirrored:
+        return _Mirrored(memo[id(self._cache())], self._name)  # the copy of the cache, whose part this is
 
 
 def called(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class SequenceMethods(Methods[type[Learner]]):
 
     def get(self, name: str) -> type[Learner]:
         """Return the method of that name; raises `SideAgentsError` for an unknown one."""
-        if name not in ADAPTATIONS.names() or name in super().names():
+        if not self._lent(name):
             return super().get(name)
         kind = ADAPTATIONS.get(name)
         traits = {trait: getattr(kind, trait) for trait in TRAITS}
@@ -55,4 +55,7 @@ class SequenceMethods(Methods[type[Learner]]):
 
     def about(self, name: str) -> About:
         """Describe a method; raises `SideAgentsError` for an unknown name."""
-        return super().about(name) if name in super().names() else ADAPTATIONS.about(name)
+        return ADAPTATIONS.about(name) if self._lent(name) else super().about(name)
+
+    def _lent(self, name: str) -> bool:
+        return name in ADAPTATIONS.names() and name not in super().names()

@@ -198,7 +198,7 @@ def test_the_best_epoch_is_kept_and_the_test_data_read_when_asked(
     def told(self: Any, found: Any, split: str) -> Any:
         judged.append(split)
         result = evaluate(self, found, split)
-        return result if split == "test" else type(result)(next(scores), result.metrics, result.answers)
+        return result if split == "test" else type(result)(next(scores), result.metrics, result.predictions)
 
     monkeypatch.setattr(GlueTexts, "evaluate", told)
     run, result = nlp(config, test=False)
