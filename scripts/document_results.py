@@ -45,6 +45,13 @@ def without_picture(results: Path) -> str:
     return comparison_table(read_json(path)) if path.is_file() else ""
 
 
+def relevance(results: Path) -> str:
+    """Return bases ranked by the alpha that side-tuning learns beside each."""
+    rows = _benchmark(results / "relevance_cifar.json")
+    lines = [[row["base"], f"{row['alpha']:.3f}", f"{100 * row['accuracy']:.1f}", f"{row['loss']:.3f}"] for row in rows]
+    return markdown_table(["base", "alpha", "accuracy, %", "loss"], lines) if rows else ""
+
+
 def comparison(table: str, results: Path) -> str:
     """Return one table of the comparison of methods."""
     rows = rows_of(table, results)
@@ -174,6 +181,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "simtaskonomy": lambda results: reproduce_lifelong.table_of("simtaskonomy", results),
     "domains": lambda results: reproduce_domains.table_of(newest_rows(results / "domains.jsonl")),
     **{table: lambda results, table=table: vision(table, results) for table in reproduce_vision.TABLES},
+    "relevance": relevance,
     "adapt": adaptation_cost,
     "nlp": language_cost,
     **reproduce_nlp.SHOWN,
