@@ -29,7 +29,7 @@ from sideagents_policies.train.cloning import clone
 from sideagents_policies.train.reinforcement import train
 from sideagents_policies.train.session import under_launcher
 from studies.cells import Cell, newest_rows
-from studies.study import Options, Study, run
+from studies.study import Options, Study, by_table, run
 
 CONFIG = "pointnav/comparison"
 METHODS = ("sidetune", "features", "finetune", "scratch", "stagewise")
@@ -135,9 +135,9 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
     return with_note(markdown_table(header, lines), rows)
 
 
-def _shown(tables: Sequence[str], results: Path) -> str:
-    found = {table: rows_of(table, results) for table in tables}
-    return "\n\n".join(f"{table}\n{table_of(rows)}" for table, rows in found.items() if rows)
+def _shown(table: str, results: Path) -> str:
+    rows = rows_of(table, results)
+    return f"{table}\n{table_of(rows)}" if rows else ""
 
 
 def _require_one_process(_: Options) -> None:
@@ -154,7 +154,7 @@ STUDY = Study(
     cells=lambda table, keys, _: [Cell(key, settings_of(key), _ESTIMATE_S[table]) for key in keys],
     file="navigation_{}.jsonl".format,
     work=lambda _, cell, __: work(cell),
-    show=_shown,
+    show=by_table(_shown),
     ready=_require_one_process,
 )
 

@@ -48,7 +48,7 @@ from studies.nlp_grid import (
     RATES,
     SQUAD,
 )
-from studies.study import Study, run
+from studies.study import Study, by_table, run
 
 _MINUTES = {"RTE": 1.3, "MRPC": 1.5, "CoLA": 1.3, "STS-B": 1.5, "SST-2": 1.0}  # of an epoch of full fine-tuning
 _SHARE = {"features": 0.1, "lora": 0.8, "bitfit": 0.7, "adapters": 0.8, "sidetune": 1.0}  # of that; a ladder's is 0.4
@@ -337,9 +337,8 @@ def plot(results: Path, path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def _shown(tables: Sequence[str], results: Path) -> str:
-    texts = [SHOWN[table](results) for table in tables if table in SHOWN]
-    return "\n\n".join(text for text in texts if text)
+def _shown(table: str, results: Path) -> str:
+    return SHOWN[table](results) if table in SHOWN else ""
 
 
 STUDY = Study(
@@ -351,7 +350,7 @@ STUDY = Study(
     cells=lambda table, keys, options: cells_of(table, keys, options.results),
     file="nlp_{}.jsonl".format,
     work=lambda _, cell, options: work(cell, options.results),
-    show=_shown,
+    show=by_table(_shown),
     pictures={"plot": ("draw score against memory", lambda options, path: plot(options.results, path))},
 )
 

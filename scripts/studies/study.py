@@ -45,6 +45,15 @@ class Study:
     ready: Callable[[Options], None] = _nothing
 
 
+def by_table(shown: Callable[[str, Path], str]) -> Callable[[Sequence[str], Path], str]:
+    """Return a study's `show` that puts the texts of single tables, those that have a row, below each other."""
+
+    def show(tables: Sequence[str], results: Path) -> str:
+        return "\n\n".join(filter(None, (shown(table, results) for table in tables)))
+
+    return show
+
+
 def run(study: Study, argv: Sequence[str] | None = None) -> int:
     """Run what is missing of a study's tables, or print them; returns the exit code.
 

@@ -29,7 +29,7 @@ from sideagents_policies.evaluate.tables import markdown_table
 from sideagents_policies.jobs import ready_job
 from sideagents_policies.paths import load_named
 from studies.cells import Cell, newest_rows
-from studies.study import Options, Study, run
+from studies.study import Options, Study, by_table, run
 
 MADE = {  # bases that do not ship: how to make them
     "segmentation": "sideagents pretrain task=segmentation data=simtaskonomy/train held_out=simtaskonomy/val epochs=40",
@@ -265,9 +265,8 @@ def _add_bases(parser: ArgumentParser) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, default=default, metavar="FILE", help=command)
 
 
-def _shown(tables: Sequence[str], results: Path) -> str:
-    texts = [table_of(table, newest_rows(results / f"vision_{table}.jsonl")) for table in tables]
-    return "\n\n".join(text for text in texts if text)
+def _shown(table: str, results: Path) -> str:
+    return table_of(table, newest_rows(results / f"vision_{table}.jsonl"))
 
 
 STUDY = Study(
@@ -279,7 +278,7 @@ STUDY = Study(
     cells=_cells,
     file="vision_{}.jsonl".format,
     work=lambda table, cell, options: work(table, cell, _bases(options)),
-    show=_shown,
+    show=by_table(_shown),
     options=_add_bases,
 )
 

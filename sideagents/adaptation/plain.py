@@ -17,7 +17,7 @@ from sideagents.core.merge import AlphaMerge
 from sideagents.core.methods import build_perception
 from sideagents.core.side import names_code
 from sideagents.core.sidetuned import SideTuned
-from sideagents.core.trainable import TrainableBase, trainable_copy, without_guards
+from sideagents.core.trainable import TrainableBase, remove_guards, trainable_copy
 from sideagents.errors import BaseError, SideAgentsError, first_line
 
 
@@ -154,7 +154,7 @@ def plain_network(encoder: nn.Module, base: FrozenBase) -> nn.Module:
 
     Such a network takes float images in [0, 1] at the base's size; without a normalisation, images as the encoder does.
     """
-    without_guards(encoder)
+    remove_guards(encoder)
     if base.raw:
         return encoder
     mean, std = torch.tensor(base.mean), torch.tensor(base.std)

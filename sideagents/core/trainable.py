@@ -111,12 +111,11 @@ def _in_order(norm: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | Non
     return (images.contiguous(), *inputs[1:])
 
 
-def without_guards(encoder: nn.Module) -> nn.Module:
-    """Return an encoder after taking what `TrainableBase` put on its norms off it."""
+def remove_guards(encoder: nn.Module) -> None:
+    """Take off an encoder's norms what `TrainableBase` put on them."""
     for part in encoder.modules():
         for key in [key for key, hook in part._forward_pre_hooks.items() if hook is _in_order]:
             del part._forward_pre_hooks[key]
-    return encoder
 
 
 def _shared_names(view: TrainableBase) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +32,9 @@ from sideagents_policies.views.stack import (
 class _ChangedKeys(VecEnvWrapper):
     """Show observations as `shown` changes them, those in `terminal_observation` too."""
 
+    @abstractmethod
     def shown(self, observation: Any) -> Observation:
         """Return the changed observation, of all environments or of one."""
-        raise NotImplementedError
 
     def reset(self) -> Observation:
         """Reset all environments."""
