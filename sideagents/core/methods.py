@@ -77,7 +77,7 @@ def _scratch(parts: Parts) -> SideTuned:
     return SideTuned(base, side, parts.merge, parts.alpha, input_size=parts.input_size)
 
 
-@says(has_side=True, reads_codes=True)
+@says(has_side=True, reads_codes=True, own_side=True)
 def _stagewise(parts: Parts) -> SideTuned:
     """Base alone first (alpha 1), then a trainable copy of it alone (alpha 0): continuous where alpha switches."""
     alpha = "stagewise" if parts.alpha == "learned" else parts.alpha
@@ -101,7 +101,8 @@ def what_is_read(method: str, side: str) -> tuple[bool, bool]:
     unknown names.
     """
     traits = METHODS.about(method).traits
-    looks_inside = traits["has_side"] and getattr(side_kind(side), "reads_taps", False)
+    asked = traits["has_side"] and not traits["own_side"]
+    looks_inside = asked and getattr(side_kind(side), "reads_taps", False)
     return traits["reads_codes"] and not looks_inside, traits["needs_images"]
 
 

@@ -26,12 +26,14 @@ class Traits:
     has_side: a network learns beside the base.
     reads_codes: what the base gives can be computed once and handed over in its place, with the default options.
     needs_images: the inputs themselves are read even then (images; of language, tokens).
+    own_side: the side is the method's own, whatever the configuration asks for.
     """
 
     frozen_base: bool = True
     has_side: bool = False
     reads_codes: bool = False
     needs_images: bool = True
+    own_side: bool = False
 
 
 TRAITS = tuple(Traits.__annotations__)

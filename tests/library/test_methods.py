@@ -6,6 +6,7 @@ import torch
 from byte_images import images
 from sideagents import SideAgentsError, build_perception, load_base, trainable_copy
 from sideagents.core.counting import weights_of
+from sideagents.core.methods import what_is_read
 
 BASE, SIDE = 210_896, 71_008
 
@@ -135,3 +136,17 @@ def test_gradients_of_a_copied_base_equal_those_of_the_encoder(base):
 def test_wrong_methods_are_one_clear_line(base, arguments, message):
     with pytest.raises(SideAgentsError, match=message):
         build_perception(base=base, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("method", "side", "read"),
+    [
+        ("sidetune", "conv", (True, True)),
+        ("sidetune", "feedback", (False, True)),  # looks inside the base, which is run for it
+        ("stagewise", "feedback", (True, True)),  # has a copy of the base for a side, whatever is asked for
+        ("features", "feedback", (True, False)),
+        ("finetune", "conv", (False, True)),
+    ],
+)
+def test_what_is_read_is_known_before_anything_is_built(method: str, side: str, read: tuple[bool, bool]) -> None:
+    assert what_is_read(method, side) == read

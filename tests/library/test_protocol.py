@@ -140,7 +140,7 @@ def test_traits_of_a_function() -> None:
     def own(model: Any) -> Any:
         return model
 
-    expected = {"frozen_base": True, "has_side": True, "reads_codes": False, "needs_images": False}
+    expected = {"frozen_base": True, "has_side": True, "reads_codes": False, "needs_images": False, "own_side": False}
     assert about("own", own, ("model",)).traits == expected
 
 
