@@ -166,6 +166,8 @@ def test_eval_and_enjoy_need_no_training_data_and_no_gpu(capsys, trip, homes):
     assert "demo_train_1" in out(capsys, "eval", run, *elsewhere, *words, "--episodes", "1")
     assert "far.png" in out(capsys, "enjoy", run, *elsewhere, *words, "--out", trip / "far.png")
     assert "expert" in out(capsys, "eval", "--agent", "expert", *homes, *elsewhere[:1], *words, "--episodes", "1")
+    words.append("task.kind=imagenav")  # whose pictures are not rendered for agents that see nothing
+    assert "random" in out(capsys, "eval", "--agent", "random", *homes, *words, "--episodes", "1")
     assert "nowhere" in failed(capsys, "eval", run, "scenes.dataset=nowhere")
     assert "no cuda:7" in failed(capsys, "train", "--resume", run, "device=cuda:7")
 

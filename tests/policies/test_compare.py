@@ -87,5 +87,8 @@ def test_an_agent_without_its_map(homes: list[str], tmp_path: Path, capsys: pyte
     assert main(["compare", str(blank), str(whole), "--json", str(tmp_path / "differences.json")]) == 0
     assert "3 episodes" in (shown := capsys.readouterr().out)
     assert comparison_table(json.loads((tmp_path / "differences.json").read_text())) == shown.rstrip()
-    assert main(["eval", str(run), "eval.blank=[mpa]"]) == 2
-    assert "eval.blank: no key 'mpa', did you mean 'map'" in capsys.readouterr().err
+    for words in (["eval", str(run)], ["check", name]):
+        assert main([*words, "eval.blank=[mpa]"]) == 2
+        assert "eval.blank: no key 'mpa', did you mean 'map'" in capsys.readouterr().err
+    assert main(["check", "pointnav/blind", "eval.blank=[rgb]"]) == 2
+    assert "eval.blank: no key 'rgb' in the observation ['goal', 'map']" in capsys.readouterr().err

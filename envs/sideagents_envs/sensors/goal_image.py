@@ -10,8 +10,6 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from sideagents_envs.config import CameraConfig, TaskConfig
-from sideagents_envs.errors import EnvsError
 from sideagents_envs.sensors.sensor import Look, Sensor, Walk
 
 
@@ -27,11 +25,6 @@ class GoalImage(Sensor):
     key = "goal_image"
     camera = True
     fixed = True
-
-    def __init__(self, camera: CameraConfig, task: TaskConfig) -> None:
-        if not task.rgb:
-            raise EnvsError("task.rgb: a goal that is a picture needs the camera, set it to true")
-        super().__init__(camera, task)
 
     def space(self) -> spaces.Box:
         """Return the space of one reading."""

@@ -16,10 +16,12 @@ class ImageNav(Navigation):
     """The goal is a place, shown by a picture of what is seen from there.
 
     Reward, success and episodes are those of point navigation; neither `goal` nor the map tell where the goal is.
-    Observation: `goal_image` and `rgb` uint8 (H, W, 3), `map` uint8 of visited places, `depth` where it is asked for.
+    Observation: `goal_image` and `rgb` uint8 (H, W, 3), `map` uint8 of visited places, `depth` where it is asked for;
+    without `rgb`, as for agents that see nothing, there is no picture of the goal either.
     """
 
     @classmethod
     def kinds(cls, config: TaskConfig) -> Sequence[type[Sensor]]:
         """Return the sensors that make its observation."""
-        return (GoalImage, VisitedMap, Rgb, *((Depth,) if config.depth else ()))
+        pictures = ((GoalImage, config.rgb), (VisitedMap, True), (Rgb, config.rgb), (Depth, config.depth))
+        return [kind for kind, wanted in pictures if wanted]

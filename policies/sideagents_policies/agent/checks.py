@@ -29,6 +29,7 @@ from sideagents_policies.agent.build import build_policy
 from sideagents_policies.agent.policy import SideTunedPolicy
 from sideagents_policies.config import AgentConfig, ModelConfig
 from sideagents_policies.paths import config_kind, config_path, load_named, locate
+from sideagents_policies.views.environments import check_blanks, seen_task
 from sideagents_policies.views.plan import agent_base
 
 # What may differ when a run goes on: how long it trains, how often it saves, where and how fast it computes, and where
@@ -190,8 +191,8 @@ def refuse_changes(before: AgentConfig, now: AgentConfig) -> None:
 def _check_names(config: AgentConfig) -> None:
     model = config.model
     try:
-        make_task(config.camera, config.task)
-    except EnvsError as error:
+        check_blanks(config.eval.blank, make_task(config.camera, seen_task(config, model.use_rgb)).sensors)
+    except (EnvsError, SideAgentsError) as error:
         raise ConfigError(str(error)) from None
     for key, look in (("model.method", METHODS.get), ("model.merge", MERGES.get), ("model.alpha", make_alpha)):
         _under(key, look, getattr(model, key.removeprefix("model.")))

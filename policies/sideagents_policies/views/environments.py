@@ -17,6 +17,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 import sideagents_envs
 from sideagents.core.base import FrozenBase
 from sideagents.errors import SideAgentsError, nearest
+from sideagents_envs.config import TaskConfig
+from sideagents_envs.sensors.sensor import Sensor
 from sideagents_policies.config import AgentConfig
 from sideagents_policies.parallel import ALONE, World
 from sideagents_policies.views.encode import EncodeOnce
@@ -69,19 +71,28 @@ class BlankKeys(_ChangedKeys):
     """
 
     def __init__(self, venv: VecEnv, keys: Sequence[str]) -> None:
-        known = dict_space(venv, "BlankKeys").spaces
-        blanks = {sensor.key: sensor.blank for sensor in venv.get_attr("task")[0].sensors}
-        for key in keys:
-            if key not in known:
-                raise SideAgentsError(
-                    f"eval.blank: no key {key!r}{nearest(key, known)} in the observation {list(known)}"
-                )
+        sensors = venv.get_attr("task")[0].sensors
+        check_blanks(keys, sensors)
+        blanks = {sensor.key: sensor.blank for sensor in sensors}
         super().__init__(venv)
         self._blanks = {key: blanks[key] for key in keys}
 
     def shown(self, observation: Any) -> Observation:
         """Return the observation with empty keys."""
         return {**observation, **{key: np.full_like(observation[key], blank) for key, blank in self._blanks.items()}}
+
+
+def check_blanks(keys: Sequence[str], sensors: Sequence[Sensor]) -> None:
+    """Raise `SideAgentsError` for a key of `eval.blank` that no sensor has."""
+    known = [sensor.key for sensor in sensors]
+    for key in keys:
+        if key not in known:
+            raise SideAgentsError(f"eval.blank: no key {key!r}{nearest(key, known)} in the observation {known}")
+
+
+def seen_task(config: AgentConfig, images: bool) -> TaskConfig:
+    """Return the task as an agent meets it: without cameras where none is read."""
+    return config.task if images else replace(config.task, rgb=False, depth=False)
 
 
 def build_venv(
@@ -117,7 +128,7 @@ def build_venv(
         kind="dummy" if count == 1 else "subproc" if alone else config.vec.kind,
         seed=config.seed if seed is None else seed,
         camera=config.camera,
-        task=config.task if seeing else replace(config.task, rgb=False, depth=False),
+        task=seen_task(config, seeing),
         scenes=config.scenes,
         episodes_file=episodes_file,
         first_env=world.rank * count,
