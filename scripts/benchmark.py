@@ -1,4 +1,4 @@
-"""Speed and memory, as rows: `python scripts/benchmark.py env|stacks|train|adapt|nlp --json FILE`."""
+"""Speed and memory, as rows: `python scripts/benchmark.py env|render|stacks|train|adapt|nlp --json FILE`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,18 @@ def env_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
         repeats=options.repeats,
         scene=options.scene,
         progress=lambda line: print(line, file=sys.stderr),
+    )
+
+
+def render_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from benchmarks.render import benchmark_render
+
+    return benchmark_render(
+        options.scene or (),
+        sizes=options.sizes,
+        images=options.images,
+        repeats=options.repeats,
+        progress=lambda line: print(line, file=sys.stderr, flush=True),
     )
 
 
@@ -84,6 +96,12 @@ def parser() -> argparse.ArgumentParser:
     env.add_argument("--repeats", type=int, default=5)
     env.add_argument("--scene", type=Path, help="a building of your own, measured besides the bundled ones")
     env.set_defaults(rows=env_rows)
+    render = verbs.add_parser("render", help="images per second of one core beside the rays alone, in a minute")
+    render.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256], metavar="PIXELS")
+    render.add_argument("--images", type=int, default=16, help="images in one call")
+    render.add_argument("--repeats", type=int, default=7)
+    render.add_argument("--scene", type=Path, action="append", help="a building of your own (again for more)")
+    render.set_defaults(rows=render_rows)
     stacks = verbs.add_parser("stacks", help="the expert's episodes in the embedded simulator and through habitat-lab")
     stacks.add_argument("--sizes", type=int, nargs="+", default=[64, 256], metavar="PIXELS")
     stacks.add_argument("--episodes", type=int, default=20, help="episodes in each building")

@@ -44,7 +44,7 @@ class _Announcer(event.Listener):
     def on_start(self, event: Any) -> None:
         """Hear of a function that was not found in the cache and is compiled now."""
         function = event.data["dispatcher"].py_func
-        if not function.__module__.startswith(f"{__package__}.") or TOLD in os.environ:
+        if not (function.__module__ or "").startswith(f"{__package__}.") or TOLD in os.environ:
             return
         os.environ[TOLD] = "1"  # which child processes inherit
         if os.environ.get("RANK", "0") == "0":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -82,7 +80,7 @@ def test_the_goal_is_seen_before_the_first_step_in_a_real_building() -> None:
 
 
 def test_an_unknown_task_is_told_in_a_line() -> None:
-    with pytest.raises(EnvsError, match="task.kind: there is no task 'imagenva', did you mean 'imagenav'"):
+    with pytest.raises(EnvsError, match=r"task\.kind: there is no task 'imagenva', did you mean 'imagenav'"):
         make_task(CAMERA, TaskConfig(kind="imagenva"))
 
 
