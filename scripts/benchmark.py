@@ -131,6 +131,9 @@ def parser() -> argparse.ArgumentParser:
     nlp.set_defaults(rows=nlp_rows)
     for verb in verbs.choices.values():
         verb.add_argument("--json", type=Path, metavar="FILE", help="where the rows are written")
+        verb.add_argument(
+            "--against", type=Path, metavar="FILE", help="rows of before: exit code 1 where a ratio is a tenth worse"
+        )
     return root
 
 
@@ -143,20 +146,43 @@ def check_writable(path: Path) -> None:
         pass
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of an earlier run; raises `SideAgentsError` for a file that holds none."""
+    try:
+        rows: list[dict[str, Any]] = json.loads(path.read_text())
+        assert all("name" in row for row in rows)
+    except (ValueError, TypeError, AssertionError):
+        raise SideAgentsError(f"--against {path}: is no file that --json has written") from None
+    return rows
+
+
+def fallen_back(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> int:
+    """Print each ratio beside that of before; return 1 where one is a tenth worse. Raises where there is none."""
+    from benchmarks.against import compared
+
+    found = list(compared(rows, before))
+    if not found:
+        raise SideAgentsError("--against: no row with a ratio is in both, nothing can be compared")
+    for name, now, then, slower in found:
+        print(f"{'WORSE' if slower else 'as good'}: {name} {now:.3f}, before {then:.3f}", file=sys.stderr)
+    return int(any(slower for *_, slower in found))
+
+
 def main() -> int:
     options = parser().parse_args()
     try:
         if options.json is not None:
             check_writable(options.json)
+        before = None if options.against is None else read_rows(options.against)
         rows = options.rows(options)
         if options.json is None:
             print(json.dumps(rows, indent=1))
         else:
             write_text(options.json, json.dumps(rows, indent=1) + "\n")
+        return 0 if before is None else fallen_back(rows, before)
     except (EnvsError, SideAgentsError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

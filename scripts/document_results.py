@@ -65,6 +65,25 @@ def environment_speed(results: Path) -> str:
     return markdown_table(header, [_speed(row) for row in rows]) if rows else ""
 
 
+def rendering_speed(results: Path) -> str:
+    """Return images per second by building and size: RGB beside the rays alone, and beside rays cast one by one."""
+    rows = {(row["scene"], row["name"]): row for row in _benchmark(results / "benchmark_render.json")}
+    lines = []
+    for (scene, name), row in rows.items():
+        way, _, size = name.partition("_images_per_second_")
+        if way != "render_rgb":
+            continue
+        alone, both, single = (
+            rows[scene, f"{other}_images_per_second_{size}"]
+            for other in ("rays_alone", "render_rgb_depth", "single_rays_rgb")
+        )
+        rates = [f"{one['value']:,.0f}" for one in (alone, row, both, single)]
+        shares = [f"{row['ratio']:.2f}", f"{row['ratio'] / single['ratio']:.2f}"]
+        lines.append([scene.replace("_", " "), f"{row['triangles']:,}", size, *rates, *shares])
+    header = ["building", "triangles", "pixels", "rays alone", "RGB", "RGB and depth", "RGB, single rays"]
+    return markdown_table([*header, "RGB of rays alone", "of single rays"], lines) if lines else ""
+
+
 def stacks(results: Path) -> str:
     """Return what the expert reaches, and how fast, through each stack in each building."""
     header = ["building", "triangles", "pixels", "stack", "steps/s", "success", "SPL", "steps"]
@@ -174,6 +193,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "ppo": lambda results: comparison("ppo", results),
     "demos": lambda results: comparison("demos", results),
     "env": environment_speed,
+    "render": rendering_speed,
     "stacks": stacks,
     "habitat": lambda results: evaluations("habitat", results),
     "train": training_speed,

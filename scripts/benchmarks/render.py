@@ -35,8 +35,8 @@ def benchmark_render(
     """Measure images per second at random places of a bundled building and of `scenes`, the ways in turns.
 
     Rows per building and size in pixels: `render_rgb_...`, `render_rgb_depth_...`, `rays_alone_...`: packets of rays
-    whose reach is written and nothing else; `single_rays_rgb_...`: the way without packets. Medians over the repeats,
-    and each way's rate as a share of `rays_alone` in the same turn.
+    whose reach is written and nothing else; `single_rays_rgb_...`: the way without packets. Medians over the repeats;
+    `ratio`: to `rays_alone` in the same turn.
 
     Raises:
         SceneError: a building cannot be used.
@@ -89,7 +89,7 @@ def _measure(path: Path, size: int, images: int, repeats: int) -> list[Row]:
             "name": f"{name}_images_per_second_{size}",
             "value": float(images / np.median(taken)),
             "unit": "images/s",
-            "share_of_rays_alone": float(np.median(alone / np.array(taken))),
+            "ratio": float(np.median(alone / np.array(taken))),
             "scene": path.stem,
             "triangles": scene.n_triangles,
             "images": images,
