@@ -69,7 +69,7 @@ def test_packets_show_what_single_rays_show(tmp_path: Path, width: int, height: 
             assert unequal.mean() < 0.01, name
             assert (~close).mean() < 0.001, name
     # an image's size may leave pixels that are cast twice
-    assert slow.recast <= fast.recast <= slow.recast + 8 * 6 * (width + height)
+    assert slow.lost <= fast.lost <= slow.lost + 8 * 6 * (width + height)
 
 
 @needs_packets

@@ -164,7 +164,7 @@ def test_no_ray_slips_through_where_triangles_meet(tmp_path: Path) -> None:
     renderer = Renderer(CameraConfig(width=65, height=21, height_m=1.0), scene)
     poses = [(x / 4, y / 8, x / 4, math.radians(yaw)) for x in range(-3, 4) for y in range(3) for yaw in (0, 45, 90)]
     assert (renderer.render(poses, ("semantic",))["semantic"] >= 0).all()
-    assert 0 < renderer.recast < 0.02 * len(poses) * 65 * 21  # the fast mode alone is not enough
+    assert 0 < renderer.lost < 0.02 * len(poses) * 65 * 21  # the fast mode alone is not enough
 
 
 @pytest.mark.parametrize(("width", "height", "fov"), [(16, 16, 90), (21, 10, 90), (10, 21, 60), (1, 4, 120)])

@@ -19,7 +19,7 @@ from sideagents.train.probe import linear_probe
 from sideagents.train.readouts import make_readout
 from sideagents.train.supervised import totals
 
-CONFIG = JointConfig(epochs=15, batch_size=16, learning_rate=3e-3)
+CONFIG = JointConfig(epochs=8, batch_size=16, learning_rate=5e-3)
 
 
 def colours(seed: int, count: int = 64) -> LabelledImages:

@@ -22,7 +22,6 @@ CASES = [
     ("train", "96", "head", "0,1"),
     ("train", "96", "features", "1"),  # the main process does not know it
     ("train", "32", "features", "1"),
-    ("clone", "3", "features", "0,1"),
     ("clone", "3", "features", "1"),
 ]
 

@@ -50,14 +50,15 @@ class Renderer:
     single precision within a kilometre.
 
     Embree's fast mode, which takes most of the time, loses rays that run exactly along an edge. Rays that hit nothing
-    are therefore cast once more in its robust mode, so that no closed surface is seen through. `recast`: how many rays
-    of the last call these were. packets: rays are cast eight at a time where the processor can.
+    are therefore cast once more in its robust mode, so that no closed surface is seen through; of eight neighbours that
+    all hit nothing, one (see `cast_packet`). `lost`: how many rays of the last call hit nothing at first. packets: rays
+    are cast eight at a time where the processor can.
     """
 
     def __init__(self, camera: CameraConfig, scene: SceneMesh, *, packets: bool = True) -> None:
         self.camera = camera
         self.scene = scene
-        self.recast = 0
+        self.lost = 0
         library = packet_library() if packets else None
         self.rays = SingleRays(camera, scene) if library is None else PacketRays(camera, scene, library)
         self._surface = _surface(scene)
@@ -79,7 +80,7 @@ class Renderer:
         wanted = {
             name: np.empty((n if name in names else 0, *shape), dtype) for name, (dtype, shape) in CHANNELS.items()
         }
-        self.recast = self.rays.fill(pose, self._surface, self._block, tuple(wanted.values()))
+        self.lost = self.rays.fill(pose, self._surface, self._block, tuple(wanted.values()))
         size = (len(pose), self.camera.height, self.camera.width)
         return {name: wanted[name].reshape(*size, *CHANNELS[name][1]) for name in names}
 
