@@ -44,7 +44,7 @@ _ONE = np.float32(1)
 _HALF = np.float32(0.5)
 _SKY = np.int32(SKY[0] | SKY[1] << 8 | SKY[2] << 16)
 
-_N = 128  # pixels of a block
+_N = 256  # pixels of a block
 PACKETS = _N // LANES  # of a block
 _LANE_BYTES = 4 * LANES  # of a packet's row
 # rows of a block: floats
