@@ -101,11 +101,14 @@ def test_a_scene_is_given_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[int] = []
 
     class Calls:
+        """Embree, but for what is given back."""
+
         def __getattr__(self, name: str) -> Any:
             return given.append if name == "rtcReleaseScene" else getattr(library.calls, name)
 
+    calls: Any = Calls()
     scene = PacketScene(
-        library._replace(calls=Calls()),  # type: ignore[arg-type]
+        library._replace(calls=calls),
         np.eye(3, dtype=np.float32),
         np.array([(0, 1, 2)], np.int32),
         robust=True,

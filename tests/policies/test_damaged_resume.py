@@ -51,7 +51,12 @@ def test_ppo(homes, tmp_path, capfd, monkeypatch):
     def episodes(state: Any) -> None:
         state["processes"][1]["ppo"]["episode_infos"] = [{"r": "far"}]
 
+    def all_of_them(state: Any) -> None:
+        for own in state["processes"]:
+            own["environments"] = 3
+
     refused(run, "train", second("last_obs"), "state is damaged", capfd)
+    refused(run, "train", all_of_them, "step_000000064: ", capfd)
     refused(run, "train", episodes, "statistics of its episodes are damaged", capfd)
     monkeypatch.setattr("sys.argv", ["/x/bin/sideagents", "train", "--resume", "here"])
     assert main(["train", "--resume", str(run), "ppo.frames=96", "ppo.checkpoint_every_frames=32"]) == 0
@@ -65,3 +70,4 @@ def test_cloning(homes, tmp_path, capfd):
     run = clone(default_config([*words, "clone.dagger_frames=64", "clone.dagger_round_frames=64"]))
     capfd.readouterr()
     refused(run, "clone", lambda state: state["processes"][1].update(rng=3), "state is damaged", capfd)
+    refused(run, "clone", lambda state: state["common"].update(moments=3), "step_", capfd)

@@ -25,9 +25,7 @@ from sideagents_envs.kernels import kernel
 LANES = 8
 
 # rows of eight in a packet, RTCRayHit8 of Embree 4
-ORIGIN, NEAR, DIRECTION, TIME, REACH, MASK, FLAGS, NORMAL, HIT_U, HIT_V, FACE, MESH_ID, INSTANCE = (
-    0, 3, 4, 7, 8, 9, 11, 12, 15, 16, 17, 18, 19,
-)  # fmt: skip
+ORIGIN, DIRECTION, REACH, MASK, NORMAL, HIT_U, HIT_V, FACE, MESH_ID, INSTANCE = 0, 4, 8, 9, 12, 15, 16, 17, 18, 19
 _VALID, _SETTINGS = 21, 22  # behind what any version of it has
 PACKET = 24 * LANES  # numbers of one
 
