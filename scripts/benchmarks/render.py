@@ -16,6 +16,7 @@ from sideagents_envs.errors import EnvsError, SceneError
 from sideagents_envs.kernels import kernel
 from sideagents_envs.render.packets import DIRECTION, LANES, MESH_ID, ORIGIN, REACH, cast_packet
 from sideagents_envs.render.rays import PacketRays, Renderer, SingleRays
+from sideagents_envs.render.shading import turned
 from sideagents_envs.scenes.scene import load_scene
 from sideagents_envs.walk.navmesh import cached_navmesh
 
@@ -111,9 +112,8 @@ def _bare(scenes: NDArray[np.int64], tiles: Any, packets: Any, origins: Any, yaw
         for first in range(0, len(tiles.pixel), LANES):
             for lane in range(LANES):
                 x, y = tiles.x[first + lane], tiles.y[first + lane]
-                rays[DIRECTION * LANES + lane] = x * cos - sin
+                rays[DIRECTION * LANES + lane], rays[(DIRECTION + 2) * LANES + lane] = turned(x, sin, cos)
                 rays[(DIRECTION + 1) * LANES + lane] = y
-                rays[(DIRECTION + 2) * LANES + lane] = -x * sin - cos
                 rays[REACH * LANES + lane] = np.float32(np.inf)
                 integers[MESH_ID * LANES + lane] = -1
             cast_packet(scenes[0], scenes[1], 0, integers, address, 0)

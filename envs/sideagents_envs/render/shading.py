@@ -124,9 +124,8 @@ def cast_rays(view: Float32, poses: Float64, eye_height: float, rays: Any) -> No
             origins[i, 0] = ox
             origins[i, 1] = oy
             origins[i, 2] = oz
-            directions[i, 0] = x * cos - sin
+            directions[i, 0], directions[i, 2] = turned(x, sin, cos)
             directions[i, 1] = y
-            directions[i, 2] = -x * sin - cos
 
 
 @kernel
@@ -212,6 +211,12 @@ def render_packets(
 
 
 @kernel
+def turned(x: Any, sin: Any, cos: Any) -> Any:
+    """Turn a camera's direction (x, -1), to the right and backwards, by the yaw: its x and z in the building."""
+    return x * cos - sin, -x * sin - cos
+
+
+@kernel
 def _eye(poses: Float64, image: int, height: float) -> Any:
     """Where the camera is, on the grid."""
     return (
@@ -226,11 +231,9 @@ def _aim(tiles: Tiles, start: int, n: int, sin: Any, cos: Any, floats: Float32) 
     """Fill a block's directions."""
     x, y = tiles.x, tiles.y
     for i in range(n):
-        floats[_DX * _N + i] = x[start + i] * cos - sin
+        floats[_DX * _N + i], floats[_DZ * _N + i] = turned(x[start + i], sin, cos)
     for i in range(n):
         floats[_DY * _N + i] = y[start + i]
-    for i in range(n):
-        floats[_DZ * _N + i] = -x[start + i] * sin - cos
 
 
 @kernel
